@@ -1,0 +1,5 @@
+"""`python -m robustkt`."""
+
+from robustkt.cli import main
+
+main()

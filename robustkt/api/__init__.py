@@ -1,0 +1,51 @@
+"""The verbs as plain functions; the command line and notebooks call the same ones.
+
+Names are looked up when first used, so that listing a registry imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustkt.api.certifying import certify, predict
+    from robustkt.api.evaluating import evaluate
+    from robustkt.api.publishing import push
+    from robustkt.api.quickstart import quickstart
+    from robustkt.api.training import distill, train
+    from robustkt.api.upkeep import lineage, list_generations, show, verify
+
+__all__ = [
+    "certify",
+    "distill",
+    "evaluate",
+    "lineage",
+    "list_generations",
+    "predict",
+    "push",
+    "quickstart",
+    "show",
+    "train",
+    "verify",
+]
+
+_HOMES = {
+    "certify": "certifying",
+    "distill": "training",
+    "evaluate": "evaluating",
+    "lineage": "upkeep",
+    "list_generations": "upkeep",
+    "predict": "certifying",
+    "push": "publishing",
+    "quickstart": "quickstart",
+    "show": "upkeep",
+    "train": "training",
+    "verify": "upkeep",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'robustkt.api' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"robustkt.api.{_HOMES[name]}"), name)

@@ -1,0 +1,129 @@
+"""Accuracy under attack; results are kept with the generation, keyed by their settings, and re-used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkt import data as datasets
+from robustkt.api.loading import load_data, load_network, pick_device, ready
+from robustkt.api.training import machine
+from robustkt.catalog import ATTACKS, unknown
+from robustkt.core import ThreatModel
+from robustkt.errors import UsageError
+from robustkt.evaluate import Attacked, attacked, masking_warnings
+from robustkt.numbers import canonical, digest, exact, fraction
+from robustkt.progress import Progress, Silent
+from robustkt.registry import Registry
+
+
+def evaluate(
+    generation: str = "@latest",
+    *,
+    attacks: Sequence[str] = ("clean", "fgsm", "pgd-sat", "pgd-trades"),
+    norm: str | None = None,
+    eps: str | float | Fraction | None = None,
+    max_images: int = 1_000,
+    seed: int = 0,
+    last: bool = False,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    registry: Registry | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used.
+
+    Args:
+        generation: whose network is attacked; of one trained for smoothing, the base network.
+        attacks: names of the attacks catalog.
+        norm: linf or l2; the generation's own by default, else linf.
+        eps: in [0, 1] pixel units; the generation's own by default, else 8/255.
+        max_images: at most so many test images, spread over the test set.
+        seed: of the random starts.
+        last: the last epoch's weights instead of the selected ones.
+        data: another data set of the same shape and classes.
+        data_dir: where named data sets lie.
+        registry: the nearest one by default.
+        device: auto, cpu, cuda or mps.
+        fresh: measure again although a result is there.
+        progress: where to report.
+
+    Returns:
+        generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm}}, warnings, reused.
+
+    Raises:
+        RobustKTError: anything the user can fix.
+    """
+    registry, progress = registry or Registry.locate(), progress or Silent()
+    for name in attacks:
+        if not ATTACKS.has(name):
+            raise unknown("attack", name, ATTACKS.names())
+    if max_images < 1:
+        raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
+    found = registry.get(generation)
+    own_norm, own_eps = found.recipe.threat or ("linf", Fraction(8, 255))
+    threat = ThreatModel(norm or own_norm, fraction(own_eps if eps is None else eps, "eps"))  # type: ignore[arg-type]
+    target = pick_device(device)
+    dataset = load_data(registry, found, data, data_dir)
+    names = list(dict.fromkeys(["clean", *(a.lower().replace("_", "-") for a in attacks)]))
+    step = max(1, len(dataset.test) // max_images)
+    chosen = torch.arange(0, len(dataset.test), step)[:max_images]
+    settings: dict[str, Any] = {
+        "attacks": names, "norm": threat.norm, "eps": exact(threat.eps), "images": len(chosen), "skip": step,
+        "seed": seed, "weights": found.last_weights if last else found.weights, "data": dataset.spec.fingerprint,
+    }  # fmt: skip
+    key = digest(canonical(settings))[7:23]
+    stored = None if fresh else registry.result(found.id, "evaluation", key)
+    if stored is None:
+        model = ready(load_network(registry, found, last=last), target, "fp32")
+        split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
+        with progress.bar(f"attacking {found.name} in {threat}", len(names) * len(chosen)) as bar:
+            results = attacked(model, split, threat, names, seed=seed, device=target, advance=bar.advance)
+        figures: Mapping[str, Any] = {
+            "attacks": {result.name: _figures(result, threat) for result in results},
+            "warnings": masking_warnings(model, split, results, device=target),
+        }
+        content = {"settings": settings, "figures": figures, **machine(target)}
+        registry.put_result(found.id, "evaluation", key, content, _log(chosen, split.y, results))
+    else:
+        figures = stored.content["figures"]
+        progress.note(f"{found.name} has this very evaluation already; --fresh measures it again")
+    return {
+        "generation": found.name,
+        "id": found.id,
+        "images": len(chosen),
+        "clean_accuracy": figures["attacks"]["clean"]["accuracy"],
+        "attacks": {name: figures["attacks"][name] for name in names},
+        "warnings": figures["warnings"],
+        "network": "base network, without noise" if found.recipe.sigma is not None else "network",
+        "reused": stored is not None,
+    }
+
+
+def _figures(result: Attacked, threat: ThreatModel) -> dict[str, Any]:
+    """An attack's accuracy with its 95 % Wilson interval over images."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(int(result.right.sum()), len(result.right), method="wilson")
+    none = result.name == "clean"
+    return {
+        "accuracy": result.accuracy,
+        "interval": [float(low), float(high)],
+        "norm": None if none else threat.norm,
+        "eps": None if none else exact(threat.eps),
+    }
+
+
+def _log(indices: Tensor, labels: Tensor, results: Sequence[Attacked]) -> bytes:
+    """Which images survived which attack, a row an image, so that two generations can be compared pair by pair."""
+    columns = [indices, labels, *(result.right.int() for result in results)]
+    header = "\t".join(["idx", "label", *(result.name for result in results)])
+    rows = ["\t".join(map(str, row)) for row in torch.stack([c.long() for c in columns], dim=1).tolist()]
+    return ("\n".join([header, *rows]) + "\n").encode()

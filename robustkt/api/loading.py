@@ -1,0 +1,147 @@
+"""From a generation's record to the network, the data and the device of a job."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from robustkt import data as datasets
+from robustkt import models
+from robustkt.core import InPrecision
+from robustkt.engine import PRECISIONS
+from robustkt.errors import IntegrityError, RobustKTError, UsageError
+from robustkt.generation import Generation
+from robustkt.models import UserSource
+from robustkt.numbers import digest
+from robustkt.registry import Registry
+from robustkt.registry.files import append_synced
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` (or `cuda:1`) or `mps`, checked to be there.
+
+    Raises:
+        UsageError: an unknown device, or one that this machine lacks.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    kind, _, index = name.partition(":")
+    if kind not in there or (index and not index.isdigit()):
+        raise UsageError(f"unknown device '{name}'", "Known: auto, cpu, cuda, mps.")
+    if not there[kind]:
+        raise UsageError(
+            f"this machine has no {kind} device that torch can use", "Leave --device out, or use --device cpu."
+        )
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise UsageError(f"there is no {name}: this machine has {torch.cuda.device_count()}", "Use --device cuda.")
+    return torch.device(name)
+
+
+def pick_precision(name: str) -> str:
+    """`fp32`, `bf16`, or `auto`, which is fp32 until parity of bf16 is shown on the machine at hand."""
+    if name not in ("auto", *PRECISIONS):
+        raise UsageError(f"unknown precision '{name}'", "Known: auto, fp32, bf16.")
+    return "fp32" if name == "auto" else name
+
+
+def load_data(
+    registry: Registry, generation: Generation, data: str | None, data_dir: Path | None, *, who: str = ""
+) -> datasets.Dataset:
+    """The data set of a generation, or another one (`data`) whose images and classes fit it.
+
+    Raises:
+        RobustKTError: the data are not what the generation was trained on, and no other set was named.
+        UsageError: the other set does not fit.
+    """
+    spec, who = generation.recipe.data, who or generation.name
+    if data is not None:
+        found = datasets.load(data, data_dir=data_dir, image_size=spec.image_size)
+        datasets.check_fits(spec, found.spec, who=who)
+        return found
+    source = spec.name if spec.name in datasets.NAMES else paths(registry, generation).get("data")
+    if source is None:
+        raise UsageError(f"where the data of {who} lie is not recorded here", "Name them: --data PATH.")
+    found = datasets.load(source, data_dir=data_dir, image_size=spec.image_size)
+    if found.spec.fingerprint != spec.fingerprint:
+        raise RobustKTError(
+            f"{source} has changed since {who} was made: its fingerprint is another",
+            f"To use the data as they are now, say so: --data {source}.",
+        )
+    return found
+
+
+def paths(registry: Registry, generation: Generation) -> dict[str, str]:
+    """Where the data and the code of a generation lay on this machine; circumstances, no part of its identity."""
+    found = registry.record(generation.id).get("paths")
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def load_network(registry: Registry, generation: Generation, *, last: bool = False) -> nn.Module:
+    """The generation's network with its weights, on the CPU, in eval mode.
+
+    Raises:
+        IntegrityError: the weights are damaged or do not fit the architecture.
+        UsageError: the architecture is code that this user has not run.
+    """
+    recipe = generation.recipe
+    source = None
+    if recipe.arch_source is not None:
+        spec = paths(registry, generation).get("arch", recipe.arch)
+        source = UserSource(spec, registry.object(recipe.arch_source))
+        check_trusted(source, generation.name)
+    with torch.random.fork_rng(devices=[]):
+        network = models.build(source.spec if source else recipe.arch, recipe.data, source=source)
+    identity = generation.last_weights if last else generation.weights
+    try:
+        network.load_state_dict(load_tensors(registry.object(identity)), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise IntegrityError(
+            f"the weights of {generation.name} do not fit {recipe.arch}: {reason}", "Run `robustkt verify`."
+        ) from error
+    return network.eval()
+
+
+def ready(network: nn.Module, device: torch.device, precision: str) -> InPrecision:
+    """The network on its device, in its precision, in eval mode; channels last, which convolutions are fastest in."""
+    network = network.to(device).to(memory_format=torch.channels_last)
+    return InPrecision(network, PRECISIONS[precision]).eval()
+
+
+# -- code of the user's own ------------------------------------------------------------------------------------------
+# A registry may come from somebody else, and building an architecture from its file runs that file. So the code of a
+# generation is run only when its hash is on this user's list; naming the file on the command line puts it there.
+
+
+def trust(source: UserSource) -> None:
+    """Remember that the user named this code on the command line."""
+    if _mark(source) not in _trusted():
+        append_synced(_trust_list(), f"{_mark(source)} {source.spec}\n".encode())
+
+
+def check_trusted(source: UserSource, who: str) -> None:
+    """Raise a UsageError unless the user has named this very code before."""
+    if _mark(source) not in _trusted():
+        raise UsageError(
+            f"the architecture of {who} is code, {source.spec} ({source.hash[:19]}…), that you have not run here",
+            "Read it, then train once with `--arch FILE.py:NAME`, FILE.py holding the same code: that trusts it.",
+        )
+
+
+def _mark(source: UserSource) -> str:
+    return digest(source.spec.rpartition(":")[2].encode() + b"\n" + source.text)
+
+
+def _trust_list() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "robustkt" / "trusted-code"
+
+
+def _trusted() -> set[str]:
+    path = _trust_list()
+    return {line.split()[0] for line in path.read_text().splitlines() if line} if path.is_file() else set()

@@ -1,0 +1,108 @@
+"""From options, presets and defaults to a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from robustkt import objectives, schedules
+from robustkt.catalog import METHODS, unknown
+from robustkt.data import Dataset
+from robustkt.errors import UsageError
+from robustkt.generation import Generation, Recipe, Training
+from robustkt.settings import fill
+
+TRAINING = tuple(field.name for field in dataclasses.fields(Training))
+
+
+def assemble(
+    *,
+    method: str,
+    arch: str,
+    arch_source: str | None,
+    data: Dataset,
+    given: Mapping[str, Any],
+    preset: str | None,
+    precision: str,
+    seed: int,
+) -> Recipe:
+    """The recipe that options describe: defaults for the data's size, then the preset, then what was given.
+
+    Raises:
+        UsageError: an unknown method, preset or key, a missing σ or eps, a value out of range.
+    """
+    method = METHODS.get(method).__name__.lower()
+    chosen = {**_preset(preset, method), **given}
+    _check_keys(method, chosen)
+    training = Training(**{**defaults(data), **fill(Training, chosen)})
+    schedules.check(training)
+    return Recipe(
+        method=method,
+        settings=objectives.resolve(method, chosen),
+        arch=arch,
+        arch_source=arch_source,
+        data=data.spec,
+        training=training,
+        precision=precision,
+        seed=seed,
+    )
+
+
+def defaults(data: Dataset) -> dict[str, Any]:
+    """Training settings for a data set: about 1.5 million images in all, within 10 to 60 epochs."""
+    size = len(data.train)
+    return {
+        "epochs": min(60, max(10, round(1_500_000 / size))),
+        "batch_size": 128 if size >= 5_000 else 64,
+        "ema": 0.995 if size >= 5_000 else 0.98,
+        "pad": data.pad,
+        "flip": data.flip,
+    }
+
+
+def inherited(teacher: Generation, method: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method for a student of `teacher` and what it takes from it where the options are silent.
+
+    Raises:
+        UsageError: `auto` finds no guarantee in the teacher, or the method cannot use one.
+    """
+    sigma, threat = teacher.recipe.sigma, teacher.recipe.threat
+    if method == "auto":
+        if sigma is None and threat is None:
+            raise UsageError(
+                f"{teacher.name} was trained by {teacher.recipe.method} and has no robustness to carry over",
+                "First `robustkt train --method smoothmix --sigma 0.25`, or `--method trades --eps 8/255`.",
+            )
+        method = "crt" if sigma is not None else "rslad"
+    if "teacher" not in objectives.needs(method):
+        raise UsageError(f"{method} learns from no teacher", "Use `robustkt train`, or --method crt or rslad.")
+    taken: dict[str, Any] = {}
+    if sigma is not None and "sigma" in objectives.needs(method):
+        taken["sigma"] = teacher.recipe.settings["sigma"]
+    if threat is not None and "threat" in objectives.needs(method):
+        taken |= {"norm": threat[0], "eps": threat[1]}
+    return method, {**taken, **given}
+
+
+def _preset(name: str | None, method: str) -> dict[str, Any]:
+    if name is None:
+        return {}
+    tables = METHODS.tables("PRESETS")
+    if name not in tables:
+        raise unknown("preset", name, sorted(tables))
+    preset = dict(tables[name])
+    if preset.pop("method") != method:
+        known = sorted(n for n, table in tables.items() if table["method"] == method)
+        raise UsageError(f"the preset {name} is not one of {method}", f"Its own: {', '.join(known) or 'none'}.")
+    return preset
+
+
+def _check_keys(method: str, chosen: Mapping[str, Any]) -> None:
+    wanted = objectives.needs(method)
+    own = [*objectives.hyperparameters(method), *(("norm", "eps") if "threat" in wanted else ())]
+    for key in chosen:
+        if key in ("sigma", "norm", "eps") and key not in own:
+            raise UsageError(f"{method} has no {key}", f"It takes: {', '.join([*own, *TRAINING])}.")
+        if key not in own and key not in TRAINING:
+            raise unknown(f"setting for {method}", key, [*own, *TRAINING])

@@ -1,0 +1,54 @@
+"""Statistics of randomized smoothing: counts in, a certificate out; nothing here ever sees a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+Counts = Sequence[int]  # (K,), how many noisy copies fell into each class
+
+# A certifier is a generator: it yields how many fresh noisy copies it wants and is sent their counts, until it returns
+# a certificate. So one batch can serve many images at once, and a coin can test it without a network.
+Certifying = Generator[int, Counts, "Certificate"]
+
+GRID = 10**6  # radii are rounded down to multiples of 1/GRID
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The label is constant in a ball around the image; wrong with probability at most `alpha`."""
+
+    label: int | None  # None = abstained
+    radius: float  # [0, 1] pixel units, rounded down; 0.0 when abstaining
+    alpha: float
+    n: int  # noisy samples spent, selection included
+    successes: int  # nA: copies of the estimation that fell into the selected class
+    trials: int  # copies of the estimation
+    p_low: float  # lower confidence bound on the selected class's probability
+
+
+def drive(certifying: Certifying, sample: Callable[[int], Counts]) -> Certificate:
+    """Run a certifier against `sample(n) -> counts`."""
+    try:
+        wanted = next(certifying)
+        while True:
+            wanted = certifying.send(sample(wanted))
+    except StopIteration as done:
+        certificate: Certificate = done.value
+        return certificate
+
+
+def lower_bound(successes: int, trials: int, alpha: float) -> float:
+    """One-sided Clopper–Pearson lower bound on a probability: Beta⁻¹(α; k, n − k + 1), 0 when k is 0."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    return float(proportion_confint(successes, trials, alpha=2 * alpha, method="beta")[0]) if successes else 0.0
+
+
+def radius_l2(p_low: float, sigma: float) -> float:
+    """σ·Φ⁻¹(p_low) rounded down to a multiple of 1/GRID: the L2 radius in [0, 1] pixel units (1902.02918)."""
+    from scipy.special import ndtri
+
+    exact = sigma * float(ndtri(p_low))
+    return max(0.0, math.floor(exact * (1 - 1e-12) * GRID) / GRID)

@@ -1,0 +1,184 @@
+"""certify, evaluate, predict: measuring generations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustkt.cli import options as o
+from robustkt.cli import tables
+from robustkt.cli.output import Output, guarded
+from robustkt.errors import UsageError
+from robustkt.numbers import fraction
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    for command in (certify, evaluate, predict):
+        app.command()(guarded(command))
+
+
+N = Annotated[int, typer.Option("--n", help="Noisy copies an image that bound the probability.")]
+N0 = Annotated[int, typer.Option("--n0", help="Further copies that select the class.")]
+Alpha = Annotated[str, typer.Option("--alpha", help="Largest probability that a certificate is wrong.")]
+
+
+def certify(
+    generation: o.Gen = "@latest",
+    sigma: Annotated[str, typer.Option("--sigma", help="Standard deviation of the noise.", show_default=False)] = "",
+    mode: o.Mode = "fixed",
+    n: N = 10_000,
+    n0: N0 = 100,
+    alpha: Alpha = "0.001",
+    radii: Annotated[str | None, typer.Option("--radii", help="Where to report, such as 0,0.25,0.5.")] = None,
+    skip: Annotated[int | None, typer.Option("--skip", help="Every SKIP-th test image.", show_default="spread")] = None,
+    max_images: Annotated[int, typer.Option("--max-images", help="At most so many test images.")] = 500,
+    noise: Annotated[str, typer.Option("--noise", help="gaussian.")] = "gaussian",
+    norm: Annotated[str, typer.Option("--norm", help="l2.")] = "l2",
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the log here too.")] = None,
+    last: o.Last = False,
+    data: o.OtherData = None,
+    data_dir: o.DataDir = None,
+    registry: o.Where = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Noisy images a forward pass.")] = 512,
+    fresh: o.Fresh = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Certificates by randomized smoothing: radii within which no perturbation changes the smoothed class.
+
+    An interrupted run continues where it stopped. σ defaults to the one the generation was trained for.
+
+    Examples: `robustkt certify --sigma 0.25`, `robustkt certify gen1 --sigma 0.25 --n 100000 --json`
+    """
+    from robustkt import api
+
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    where = o.registry_of(registry)
+    found = where.get(generation)
+    if generation == "@latest":
+        output.note(f"@latest is {found.name}")
+    chosen = sigma or found.recipe.settings.get("sigma")
+    if not chosen:
+        raise UsageError(f"{found.name} was not trained under noise, so it has no σ of its own", "Add --sigma 0.25.")
+    if found.recipe.sigma is None:
+        output.note(f"{found.name} was not trained under noise: expect abstentions and small radii")
+    result = api.certify(
+        found.name,
+        sigma=str(chosen),
+        mode=mode,
+        n=n,
+        n0=n0,
+        alpha=float(fraction(alpha, "--alpha")),
+        radii=[fraction(r, "a radius") for r in radii.split(",")] if radii else None,
+        skip=skip,
+        max_images=max_images,
+        noise=noise,
+        norm=norm,
+        seed=seed,
+        out=out,
+        last=last,
+        data=data,
+        data_dir=data_dir,
+        registry=where,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        fresh=fresh,
+        progress=output,
+    )
+    output.answer(result, tables.certified)
+
+
+def evaluate(
+    generation: o.Gen = "@latest",
+    attack: o.Attacks = "clean,fgsm,pgd-sat,pgd-trades",
+    norm: o.Norm = None,
+    eps: o.Eps = None,
+    max_images: Annotated[int, typer.Option("--max-images", help="At most so many test images.")] = 1_000,
+    seed: o.Seed = 0,
+    last: o.Last = False,
+    data: o.OtherData = None,
+    data_dir: o.DataDir = None,
+    registry: o.Where = None,
+    device: o.Device = "auto",
+    fresh: o.Fresh = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Accuracy under attack, with warnings when an attack was fooled rather than resisted.
+
+    Norm and eps default to the generation's own, else linf 8/255.
+
+    Example: `robustkt evaluate gen3 --attack clean,fgsm,pgd-sat --eps 8/255`
+    """
+    from robustkt import api
+
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    where = o.registry_of(registry)
+    if generation == "@latest":
+        output.note(f"@latest is {where.get(generation).name}")
+    result = api.evaluate(
+        generation,
+        attacks=[name.strip() for name in attack.split(",") if name.strip()],
+        norm=norm,
+        eps=eps,
+        max_images=max_images,
+        seed=seed,
+        last=last,
+        data=data,
+        data_dir=data_dir,
+        registry=where,
+        device=device,
+        fresh=fresh,
+        progress=output,
+    )
+    output.answer(result, tables.evaluated)
+
+
+def predict(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="[GEN] IMAGE…", help="Image files, after the generation if not @latest.")
+    ],
+    sigma: o.Sigma = None,
+    n: N = 10_000,
+    n0: N0 = 100,
+    alpha: Alpha = "0.001",
+    seed: o.Seed = 0,
+    registry: o.Where = None,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """The smoothed class of images with its certified radius, or an abstention.
+
+    Example: `robustkt predict gen2 photo.png`
+    """
+    from robustkt import api
+
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    first, *rest = arguments
+    named = bool(rest) and not Path(first).is_file()
+    if not named:
+        output.note(f"@latest is {o.registry_of(registry).get('@latest').name}")
+    result = api.predict(
+        first if named else "@latest",
+        images=[Path(name) for name in (rest if named else arguments)],
+        sigma=sigma,
+        n=n,
+        n0=n0,
+        alpha=float(fraction(alpha, "--alpha")),
+        seed=seed,
+        registry=o.registry_of(registry),
+        device=device,
+        progress=output,
+    )
+    output.answer(result, tables.predicted)

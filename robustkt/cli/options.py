@@ -1,0 +1,123 @@
+"""Options that many commands share, and their completion; read from the registry and the sources, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from robustkt.catalog import ARCHITECTURES, ATTACKS, CERTIFIERS, METHODS
+from robustkt.errors import RobustKTError, UsageError
+from robustkt.registry import Registry
+
+
+def _generations(incomplete: str) -> list[str]:
+    try:
+        refs = Registry.locate().refs()
+    except RobustKTError:
+        return []
+    known = [*refs["names"], *(f"@{tag}" for tag in refs["tags"]), "@latest"]
+    return [name for name in known if name.startswith(incomplete)]
+
+
+def _methods(incomplete: str) -> list[str]:
+    return [name for name in METHODS.names() if name.startswith(incomplete)]
+
+
+def _architectures(incomplete: str) -> list[str]:
+    return [name for name in ARCHITECTURES.names() if name.startswith(incomplete)]
+
+
+def _presets(incomplete: str) -> list[str]:
+    return [name for name in sorted(METHODS.tables("PRESETS")) if name.startswith(incomplete)]
+
+
+def _attacks(incomplete: str) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in ATTACKS.names() if name.startswith(last)]
+
+
+def _modes(incomplete: str) -> list[str]:
+    return [name for name in CERTIFIERS.names() if name.startswith(incomplete)]
+
+
+Gen = Annotated[
+    str,
+    typer.Argument(
+        metavar="[GEN]",
+        autocompletion=_generations,
+        help="A name, an id or its prefix, @tag, @latest, GEN~1.",
+        show_default=False,
+    ),
+]
+Method = Annotated[
+    str, typer.Option("--method", "-m", autocompletion=_methods, help="Objective, such as smoothmix or sat.")
+]
+Arch = Annotated[
+    str,
+    typer.Option(
+        "--arch", "-a", autocompletion=_architectures, help="resnet20, torchvision:NAME, timm:NAME, file.py:Callable."
+    ),
+]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to", autocompletion=_architectures, help="The student: resnet18, torchvision:NAME, file.py:Callable."
+    ),
+]
+Data = Annotated[
+    str, typer.Option("--data", "-d", help="digits, mnist, fashion-mnist, cifar10 …, a folder, or an .npz.")
+]
+OtherData = Annotated[
+    str | None, typer.Option("--data", "-d", help="Other data of the same shape and classes.", show_default="its own")
+]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where named data sets lie.", envvar="ROBUSTKT_DATA")]
+Where = Annotated[
+    Path | None, typer.Option("--registry", help="The registry's folder.", show_default="the nearest registry/")
+]
+Name = Annotated[str | None, typer.Option("--name", "-n", help="The generation's name.", show_default="genN")]
+Preset = Annotated[str | None, typer.Option("--preset", autocompletion=_presets, help="A published recipe.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the method or the training.")
+]
+Epochs = Annotated[str | None, typer.Option("--epochs", help="Passes over the data.", show_default="by size")]
+Rate = Annotated[str | None, typer.Option("--lr", help="Peak learning rate.", show_default="0.1")]
+BatchSize = Annotated[str | None, typer.Option("--batch-size", help="Images a step.", show_default="by size")]
+Seed = Annotated[int, typer.Option("--seed", help="Decides every random number.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Continue an interrupted run, or start over.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again although the result is there.")]
+Last = Annotated[bool, typer.Option("--last", help="The last epoch's weights, not the selected ones.")]
+Sigma = Annotated[str | None, typer.Option("--sigma", help="Standard deviation of the Gaussian noise, such as 0.25.")]
+Norm = Annotated[str | None, typer.Option("--norm", help="linf or l2.")]
+Eps = Annotated[str | None, typer.Option("--eps", help="Size of the perturbation, such as 8/255.")]
+Attacks = Annotated[str, typer.Option("--attack", autocompletion=_attacks, help="Attacks, separated by commas.")]
+Mode = Annotated[str, typer.Option("--mode", autocompletion=_modes, help="Statistical procedure.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line an epoch.")]
+
+
+def registry_of(folder: Path | None) -> Registry:
+    """The registry to use, given --registry or not."""
+    return Registry.locate(folder)
+
+
+def given(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
+    """The options that were given, and `--set key=value` pairs, as one table.
+
+    Raises:
+        UsageError: a pair without `=`, or a key that is given twice.
+    """
+    chosen = {key: value for key, value in named.items() if value is not None}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise UsageError(f"--set takes key=value, not '{pair}'", "For instance --set steps=10.")
+        if key in chosen:
+            raise UsageError(f"{key} is given twice", "Give it once.")
+        chosen[key] = value.strip()
+    return chosen

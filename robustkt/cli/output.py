@@ -1,0 +1,149 @@
+"""The one sink: Rich on a terminal, plain lines in a pipe, one JSON object with --json; the rest goes to stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import typer
+
+from robustkt.errors import RobustKTError
+from robustkt.progress import Bar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+P = ParamSpec("P")
+INTERRUPTED = 130
+
+
+class Output:
+    """Where a command's answer and everything said on the way go."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        from rich.console import Console
+
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def answer(self, result: Mapping[str, Any], render: Callable[[Console, Mapping[str, Any]], None]) -> None:
+        """Print the command's result on stdout: as one JSON object, or as `render` draws it."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+            return
+        render(stdout_console(), result)
+
+    # -- Progress ------------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """A line for a person, on stderr."""
+        if not self.quiet:
+            self.stderr.print(text, style="dim", markup=False)
+
+    def bar(self, title: str, total: float, done: float = 0) -> AbstractContextManager[Bar]:
+        """A bar with ETA on a terminal; a line a milestone otherwise."""
+        if self.quiet or not self.stderr.is_terminal:
+            return self._lines(title)
+        return self._drawn(title, total, done)
+
+    @contextmanager
+    def _lines(self, title: str) -> Iterator[Bar]:
+        self.note(title)
+        yield _Lines(self)
+
+    @contextmanager
+    def _drawn(self, title: str, total: float, done: float) -> Iterator[Bar]:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", style="dim"),
+        )
+        with Progress(*columns, console=self.stderr, transient=True) as progress:
+            task = progress.add_task(title, total=total, completed=int(done), text="")
+            yield _Drawn(self, progress, task)
+
+
+class _Lines:
+    """Milestones as lines, where no bar can be drawn."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+
+    def advance(self, amount: float, text: str = "") -> None:
+        """Nothing: only milestones are told."""
+
+    def line(self, text: str) -> None:
+        """One line."""
+        self.output.note(text)
+
+
+class _Drawn:
+    """A Rich bar; milestones stand behind it, and as lines with -v."""
+
+    def __init__(self, output: Output, progress: RichProgress, task: TaskID) -> None:
+        self.output, self.progress, self.task = output, progress, task
+
+    def advance(self, amount: float, text: str = "") -> None:
+        """Move the bar."""
+        if text:
+            self.progress.update(self.task, text=text)
+        self.progress.advance(self.task, amount)
+
+    def line(self, text: str) -> None:
+        """The milestone's figures, behind the bar."""
+        self.progress.update(self.task, text=text.split("  ", 1)[-1])
+        if self.output.verbose:
+            self.output.note(text)
+
+
+def stdout_console() -> Console:
+    """Rich on stdout; as wide as the lines need when it is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal or os.environ.get("COLUMNS") else Console(highlight=False, width=400)
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Print what the user can fix as two lines and an exit status; everything else is a bug and keeps its traceback."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except RobustKTError as error:
+            _complain(error.what, error.fix, as_json=bool(kwargs.get("as_json")))
+            if os.environ.get("ROBUSTKT_DEBUG") == "1":
+                raise
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            again = shlex.join(["robustkt", *sys.argv[1:]])
+            _complain(
+                "interrupted; what is done is kept", f"To continue, type: {again}", as_json=bool(kwargs.get("as_json"))
+            )
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # `robustkt list | head`: the reader has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def _complain(what: str, fix: str, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": what, "fix": fix}, ensure_ascii=False) + "\n")
+    typer.secho(f"error: {what}", err=True, fg=typer.colors.RED)
+    if fix:
+        typer.echo(f"  → {fix}", err=True)

@@ -1,0 +1,276 @@
+"""How each command's answer looks to a person; 80 columns are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.tree import Tree
+
+
+def _table(console: Console, *columns: str, left: int = 1) -> Table:
+    """An empty table: ruled on a terminal, plain columns in a pipe; the first `left` columns hold text."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < left else "right", overflow="fold")
+    return table
+
+
+def percent(value: float | None) -> str:
+    """A share as `93.4%`, or a dash."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `8.2 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _facts(console: Console, facts: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        console.print(f"[bold]{key:<{width}}[/bold]  {escape(str(value))}")
+
+
+def trained(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of train and distill."""
+    selected = result["selected"] or {}
+    facts = {
+        "generation": result["generation"] + ("" if result["created"] else " (was there already)"),
+        "id": result["id"][:19] + "…",
+        "method": f"{result['method']}, {result['arch']} on {result['data']}",
+        "selected": f"epoch {selected['epoch'] + 1}: {selected['metric']} {percent(selected['score'])}"
+        if selected
+        else "–",
+        "took": duration(result["wall_seconds"]),
+    }
+    _facts(console, facts)
+
+
+def certified(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of certify."""
+    table = _table(console, "L2 radius", "certified accuracy", "95 % interval", left=0)
+    for radius, value in result["certified_accuracy"].items():
+        low, high = result["intervals"][radius]
+        table.add_row(radius, percent(value), f"{percent(low)} – {percent(high)}")
+    console.print(
+        f"[bold]{result['generation']}[/bold]  σ = {result['sigma']:g}, n = {result['n']:,}, α = {result['alpha']:g}, "
+        f"{result['images']} test images"
+    )
+    console.print(table)
+    _facts(
+        console,
+        {
+            "abstained": percent(result["abstain_rate"]),
+            "ACR": f"{result['acr']:.4f}  (average certified radius; grows with n)",
+            "took": duration(result["seconds"]) + (", measured earlier" if result["reused"] else ""),
+            "log": result["log"],
+        },
+    )
+
+
+def evaluated(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of evaluate."""
+    table = _table(console, "attack", "accuracy", "95 % interval", "norm", "eps")
+    for name, attack in result["attacks"].items():
+        low, high = attack["interval"]
+        table.add_row(
+            name,
+            percent(attack["accuracy"]),
+            f"{percent(low)} – {percent(high)}",
+            attack["norm"] or "",
+            attack["eps"] or "",
+        )
+    console.print(f"[bold]{result['generation']}[/bold]  {result['network']}, {result['images']} test images")
+    console.print(table)
+    for warning in result["warnings"]:
+        console.print(f"[yellow]warning[/yellow]  {warning}")
+
+
+def predicted(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of predict."""
+    from rich.markup import escape
+
+    table = _table(console, "file", "class", "L2 radius", left=2)
+    for p in result["predictions"]:
+        table.add_row(escape(p["file"]), "abstained" if p["abstained"] else escape(p["class"]), f"{p['radius']:.4f}")
+    console.print(table)
+    console.print(
+        f"smoothed {result['generation']}, σ = {result['sigma']:g}, n = {result['n']:,}; each answer is wrong with "
+        f"probability at most {result['alpha']:g}"
+    )
+
+
+def listed(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of list."""
+    if not result["generations"]:
+        console.print(
+            f"no generations in {result['registry']}; make one with `robustkt quickstart` or `robustkt train`"
+        )
+        return
+    table = _table(console, "name", "method", "arch", "data", "for", "teacher", "certified", "attacked", left=6)
+    for row in result["generations"]:
+        table.add_row(
+            row["generation"], row["method"], row["arch"], row["data"], row["guarantee"] or "–", row["teacher"] or "–",
+            _certified(row), _robust(row),
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "certified: accuracy at an L2 radius; attacked: the worst attack. `robustkt show NAME` has the settings."
+    )
+
+
+def _certified(row: Mapping[str, Any]) -> str:
+    """Certified accuracy at the second radius of the table, the first that is not 0."""
+    certified = row["certified"]
+    if not certified or not certified["certified_accuracy"]:
+        return "–"
+    radii = sorted(certified["certified_accuracy"].items(), key=lambda item: float(item[0]))
+    radius, value = radii[min(1, len(radii) - 1)]
+    return f"{percent(value)} @{radius}"
+
+
+def _robust(row: Mapping[str, Any]) -> str:
+    robust = row["robust"]
+    return f"{percent(robust['robust_accuracy'])} @{robust['eps']}" if robust else "–"
+
+
+def shown(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of show."""
+    recipe, record = result["manifest"]["recipe"], result["record"]
+    data = recipe["data"]
+    training = recipe["training"]
+    selected, versions = record.get("selected") or {}, record.get("versions") or {}
+    settings = ", ".join(f"{k} {v}" for k, v in sorted(recipe["settings"].items()))
+    facts = {
+        "generation": ", ".join(dict.fromkeys([result["generation"], *result["names"]])),
+        "id": result["id"],
+        "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
+        "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
+        "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
+        "training": f"{training['epochs']} epochs of batches of {training['batch_size']}, lr {training['lr']:g} "
+        f"{training['schedule']}, seed {recipe['seed']}, {recipe['precision']}",
+        "parents": ", ".join(f"{role} {p['name']}" for role, p in result["parents"].items()) or "none",
+        "made": f"{record.get('started', '–')}, {duration(record.get('seconds'))} on {record.get('device', '–')}, "
+        + ", ".join(f"{k} {v}" for k, v in versions.items()),
+    }
+    if selected:
+        facts["selected"] = f"epoch {selected['epoch'] + 1}: {selected['metric']} {percent(selected['score'])}"
+    _facts(console, facts)
+    for c in result["certificates"]:
+        s, f = c["settings"], c["figures"]
+        radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
+        console.print(
+            f"\n[bold]certificate[/bold]  σ {s['sigma']}, n {s['n']:,}, α {s['alpha']:g}, {f['images']} images: "
+            f"{radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
+        )
+    for e in result["evaluations"]:
+        s, f = e["settings"], e["figures"]
+        attacks = "  ".join(f"{name} {percent(a['accuracy'])}" for name, a in f["attacks"].items())
+        console.print(f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {s['images']} images: {attacks}")
+
+
+def _first(item: tuple[str, float]) -> float:
+    return float(item[0])
+
+
+def descent(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of lineage."""
+    from rich.tree import Tree
+
+    def label(row: Mapping[str, Any]) -> str:
+        figures = [
+            f"certified {_certified(row)}" if row["certified"] else "",
+            f"attacked {_robust(row)}" if row["robust"] else "",
+        ]
+        told = ", ".join(f for f in figures if f)
+        name = f"[bold]{row['generation']}[/bold]" + (" ←" if row["generation"] == result["focus"] else "")
+        return f"{name}  {row['method']} {row['arch']}, {duration(row['seconds'])}" + (
+            f"  [dim]{told}[/dim]" if told else ""
+        )
+
+    def grow(tree: Tree, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            grow(tree.add(label(row)), row["children"])
+
+    for root in result["roots"]:
+        tree = Tree(label(root))
+        grow(tree, root["children"])
+        console.print(tree)
+
+
+def verified(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of verify."""
+    for problem in result["problems"]:
+        console.print(f"[red]damaged[/red]  {problem['what']}: {problem['path']}", soft_wrap=True)
+    for note in result["notes"]:
+        console.print(f"[dim]note[/dim]  {note['what']}: {note['path']}", soft_wrap=True)
+    verdict = "sound" if result["ok"] else f"{len(result['problems'])} problems"
+    console.print(f"{result['registry']}: {result['generations']} generations, {verdict}", soft_wrap=True)
+
+
+def pushed(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of push."""
+    table = _table(console, "file", "bytes")
+    for file in result["files"]:
+        table.add_row(file["path"], f"{file['size']:,}")
+    console.print(table)
+    total = sum(file["size"] for file in result["files"])
+    if result["dry_run"]:
+        console.print(result["card"], markup=False)
+        goal = result["to"] or result["repo"] or "nowhere yet: name a folder with --to DIR"
+        console.print(f"dry run: {len(result['files'])} files, {total:,} bytes, would go to {goal}")
+    else:
+        console.print(
+            f"{result['generation']}: {len(result['files'])} files, {total:,} bytes in {result['to']}", soft_wrap=True
+        )
+        console.print(f"to upload: hf upload {result['repo'] or 'ORG/NAME'} {result['to']}", soft_wrap=True)
+
+
+def quickstart(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of quickstart."""
+    table = _table(
+        console, "generation", "method", "network", "r=0", "r=¼", "r=½", "ACR", "abst.", "clean", "PGD", "train", left=3
+    )
+    for row in result["table"]:
+        radii = row.get("certified_accuracy") or {}
+        certified = [_points(radii.get(r)) for r in ("0", "0.25", "0.5")]
+        table.add_row(
+            row["generation"].replace("adversarial", "adv"), row["method"], row["arch"], *certified,
+            f"{row['acr']:.3f}" if "acr" in row else "–", _points(row.get("abstain_rate")),
+            _points(row["clean_accuracy"]), _points(row["robust_accuracy"]), f"{row['train_seconds']:.0f} s",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"in %. Certified at L2 radius r: smoothed with σ = {result['sigma']}, n = {result['n']:,}, α = 0.001. "
+        f"Clean and PGD: the network without noise, linf eps {result['eps']}. adv = adversarial."
+    )
+    console.print(
+        f"\ngen1 and scratch are the same network: carrying the robustness over took "
+        f"[bold]{result['speedup']:.1f} times[/bold] less time than training it. gen2 keeps "
+        f"[bold]{percent(result['retained'])}[/bold] of gen0's certified accuracy at r = ¼."
+    )
+    console.print(
+        f"\npicture    {result['report']}\npublished  {result['published']}\nregistry   {result['registry']}",
+        soft_wrap=True,
+    )
+    console.print(
+        "next: `robustkt lineage`, `robustkt distill --from gen2 --to resnet18`, `robustkt push gen2 --dry-run`"
+    )
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,139 @@
+"""Data sets as bytes in memory: a slice of training is held out for selection, and test is only for reporting."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustkt.catalog import plain, unknown
+from robustkt.data._arrays import Arrays, checked, drawn, fingerprint, image_side, mean_std, resized
+from robustkt.data._augment import crop_flip, to_float
+from robustkt.data._folder import read_folder
+from robustkt.data._images import read_image
+from robustkt.data._named import read_named
+from robustkt.data._npz import read_npz
+from robustkt.errors import NotFoundError, RobustKTError, UsageError
+from robustkt.generation import DataSpec
+
+__all__ = ["NAMES", "Dataset", "Split", "check_fits", "crop_flip", "load", "read_image", "to_float"]
+
+NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "imagenette")  # a literal: read unimported
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and labels of one part of a data set."""
+
+    x: Tensor  # (N, C, H, W), uint8
+    y: Tensor  # (N,), int64
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.y)
+
+    def images(self, index: slice | Tensor) -> Tensor:
+        """The chosen images as floats in [0, 1]."""
+        return to_float(self.x[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory with what pins it."""
+
+    spec: DataSpec
+    train: Split  # without the held-out images
+    held_out: Split  # a slice of the training set, for selection
+    test: Split  # only for reporting
+    flip: bool  # whether a mirrored image keeps its label
+    pad: int  # pixels of padding for random crops
+    source: str  # what to load it by again: its name, or its whole path; no part of its identity
+
+
+def load(data: str, *, data_dir: Path | None = None, image_size: int | None = None) -> Dataset:
+    """The data set called `data`: one of `NAMES`, an image folder, or an `.npz` in the layout of MedMNIST.
+
+    `data_dir` is where the named sets lie or are downloaded to; without it $ROBUSTKT_DATA, else the user's cache.
+    `image_size` is the side in pixels that images are resized to.
+
+    Raises:
+        UsageError: an unknown name, a file of another kind, or an image size that cannot be used.
+        NotFoundError: no such file or folder.
+        RobustKTError: data that cannot be downloaded, are damaged or do not fit together.
+    """
+    side = image_side(image_size)
+    name = plain(data).replace("_", "-")
+    named = name in NAMES
+    if named:
+        raw = read_named(name, data_dir, side)
+    elif data and os.path.isdir(data):
+        raw = read_folder(Path(data), side)
+    elif os.path.isfile(data):
+        if not data.lower().endswith(".npz"):
+            raise UsageError(f"{data} is not an .npz file", "Give a name, an image folder or an .npz file.")
+        raw = read_npz(Path(data))
+    else:
+        raise _no_such(data)
+    raw = checked(resized(raw, side) if side else raw, data)
+
+    train, held_out = raw.train, raw.held_out
+    if held_out is None:
+        chosen = drawn(len(train.y))
+        train, held_out = Arrays(train.x[~chosen], train.y[~chosen]), Arrays(train.x[chosen], train.y[chosen])
+    splits = [Split(torch.from_numpy(x), torch.from_numpy(y)) for x, y in (train, held_out, raw.test)]
+    mean, std = mean_std(splits[0].x)
+    spec = DataSpec(
+        name=raw.name,
+        fingerprint=fingerprint(raw),
+        classes=raw.classes,
+        shape=tuple(splits[0].x.shape[1:]),
+        mean=mean,
+        std=std,
+        held_out=len(splits[1]),
+        image_size=raw.image_size,
+    )
+    source = name if named else os.path.abspath(data)
+    return Dataset(spec, splits[0], splits[1], splits[2], flip=raw.flip, pad=spec.shape[1] // 8, source=source)
+
+
+def check_fits(spec: DataSpec, other: DataSpec, *, who: str) -> None:
+    """Does nothing if a model trained on `spec` can be used on `other`; `who` is the model: "the teacher gen0".
+
+    Classes without names of their own (0, 1, 2 …, as npz files have) fit any classes of the same number.
+
+    Raises:
+        UsageError: other classes, or images of another shape.
+    """
+    if len(spec.classes) != len(other.classes):
+        raise UsageError(
+            f"{who} tells {len(spec.classes)} classes of {spec.name} apart; {other.name} has {len(other.classes)}",
+            f"Give data with the classes of {spec.name}, or a model trained on {other.name}.",
+        )
+    numbers = tuple(map(str, range(len(spec.classes))))
+    if spec.classes != other.classes and numbers not in (spec.classes, other.classes):
+        mine, theirs = next((a, b) for a, b in zip(spec.classes, other.classes, strict=True) if a != b)
+        raise UsageError(
+            f"{who} has other classes than {other.name}: '{mine}' where that has '{theirs}'",
+            f"Give data with the classes of {spec.name} in the same order, or a model trained on {other.name}.",
+        )
+    if spec.shape != other.shape:
+        (c, h, w), (channels, height, width) = spec.shape, other.shape
+        resizable = c == channels and h == w
+        raise UsageError(
+            f"{who} takes {w}x{h} images with {c} channels; {other.name} has {width}x{height} with {channels}",
+            f"Add --image-size {h}."
+            if resizable
+            else f"Give data like {spec.name}, or a model trained on {other.name}.",
+        )
+
+
+def _no_such(data: str) -> RobustKTError:
+    """What to say of something that is neither a name nor there."""
+    if "." in data or os.sep in data:
+        return NotFoundError(
+            f"there is no file or folder {data}", f"Check the path, or name a set: {', '.join(NAMES)}."
+        )
+    return unknown("data set", data, NAMES)

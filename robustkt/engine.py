@@ -1,0 +1,265 @@
+"""The one training loop: every objective, bit-identical resume, EMA, best and last, a guard against NaN."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from robustkt import checkpoint
+from robustkt.core import Batch, InPrecision, Objective, generator, seed_of
+from robustkt.data import Split, crop_flip, to_float
+from robustkt.errors import DivergedError
+from robustkt.generation import Training
+from robustkt.progress import Progress
+from robustkt.schedules import learning_rate
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+GUARD_EVERY = 25  # steps between looks at the loss on devices where a look is a synchronisation
+
+
+class Meter:
+    """Counts the images that pass through a network, forwards and backwards."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.forward = 0
+        self.backward = 0
+        module.register_forward_hook(self._count)
+
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.forward += len(output)
+        self.backward += len(output) if output.requires_grad else 0
+
+
+@dataclass
+class History:
+    """What a run has done so far, beside its tensors; kept in the checkpoint."""
+
+    epoch: int = 0  # epochs done
+    seconds: float = 0.0  # in the loop, interruptions not counted
+    best_epoch: int = -1
+    best_score: float = -math.inf
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    cost: dict[str, int] = field(default_factory=dict)  # images through each network
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished run: the state dicts of the selected and the last epoch, and how it went."""
+
+    best: dict[str, Tensor]
+    last: dict[str, Tensor]
+    history: History
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """One run. `score` is the held-out figure that selects an epoch; higher is better, the later of equals wins."""
+
+    student: nn.Module
+    objective: Objective[Any]
+    images: Split
+    training: Training
+    score: Callable[[nn.Module], float]
+    folder: Path  # of the checkpoint
+    progress: Progress
+    device: torch.device
+    seed: int = 0
+    precision: str = "fp32"
+    meters: Mapping[str, Meter] = field(default_factory=dict)
+
+    def run(self) -> Fit:
+        """Train to the end, from the checkpoint in the folder if there is one.
+
+        Raises:
+            DivergedError: the loss stopped being a number; the checkpoint holds the last good epoch.
+        """
+        self.net = InPrecision(self.student, PRECISIONS[self.precision])
+        self.optimizer = sgd(self.student, self.training)
+        ema = self.training.ema
+        self.average = AveragedModel(self.student, multi_avg_fn=warmed_up(ema), use_buffers=True) if ema else None
+        self.history = History()
+        self.best = self._state()
+        self._restore()
+        size = self.training.batch_size
+        self.steps = max(1, len(self.images) // size)  # an epoch; the remainder differs each time
+        title = f"training {self.training.epochs} epochs"
+        devices = [self.device] if self.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices=devices),
+            self.progress.bar(title, self.training.epochs * self.steps, self.history.epoch * self.steps) as bar,
+        ):
+            for epoch in range(self.history.epoch, self.training.epochs):
+                started = time.perf_counter()
+                entry = self._epoch(epoch, bar.advance)
+                self._select(epoch, entry)
+                self.history.seconds += time.perf_counter() - started
+                self.history.cost = self._cost()
+                self._save()
+                bar.line(describe(entry, self.training.epochs))
+        return Fit(self.best, self._state(), self.history)
+
+    def _epoch(self, epoch: int, advance: Callable[[float, str], None]) -> dict[str, Any]:
+        torch.manual_seed(seed_of(self.seed, "layers", epoch))  # for networks with dropout
+        rng = generator(self.device, self.seed, "step", epoch)
+        order = torch.randperm(len(self.images), generator=generator("cpu", self.seed, "order", epoch))
+        started, rate = time.perf_counter(), 0.0
+        totals: dict[str, Tensor] = {}
+        for step in range(self.steps):
+            done = epoch * self.steps + step
+            rate = learning_rate(self.training, done, self.training.epochs * self.steps)
+            picked = order[step * self.training.batch_size : (step + 1) * self.training.batch_size]
+            terms = self._step(picked, epoch, rng, rate)
+            for name, value in terms.items():
+                totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
+            if self.device.type == "cpu" or step % GUARD_EVERY == 0 or step == self.steps - 1:
+                self._guard(totals, epoch, step)
+            advance(1, "")
+        seconds = time.perf_counter() - started
+        means = {name: float(total) / self.steps for name, total in totals.items()}
+        count = self.steps * min(self.training.batch_size, len(self.images))
+        return {
+            "epoch": epoch,
+            "lr": rate,
+            "loss": sum(means.values()),
+            "terms": means,
+            "images_per_second": count / seconds,
+        }
+
+    def _step(self, picked: Tensor, epoch: int, rng: torch.Generator, rate: float) -> dict[str, Tensor]:
+        x = self.images.x[picked].to(self.device, non_blocking=True)
+        y = self.images.y[picked].to(self.device, non_blocking=True)
+        x = to_float(crop_flip(x, pad=self.training.pad, flip=self.training.flip, rng=rng))
+        self.student.train()
+        batch = Batch(x, y, epoch, rng)
+        view = self.objective.perturb(self.net, batch)
+        terms = self.objective.loss(self.net, batch, view)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.training.clip is not None:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.training.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.student)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _guard(self, totals: dict[str, Tensor], epoch: int, step: int) -> None:
+        bad = [name for name, total in totals.items() if not math.isfinite(float(total))]
+        if bad:
+            kept = f"the state after epoch {epoch} is kept" if epoch else "no epoch was finished"
+            raise DivergedError(
+                f"training diverged in epoch {epoch + 1}, step {step + 1}: "
+                f"{', '.join(bad)} is not a finite number; {kept}",
+                "Try a lower --lr, or --set clip=1 (a changed recipe starts afresh).",
+            )
+
+    def _select(self, epoch: int, entry: dict[str, Any]) -> None:
+        score = self.score(InPrecision(self._selected(), PRECISIONS[self.precision]))
+        entry["held_out"] = score
+        if score >= self.history.best_score:
+            self.history.best_epoch, self.history.best_score = epoch, score
+            self.best = self._state()
+        self.history.epochs.append(entry)
+        self.history.epoch = epoch + 1
+
+    def _selected(self) -> nn.Module:
+        """The network that is scored and kept: the average where there is one."""
+        return self.student if self.average is None else self.average.module
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self._selected().state_dict().items()}
+
+    def _cost(self) -> dict[str, int]:
+        cost = dict(self._cost_before)
+        for name, meter in self.meters.items():
+            for way in ("forward", "backward"):
+                cost[f"{name}_{way}"] = cost.get(f"{name}_{way}", 0) + getattr(meter, way)
+        return cost
+
+    def _save(self) -> None:
+        tensors = {"student": self.student.state_dict(), "best": self.best, "optimizer": momentum(self.optimizer)}
+        if self.average is not None:
+            tensors["average"] = self.average.state_dict()
+        checkpoint.save(self.folder, tensors, asdict(self.history))
+
+    def _restore(self) -> None:
+        found = checkpoint.load(self.folder)
+        if found is not None:
+            tensors, history = found
+            self.history = History(**history)
+            self.student.load_state_dict(tensors["student"])
+            self.best = tensors["best"]
+            for index, parameter in enumerate(all_parameters(self.optimizer)):
+                if str(index) in tensors["optimizer"]:
+                    self.optimizer.state[parameter]["momentum_buffer"] = tensors["optimizer"][str(index)].to(
+                        self.device
+                    )
+            if self.average is not None:
+                self.average.load_state_dict(tensors["average"])
+            self.progress.note(f"continuing after epoch {self.history.epoch} of {self.training.epochs}")
+        self._cost_before = dict(self.history.cost)
+
+
+def sgd(student: nn.Module, training: Training) -> torch.optim.SGD:
+    """SGD over the parameters, weight decay on matrices and kernels only unless `decay_norm`."""
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in parameters if p.dim() > 1 or training.decay_norm],
+            "weight_decay": training.weight_decay,
+        },
+        {"params": [p for p in parameters if p.dim() <= 1 and not training.decay_norm], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=training.lr,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+    )
+
+
+def all_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters of all groups in order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def momentum(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The momentum buffers by the parameter's place."""
+    buffers = {str(i): optimizer.state[p].get("momentum_buffer") for i, p in enumerate(all_parameters(optimizer))}
+    return {index: buffer for index, buffer in buffers.items() if buffer is not None}
+
+
+def warmed_up(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Averaging with decay min(`decay`, (1 + t)/(10 + t)) after t updates; counters are copied."""
+
+    @torch.no_grad()
+    def average(kept: list[Tensor], new: list[Tensor], updates: Tensor | int) -> None:
+        t = int(updates)
+        share = 1 - min(decay, (1 + t) / (10 + t))
+        floating = [(a, b) for a, b in zip(kept, new, strict=True) if a.is_floating_point()]
+        if floating:
+            torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], share)
+        for a, b in zip(kept, new, strict=True):
+            if not a.is_floating_point():
+                a.copy_(b)
+
+    return average
+
+
+def describe(entry: Mapping[str, Any], epochs: int) -> str:
+    """An epoch in one line."""
+    terms = "  ".join(f"{name} {value:.4f}" for name, value in entry["terms"].items())
+    return (
+        f"epoch {entry['epoch'] + 1}/{epochs}  {terms}  held-out {entry['held_out']:.4f}  "
+        f"{entry['images_per_second']:,.0f} images/s"
+    )

@@ -1,0 +1,207 @@
+"""The manifest: what decides a generation, written so that equal decisions give equal ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from robustkt.errors import IntegrityError, UsageError
+from robustkt.numbers import canonical, digest, fraction, parse_json
+
+FORMAT = 1
+HASH = re.compile(r"sha256:[0-9a-f]{64}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+Setting = str | int | float | bool | None
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which images a generation learnt from, pinned by their fingerprint."""
+
+    name: str  # "digits", "fashion-mnist", "folder", "npz" …
+    fingerprint: str  # SHA-256 over the images and labels in order, train then test
+    classes: tuple[str, ...]  # the K class names, in label order
+    shape: tuple[int, ...]  # (C, H, W)
+    mean: tuple[float, ...]  # per channel, of the training images in [0, 1]
+    std: tuple[float, ...]
+    held_out: int  # training images set aside for selection
+    image_size: int | None = None  # side that the images were resized to, if they were
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the parameters moved: everything of the recipe that is neither data, network nor objective."""
+
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    decay_norm: bool = False  # weight decay on normalisation parameters and biases too
+    schedule: str = "onecycle"  # onecycle | cosine | multistep | constant
+    warmup: float = 0.2  # share of the steps over which onecycle climbs
+    milestones: tuple[float, ...] = ()  # shares of the epochs after which multistep multiplies lr by gamma
+    gamma: float = 0.1
+    ema: float | None = None  # decay of the averaged weights, warmed up; None = no average
+    clip: float | None = None  # largest gradient norm
+    pad: int = 0  # random crops from images padded by this many pixels
+    flip: bool = False  # random horizontal flips
+
+    def __post_init__(self) -> None:
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
+        for name, value in positive.items():
+            if not 0 < value < float("inf"):
+                raise UsageError(f"{name} must be above 0, not {value}", f"Leave {name} out for the default.")
+        for name, value in {"momentum": self.momentum, "ema": self.ema or 0.0}.items():
+            if not 0 <= value < 1:
+                raise UsageError(f"{name} must lie in [0, 1), not {value}", "The usual values are .9 and .995.")
+        if self.clip is not None and not 0 < self.clip < float("inf"):
+            raise UsageError(f"clip must be above 0, not {self.clip}", "Leave clip out for no clipping.")
+        if self.weight_decay < 0 or self.pad < 0:
+            raise UsageError("weight_decay and pad cannot be negative", "Give 0 to switch either off.")
+        if self.nesterov and not self.momentum:
+            raise UsageError("nesterov needs a momentum", "Add --set momentum=0.9 or leave nesterov out.")
+        if not 0 < self.warmup < 1:
+            raise UsageError(
+                f"warmup must lie in (0, 1), not {self.warmup}", "It is a share of all steps, such as 0.2."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a run is told: two runs of one recipe on one kind of machine give the same weights."""
+
+    method: str  # catalog name of the objective
+    settings: Mapping[str, Setting]  # the objective's hyper-parameters; fractions as "8/255"
+    arch: str  # "resnet20", "torchvision:resnet18", "net.py:Net"
+    arch_source: str | None = None  # the hash of the user's own source file
+    data: DataSpec
+    training: Training
+    precision: str = "fp32"
+    seed: int = 0
+    world_size: int = 1
+
+    @property
+    def sigma(self) -> Fraction | None:
+        """Standard deviation of the Gaussian noise the generation was trained for, in [0, 1] pixel units."""
+        value = self.settings.get("sigma")
+        return None if value is None else fraction(str(value))
+
+    @property
+    def threat(self) -> tuple[str, Fraction] | None:
+        """Norm and eps the generation was trained against, or None."""
+        eps = self.settings.get("eps")
+        return None if eps is None else (str(self.settings["norm"]), fraction(str(eps)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A robust model and where it came from; everything but the name is hashed into its id."""
+
+    name: str  # a pointer, like a git ref; renaming keeps the id
+    recipe: Recipe
+    weights: str  # "sha256:…" of the safetensors bytes of the selected epoch
+    last_weights: str  # the same of the last epoch
+    parents: Mapping[str, str] = field(default_factory=dict)  # role -> id: "teacher" …
+
+    @property
+    def id(self) -> str:
+        """`sha256:…` of the manifest's bytes."""
+        return digest(self.manifest())
+
+    def manifest(self) -> bytes:
+        """The canonical JSON that is stored and hashed."""
+        content = to_json(self)
+        del content["name"]
+        return canonical({"format": FORMAT, **content})
+
+
+def read_manifest(data: bytes, name: str, source: str) -> Generation:
+    """The generation in the bytes of a manifest.
+
+    Raises:
+        IntegrityError: not a manifest, or one of a newer format than this version reads.
+    """
+    content = parse_json(data, source)
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise IntegrityError(f"{source} is not a manifest", "Run `robustkt verify` to see what else is damaged.")
+    if content["format"] > FORMAT:
+        raise IntegrityError(
+            f"{source} has format {content['format']}; this version reads up to {FORMAT}", "Upgrade robustkt."
+        )
+    generation = from_json(Generation, {**content, "name": name}, source)
+    hashes = [generation.weights, generation.last_weights, *generation.parents.values()]
+    for value in hashes + ([generation.recipe.arch_source] if generation.recipe.arch_source else []):
+        if not HASH.fullmatch(value):
+            raise IntegrityError(f"{source}: '{value[:80]}' is not a SHA-256 hash", "Restore the file from a copy.")
+    return generation
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass as plain JSON values; tuples become lists, fractions stay with their owner."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    return [to_json(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def from_json(kind: type[T], value: Any, source: str) -> T:
+    """A dataclass from JSON values, checked field by field; keys it does not know are left aside.
+
+    Raises:
+        IntegrityError: a field is missing or of the wrong type.
+    """
+
+    def wrong(path: str, expected: Any) -> IntegrityError:
+        shown = getattr(expected, "__name__", str(expected))
+        return IntegrityError(f"{source}: {path} is not a valid {shown}", "Restore the file from a copy.")
+
+    def take(expected: Any, found: Any, path: str) -> Any:
+        origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+        if dataclasses.is_dataclass(expected):
+            if not isinstance(found, dict):
+                raise wrong(path, expected)
+            hints = _hints(typing.cast(type, expected))
+            given = {f.name: f for f in dataclasses.fields(expected) if f.name in found}
+            try:
+                return expected(**{n: take(hints[n], found[n], f"{path}.{n}") for n in given})  # type: ignore[operator]
+            except TypeError as error:
+                raise IntegrityError(f"{source}: {path}: {error}", "Restore the file from a copy.") from None
+        if origin in (typing.Union, types.UnionType):
+            for option in arguments:
+                if option is type(None) and found is None:
+                    return None
+                if option in (str, int, float, bool) and type(found) is option:
+                    return found
+            return take(next(a for a in arguments if a is not type(None)), found, path)
+        if origin is tuple:
+            if not isinstance(found, list):
+                raise wrong(path, expected)
+            return tuple(take(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(found))
+        if origin is not None and issubclass(origin, Mapping):
+            if not isinstance(found, dict):
+                raise wrong(path, expected)
+            return {k: take(arguments[1], v, f"{path}.{k}") for k, v in found.items()}
+        if expected is float and type(found) is int:
+            return float(found)
+        if type(found) is not expected:
+            raise wrong(path, expected)
+        return found
+
+    return typing.cast(T, take(kind, value, kind.__name__.lower()))

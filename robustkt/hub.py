@@ -1,0 +1,138 @@
+"""The published form of a generation: one folder, the same on disk as on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustkt import certlog
+from robustkt.card import model_card
+from robustkt.errors import IntegrityError, RobustKTError
+from robustkt.generation import Generation, read_manifest
+from robustkt.numbers import canonical, digest
+from robustkt.registry import Registry
+from robustkt.registry.files import sync_folder, write_atomic, writing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MANIFEST = "manifest.json"
+PICTURE = "certified_accuracy.png"
+
+
+def folder_files(registry: Registry, generation: Generation) -> dict[str, bytes]:
+    """Every file of the published form, by its path in the folder.
+
+    Raises:
+        IntegrityError: the weights, a manifest of the ancestry or a result is damaged.
+    """
+    from robustkt.report import certified_curves
+
+    weights, record = registry.object(generation.weights), registry.record(generation.id)
+    ancestors = list(registry.ancestors(generation))
+    results = [
+        r for r in registry.results(generation.id) if r.content.get("settings", {}).get("weights") == generation.weights
+    ]
+    files: dict[str, bytes] = {
+        MANIFEST: generation.manifest(),
+        "config.json": canonical(_config(generation)),
+        "model.safetensors": weights,
+        "record.json": canonical(
+            {k: v for k, v in record.items() if k != "paths"}
+        ),  # whose machine is nobody's business
+    }
+    if generation.recipe.arch_source is not None:
+        files["architecture.py.txt"] = registry.object(generation.recipe.arch_source)
+    files |= {f"ancestors/{g.id[7:]}.json": g.manifest() for g in ancestors}
+    curves: dict[str, list[certlog.Row]] = {}
+    for result in results:
+        files[f"{result.kind}s/{result.path.name}"] = result.path.read_bytes()
+        if "log" in result.content:
+            log = result.path.with_suffix(".tsv").read_bytes()
+            if digest(log) != result.content["log_hash"]:
+                raise IntegrityError(f"the log of {result.path} is damaged", "Run `robustkt verify`.")
+            files[f"{result.kind}s/{result.path.with_suffix('.tsv').name}"] = log
+        if result.kind == "certificate":
+            settings = result.content["settings"]
+            label = f"σ = {settings['sigma']}, n = {settings['n']:,}"
+            curves[label if label not in curves else f"{label}, {result.key}"] = certlog.parse(log.decode())
+    if curves:
+        files[PICTURE] = certified_curves(
+            curves, title=f"{generation.name}: {generation.recipe.arch}", note="robustkt; all certified test images"
+        )
+    card = model_card(generation, ancestors, record, results, picture=PICTURE if curves else None)
+    files["README.md"] = card.encode()
+    return dict(sorted(files.items()))
+
+
+def _config(generation: Generation) -> dict[str, Any]:
+    """What a reader needs to build the network, without the history."""
+    data = generation.recipe.data
+    return {
+        "library_name": "robustkt",
+        "architecture": generation.recipe.arch,
+        "classes": list(data.classes),
+        "input_shape": list(data.shape),
+        "input_range": [0, 1],
+        "sigma": generation.recipe.settings.get("sigma"),
+        "norm": generation.recipe.settings.get("norm"),
+        "eps": generation.recipe.settings.get("eps"),
+    }
+
+
+def write_folder(files: dict[str, bytes], folder: Path) -> None:
+    """Make `folder` hold exactly `files`, seen whole or not at all; an earlier publication there is replaced.
+
+    Raises:
+        RobustKTError: the folder holds something else, or cannot be written.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RobustKTError(
+            f"{folder} holds something that is not a published generation", "Name a new or empty folder with --to."
+        )
+    folder = folder.absolute()
+    fresh = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    old = fresh.with_name(fresh.name + "-old")
+    try:
+        for path, data in files.items():
+            write_atomic(fresh / path, data)
+        with writing(folder):
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(fresh, folder)
+            sync_folder(folder.parent)
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)  # the swap failed half way
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read_folder(folder: Path) -> nn.Module:
+    """The network of a published folder, in eval mode: images (B, C, H, W) in [0, 1] to logits (B, K).
+
+    Runs no code from the folder.
+
+    Raises:
+        IntegrityError: the weights are not those of the manifest.
+        RobustKTError: the architecture is code of the author's own; build it yourself and load `model.safetensors`.
+    """
+    from safetensors.torch import load as load_tensors
+
+    from robustkt.models import build
+
+    generation = read_manifest((folder / MANIFEST).read_bytes(), folder.name, str(folder / MANIFEST))
+    data = (folder / "model.safetensors").read_bytes()
+    if digest(data) != generation.weights:
+        raise IntegrityError(f"{folder / 'model.safetensors'} is not what the manifest names", "Fetch it again.")
+    if generation.recipe.arch_source is not None:
+        raise RobustKTError(
+            f"the architecture of {generation.name} is code of its author's own, {generation.recipe.arch}",
+            "Read architecture.py.txt, build the network yourself and load model.safetensors into it.",
+        )
+    network = build(generation.recipe.arch, generation.recipe.data)
+    network.load_state_dict(load_tensors(data), strict=True)
+    return network.eval()

@@ -1,0 +1,66 @@
+"""Exact numbers as people write them (`8/255`, `0.25`), and JSON with one spelling for one value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from fractions import Fraction
+from typing import Any
+
+from robustkt.errors import IntegrityError, UsageError
+
+MAX_JSON = 16 * 2**20  # bytes; no honest manifest or result header comes near
+
+
+def fraction(value: str | int | float | Fraction, what: str = "number") -> Fraction:
+    """`8/255`, `0.25`, `1e-3` or a number, as an exact fraction; a float counts as its shortest decimal.
+
+    Raises:
+        UsageError: not a finite number.
+    """
+    try:
+        return value if isinstance(value, Fraction) else Fraction(str(value).strip())
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{what} '{value}' is not a number", "Write it as 0.25 or 8/255.") from None
+
+
+def exact(value: Fraction) -> str:
+    """A fraction's one spelling: a short decimal where it has one, else `8/255`."""
+    decimal = f"{float(value):.6g}"
+    return decimal if "e" not in decimal and Fraction(decimal) == value else str(value)
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of `data` with its algorithm's name: `sha256:ab12…`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def parse_json(data: bytes, source: str) -> Any:
+    """JSON from a file that may be anything.
+
+    Raises:
+        IntegrityError: not UTF-8, not JSON, too large or too deep, with a repeated key or a NaN.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not a JSON number")
+
+    try:
+        if len(data) > MAX_JSON:
+            raise ValueError(f"larger than {MAX_JSON} bytes")
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(
+            f"{source} is not the JSON it should be: {error}", "Run `robustkt verify` to see what else is damaged."
+        ) from None

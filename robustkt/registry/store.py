@@ -1,0 +1,322 @@
+"""Put, get, resolve and trace generations; every write is atomic and the refs file is the one commit point."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from robustkt.catalog import unknown
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
+from robustkt.generation import HASH, NAME, Generation, read_manifest
+from robustkt.numbers import canonical, digest, parse_json
+from robustkt.registry.files import locked, write_atomic
+
+FORMAT = 1
+MARKER = "registry.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement of a generation: its kind (certificate, evaluation), settings and figures."""
+
+    kind: str
+    key: str  # from the settings: the same measurement has the same key
+    content: Mapping[str, Any]
+    path: Path
+
+
+class Registry:
+    """A folder of generations. Reading takes no lock; writing takes one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def locate(cls, given: Path | None = None) -> Registry:
+        """`given`, or `$ROBUSTKT_REGISTRY`, or the nearest `registry/` from here upwards, or `./registry`."""
+        named = given or (Path(os.environ["ROBUSTKT_REGISTRY"]) if os.environ.get("ROBUSTKT_REGISTRY") else None)
+        if named is not None:
+            return cls(named.expanduser())
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if (folder / "registry" / MARKER).is_file():
+                return cls(folder / "registry")
+        return cls(here / "registry")
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder is a registry already."""
+        return (self.root / MARKER).is_file()
+
+    def create(self) -> bool:
+        """Make the folder a registry; False when it was one.
+
+        Raises:
+            RobustKTError: the place cannot be written, or holds a registry of a newer format.
+        """
+        if self.exists:
+            self._check_format()
+            return False
+        write_atomic(self.root / MARKER, canonical({"format": FORMAT}) + b"\n")
+        return True
+
+    # -- generations ---------------------------------------------------------------------------------------------
+
+    def add(self, generation: Generation, record: Mapping[str, Any]) -> Generation:
+        """Commit a generation whose objects are stored: manifest and run record first, the name last.
+
+        An id that is there already keeps its first record and gets the further name. An empty name becomes `genN`.
+
+        Raises:
+            RobustKTError: the name belongs to another generation, or the disk refused.
+            IntegrityError: an object or a parent that it names is not stored.
+        """
+        if generation.name and not NAME.fullmatch(generation.name):
+            raise UsageError(
+                f"'{generation.name}' cannot be a generation's name",
+                "Use letters, digits, '.', '_' and '-', up to 100, beginning with a letter or digit.",
+            )
+        self.create()
+        for stored in objects_of(generation):
+            if not self.object_path(stored).is_file():
+                raise IntegrityError(f"{generation.name}: object {stored} is not stored", "Run the job again.")
+        with self.lock():
+            refs = self.refs()
+            generation = replace(generation, name=generation.name or self.next_name())
+            taken = refs["names"].get(generation.name)
+            if taken not in (None, generation.id):
+                raise name_taken(generation.name)
+            for parent in generation.parents.values():
+                self.by_id(parent)
+            write_atomic(self.manifest_path(generation.id), generation.manifest())
+            if not self.record_path(generation.id).is_file():
+                write_atomic(self.record_path(generation.id), canonical(record))
+            refs["names"][generation.name] = generation.id
+            write_atomic(self.root / "refs.json", canonical_in_order(refs))
+        return generation
+
+    def get(self, reference: str) -> Generation:
+        """The generation behind a name, an id or its prefix, `@tag`, `@latest`, or any of them with `~n`.
+
+        Raises:
+            NotFoundError: nothing of that name; the message gives the nearest.
+            IntegrityError: its manifest is damaged.
+        """
+        base, *ups = reference.split("~")
+        generation = self.by_id(self._resolve(base))
+        generation = replace(generation, name=base) if base in self.refs()["names"] else generation
+        for up in ups:
+            for _ in range(int(up) if up.isdigit() else 1):
+                teacher = generation.parents.get("teacher")
+                if teacher is None:
+                    raise NotFoundError(
+                        f"{generation.name} has no teacher", f"See `robustkt lineage {generation.name}`."
+                    )
+                generation = self.by_id(teacher)
+        return generation
+
+    def by_id(self, identity: str) -> Generation:
+        """The generation with this whole id, its manifest checked against it."""
+        return self._read(identity, self.names_of(identity)[0])
+
+    def all(self) -> list[Generation]:
+        """Every named generation, the oldest first."""
+        return [self._read(identity, name) for name, identity in self.refs()["names"].items()]
+
+    def names_of(self, identity: str) -> list[str]:
+        """The names that point at an id, or a short form of the id when none does."""
+        found = [name for name, target in self.refs()["names"].items() if target == identity]
+        return found or [identity.removeprefix("sha256:")[:12]]
+
+    def next_name(self) -> str:
+        """`genN` with the first N above all that are taken."""
+        numbers = [int(m[1]) for name in self.refs()["names"] if (m := re.fullmatch(r"gen(\d{1,9})", name))]
+        return f"gen{max(numbers, default=-1) + 1}"
+
+    def ancestors(self, generation: Generation) -> Iterator[Generation]:
+        """The generation's parents and theirs, each once, nearest first."""
+        seen: set[str] = set()
+        queue = list(generation.parents.values())
+        while queue:
+            identity = queue.pop(0)
+            if identity not in seen:
+                seen.add(identity)
+                parent = self.by_id(identity)
+                yield parent
+                queue.extend(parent.parents.values())
+
+    # -- objects -------------------------------------------------------------------------------------------------
+
+    def put_object(self, data: bytes) -> str:
+        """Store bytes under their SHA-256; storing them again mends a damaged copy and is otherwise free."""
+        identity = digest(data)
+        path = self.object_path(identity)
+        if not (path.is_file() and digest(path.read_bytes()) == identity):
+            write_atomic(path, data)
+        return identity
+
+    def object(self, identity: str) -> bytes:
+        """The bytes with this hash.
+
+        Raises:
+            IntegrityError: they are missing or damaged.
+        """
+        path = self.object_path(identity)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise IntegrityError(
+                f"the weight file {path} is missing", "Restore it from a copy of the registry."
+            ) from None
+        if digest(data) != identity:
+            raise IntegrityError(
+                f"the weight file {path} is damaged: its SHA-256 is not its name",
+                "Restore it from a copy, or delete it and run the command that made it again.",
+            )
+        return data
+
+    # -- records and results -------------------------------------------------------------------------------------
+
+    def record(self, identity: str) -> dict[str, Any]:
+        """How a generation came about: times, machine, versions, cost, the log of its epochs; {} when unknown."""
+        path = self.record_path(identity)
+        return dict(self._json(path)) if path.is_file() else {}
+
+    def put_result(
+        self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes | None = None
+    ) -> Path:
+        """Store a measurement beside its generation; its log first, so that a header never names a missing one."""
+        path = self.result_path(identity, kind, key)
+        with self.lock():
+            if log is not None:
+                write_atomic(path.with_suffix(".tsv"), log)
+                content = {**content, "log": path.with_suffix(".tsv").name, "log_hash": digest(log)}
+            write_atomic(path, canonical({"format": FORMAT, "kind": kind, "generation": identity, **content}))
+        return path
+
+    def results(self, identity: str, kind: str | None = None) -> list[Result]:
+        """The measurements of a generation, sorted by kind and key."""
+        folder = self.root / "results" / _hex(identity)
+        found = [(path, path.stem.partition("-")) for path in sorted(folder.glob("*-*.json"))]
+        return [Result(k, key, self._json(path), path) for path, (k, _, key) in found if kind in (None, k)]
+
+    def result(self, identity: str, kind: str, key: str) -> Result | None:
+        """The measurement with these settings, if it has been made."""
+        path = self.result_path(identity, kind, key)
+        return Result(kind, key, self._json(path), path) if path.is_file() else None
+
+    # -- places --------------------------------------------------------------------------------------------------
+
+    def object_path(self, identity: str) -> Path:
+        """Where an object's bytes lie."""
+        return self.root / "objects" / _hex(identity)[:2] / _hex(identity)
+
+    def manifest_path(self, identity: str) -> Path:
+        """Where a generation's manifest lies."""
+        return self.root / "generations" / f"{_hex(identity)}.json"
+
+    def record_path(self, identity: str) -> Path:
+        """Where a generation's run record lies."""
+        return self.root / "records" / f"{_hex(identity)}.json"
+
+    def result_path(self, identity: str, kind: str, key: str) -> Path:
+        """Where a measurement lies."""
+        return self.root / "results" / _hex(identity) / f"{kind}-{key}.json"
+
+    def job_path(self, kind: str, key: str) -> Path:
+        """Where an unfinished job keeps what it has done so far."""
+        return self.root / "jobs" / f"{kind}-{key}"
+
+    def lock(self) -> AbstractContextManager[None]:
+        """The writers' lock."""
+        return locked(self.root / "lock", f"the registry {self.root}")
+
+    def refs(self) -> dict[str, dict[str, str]]:
+        """Names and tags, the oldest first."""
+        path = self.root / "refs.json"
+        if not path.is_file():
+            return {"names": {}, "tags": {}}
+        self._check_format()
+        content = self._json(path)
+        pointers = {kind: dict(content.get(kind, {})) for kind in ("names", "tags")}
+        for name, identity in [pair for table in pointers.values() for pair in table.items()]:
+            if not NAME.fullmatch(name) or not isinstance(identity, str) or not HASH.fullmatch(identity):
+                raise IntegrityError(f"{path}: '{name[:80]}' does not point at an id", "Restore refs.json from a copy.")
+        return pointers
+
+    # -- inner ---------------------------------------------------------------------------------------------------
+
+    def _resolve(self, base: str) -> str:
+        refs = self.refs()
+        if not refs["names"]:
+            raise NotFoundError(
+                f"there is no generation in {self.root}",
+                "Make one with `robustkt quickstart` or `robustkt train`, or name another place with --registry DIR.",
+            )
+        if base == "@latest":
+            return list(refs["names"].values())[-1]
+        if base.startswith("@") and base[1:] in refs["tags"]:
+            return refs["tags"][base[1:]]
+        if base in refs["names"]:
+            return refs["names"][base]
+        prefix = base.removeprefix("sha256:")
+        if re.fullmatch(r"[0-9a-f]{4,64}", prefix):
+            matches = {identity for identity in refs["names"].values() if _hex(identity).startswith(prefix)}
+            if len(matches) > 1:
+                raise UsageError(f"'{base}' begins {len(matches)} ids", "Give more of its characters.")
+            if matches:
+                return matches.pop()
+        known = [*refs["names"], *(f"@{tag}" for tag in refs["tags"]), "@latest"]
+        error = unknown("generation", base, known[-30:])
+        raise NotFoundError(error.what, error.fix if len(known) <= 31 else "`robustkt list` shows them.")
+
+    def _read(self, identity: str, name: str) -> Generation:
+        path = self.manifest_path(identity)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise IntegrityError(f"the manifest {path} of {name} is missing", "Restore it from a copy.") from None
+        if digest(data) != identity:
+            raise IntegrityError(f"the manifest {path} of {name} is damaged", "Restore it from a copy.")
+        return read_manifest(data, name, str(path))
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        content = parse_json(path.read_bytes(), str(path))
+        if not isinstance(content, dict):
+            raise IntegrityError(f"{path} does not hold a JSON object", "Restore it from a copy.")
+        return content
+
+    def _check_format(self) -> None:
+        found = self._json(self.root / MARKER).get("format")
+        if found != FORMAT:
+            raise RobustKTError(
+                f"{self.root} has registry format {found}; this version reads {FORMAT}", "Upgrade robustkt."
+            )
+
+
+def objects_of(generation: Generation) -> list[str]:
+    """Every object that a generation needs."""
+    source = generation.recipe.arch_source
+    return [generation.weights, generation.last_weights, *([source] if source else [])]
+
+
+def name_taken(name: str) -> RobustKTError:
+    """The error for a name that points at something else."""
+    return RobustKTError(f"the name {name} belongs to another generation", "Choose another with --name, or none.")
+
+
+def canonical_in_order(refs: Mapping[str, Any]) -> bytes:
+    """The refs file: one name a line, in the order of creation, so that `@latest` is the last and diffs are short."""
+    return (json.dumps(refs, indent=0, ensure_ascii=False) + "\n").encode()
+
+
+def _hex(identity: str) -> str:
+    if not HASH.fullmatch(identity):
+        raise IntegrityError(f"'{identity[:80]}' is not a SHA-256 hash", "Run `robustkt verify`.")
+    return identity.removeprefix("sha256:")

@@ -1,0 +1,100 @@
+"""Re-derive every hash of a registry and follow every pointer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustkt.errors import RobustKTError
+from robustkt.generation import HASH, Generation
+from robustkt.numbers import digest, parse_json
+from robustkt.registry.files import TEMPORARY
+from robustkt.registry.store import Registry, objects_of
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that verify found: damage, or a harmless leftover of an interrupted write."""
+
+    what: str
+    path: Path
+    damage: bool = True
+
+
+def verify(registry: Registry) -> list[Finding]:
+    """Everything that is not as its hash, name or pointer says; an empty list is a sound registry."""
+    if not registry.exists:
+        raise RobustKTError(f"there is no registry in {registry.root}", "Name one with --registry DIR.")
+    try:
+        refs = registry.refs()
+    except RobustKTError as error:
+        return [Finding(error.what, registry.root / "refs.json")]
+    return [
+        *_pointers(registry, refs),
+        *_generations(registry, set(refs["names"].values())),
+        *_objects(registry),
+        *_results(registry),
+        *(Finding("an unfinished write", p, damage=False) for p in registry.root.rglob(f"{TEMPORARY}*")),
+    ]
+
+
+def _pointers(registry: Registry, refs: dict[str, dict[str, str]]) -> Iterator[Finding]:
+    for kind, table in refs.items():
+        for name, identity in table.items():
+            if not registry.manifest_path(identity).is_file():
+                yield Finding(
+                    f"{kind[:-1]} {name} points at a manifest that is missing", registry.manifest_path(identity)
+                )
+
+
+def _generations(registry: Registry, named: set[str]) -> Iterator[Finding]:
+    for path in sorted((registry.root / "generations").glob("*.json")):
+        identity = f"sha256:{path.stem}"
+        if not HASH.fullmatch(identity) or digest(path.read_bytes()) != identity:
+            yield Finding("a manifest whose SHA-256 is not its name", path)
+            continue
+        try:
+            yield from _links(registry, registry.by_id(identity))
+        except RobustKTError as error:
+            yield Finding(error.what, path)
+        if identity not in named:
+            yield Finding("a generation without a name", path, damage=False)
+
+
+def _links(registry: Registry, generation: Generation) -> Iterator[Finding]:
+    for role, parent in sorted(generation.parents.items()):
+        if not registry.manifest_path(parent).is_file():
+            yield Finding(f"the {role} of {generation.name} is missing", registry.manifest_path(parent))
+    for stored in objects_of(generation):
+        if not registry.object_path(stored).is_file():
+            yield Finding(f"an object of {generation.name} is missing", registry.object_path(stored))
+    record = registry.record_path(generation.id)
+    try:
+        if not registry.record(generation.id):
+            yield Finding(f"the run record of {generation.name} is missing", record)
+    except RobustKTError as error:
+        yield Finding(error.what, record)
+
+
+def _objects(registry: Registry) -> Iterator[Finding]:
+    for path in sorted((registry.root / "objects").glob("*/*")):
+        if not path.name.startswith(TEMPORARY) and digest(path.read_bytes()) != f"sha256:{path.name}":
+            yield Finding("an object whose SHA-256 is not its name", path)
+
+
+def _results(registry: Registry) -> Iterator[Finding]:
+    for path in sorted((registry.root / "results").glob("*/*.json")):
+        try:
+            content = parse_json(path.read_bytes(), str(path))
+        except RobustKTError as error:
+            yield Finding(error.what, path)
+            continue
+        if content.get("generation") != f"sha256:{path.parent.name}":
+            yield Finding("a result that belongs to another generation", path)
+        elif not registry.manifest_path(content["generation"]).is_file():
+            yield Finding("a result whose generation is missing", path)
+        if "log" in content:
+            log = path.parent / Path(str(content["log"])).name
+            if not log.is_file() or digest(log.read_bytes()) != content.get("log_hash"):
+                yield Finding("a certificate log that is missing or damaged", log)

@@ -1,0 +1,74 @@
+"""Shared by all tests: a quiet machine, a registry of one's own, the command line as a function."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.update(
+    COLUMNS="120", TERM="dumb", NO_COLOR="1", _TYPER_FORCE_DISABLE_TERMINAL="1", OMP_WAIT_POLICY="PASSIVE"
+)
+os.environ.pop("FORCE_COLOR", None)
+
+import torch
+
+from robustkt.registry import Registry
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SMALL = {"epochs": 2, "batch_size": 128}  # enough to run, not to learn
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the registry, the caches or the trusted code of whoever runs it."""
+    for name in ("ROBUSTKT_REGISTRY", "ROBUSTKT_DATA", "ROBUSTKT_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home" / name.lower()))
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """An empty place for a registry."""
+    return Registry(tmp_path / "registry")
+
+
+@dataclass
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """`cli("list", "--json")` in an empty folder, in this process."""
+    from robustkt.cli import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["robustkt", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            app()
+        out, err = capsys.readouterr()
+        return Ran(int(stop.value.code or 0), out, err)
+
+    return run
