@@ -78,7 +78,10 @@ class ThreatModel:
 
 def unit(v: Tensor) -> Tensor:
     """`v` (B, …) with each row scaled to L2 length 1; rows of zeros stay zero."""
-    scaled: Tensor = v / v.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (v.dim() - 1))
+    tiny, column = torch.finfo(v.dtype).tiny, (-1, *[1] * (v.dim() - 1))
+    largest = v.flatten(1).abs().amax(dim=1).clamp_min(tiny)
+    scaled: Tensor = v / largest.view(column)  # first: a sure network's gradients are so small that squares vanish
+    scaled = scaled / scaled.flatten(1).norm(dim=1).clamp_min(tiny).view(column)
     return scaled
 
 

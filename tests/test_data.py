@@ -87,7 +87,7 @@ def test_digits_spec():
     assert digits.spec.shape == (1, 8, 8)
     assert digits.spec.classes == tuple("0123456789")
     assert (digits.spec.source, digits.spec.image_size) == ("", None)
-    assert (digits.flip, digits.pad) == (False, 1)
+    assert (digits.flip, digits.pad) == (False, 0)
     assert digits.train.x.dtype == torch.uint8
     assert digits.train.y.dtype == torch.int64
     x = digits.train.images(slice(None)).double()
@@ -353,7 +353,7 @@ def test_folder_is_read_in_the_order_of_names(tmp_path):
     assert found.spec.classes == ("cat", "dog")
     assert found.spec.shape == (3, 12, 16)
     assert found.spec.image_size is None
-    assert (found.flip, found.pad) == (True, 1)
+    assert (found.flip, found.pad) == (True, 0)
     assert (len(found.train), len(found.held_out)) == (7, 1)
     files = sorted((tmp_path / "test").glob("*/*.png"))
     assert found.test.y.tolist() == [0, 0, 1, 1]
@@ -497,7 +497,7 @@ def test_npz_gives_back_what_was_saved(shape, tmp_path):
     assert found.test.y.tolist() == content["test_labels"][:, 0].tolist()
     assert found.spec.shape == (x.shape[-1], 9, 8)
     assert found.spec.classes == ("0", "1", "2")
-    assert (found.spec.name, found.spec.source, found.flip, found.pad) == ("npz", path, False, 1)
+    assert (found.spec.name, found.source, found.flip, found.pad) == ("npz", path, False, 0)
     assert (len(found.train), len(found.held_out)) == (40, 10)
 
     parts = {"train": found.train, "val": found.held_out, "test": found.test}

@@ -23,7 +23,7 @@ from robustkt.api.recipes import assemble, inherited
 from robustkt.catalog import plain
 from robustkt.core import ThreatModel, seed_of
 from robustkt.errors import UsageError
-from robustkt.evaluate import noisy_accuracy, robust_accuracy
+from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
 from robustkt.generation import NAME, Generation, Recipe, to_json
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
@@ -33,6 +33,7 @@ from robustkt.registry.store import name_taken
 
 SELECTION_IMAGES = 1_000  # held-out images that an epoch is judged by
 SELECTION_DRAWS = 4  # noisy copies of each
+SELECTION_STEPS = 10  # of PGD
 
 
 def train(
@@ -294,10 +295,11 @@ class _Job:
             return f"accuracy under noise {self.recipe.settings['sigma']}", lambda model: noisy_accuracy(
                 model, split, level, draws=SELECTION_DRAWS, device=self.device
             )
-        attack = "clean" if threat is None else "pgd-sat"
-        ball = ThreatModel(threat[0], threat[1]) if threat else ThreatModel("linf", Fraction(8, 255))  # type: ignore[arg-type]
-        return f"accuracy, {attack}", lambda model: robust_accuracy(
-            model, split, ball, attack=attack, device=self.device
+        if threat is None:
+            return "clean accuracy", lambda model: clean_accuracy(model, split, device=self.device)
+        ball = ThreatModel(threat[0], threat[1])  # type: ignore[arg-type]  # checked by ThreatModel itself
+        return f"accuracy under {SELECTION_STEPS} steps of PGD", lambda model: robust_accuracy(
+            model, split, ball, steps=SELECTION_STEPS, device=self.device
         )
 
 

@@ -49,7 +49,7 @@ class Dataset:
     held_out: Split  # a slice of the training set, for selection
     test: Split  # only for reporting
     flip: bool  # whether a mirrored image keeps its label
-    pad: int  # pixels of padding for random crops
+    pad: int  # pixels of padding for random crops: 4 at 32, 3 at 28, none below 16, where a pixel is an eighth
     source: str  # what to load it by again: its name, or its whole path; no part of its identity
 
 
@@ -96,7 +96,15 @@ def load(data: str, *, data_dir: Path | None = None, image_size: int | None = No
         image_size=raw.image_size,
     )
     source = name if named else os.path.abspath(data)
-    return Dataset(spec, splits[0], splits[1], splits[2], flip=raw.flip, pad=spec.shape[1] // 8, source=source)
+    return Dataset(
+        spec,
+        splits[0],
+        splits[1],
+        splits[2],
+        flip=raw.flip,
+        pad=spec.shape[1] // 8 if spec.shape[1] >= 16 else 0,
+        source=source,
+    )
 
 
 def check_fits(spec: DataSpec, other: DataSpec, *, who: str) -> None:
