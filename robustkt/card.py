@@ -158,7 +158,7 @@ def _evaluations(results: Sequence[Result]) -> str:
 def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     recipe, selected, cost = generation.recipe, record.get("selected") or {}, record.get("cost") or {}
     settings = ", ".join(f"{key} {value}" for key, value in sorted(recipe.settings.items()))
-    passes = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(cost.items()))
+    passes = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(cost.items()) if count)
     lines = [
         "## Training",
         f"{recipe.training.epochs} epochs, seed {recipe.seed}, {recipe.precision}; "

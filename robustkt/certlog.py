@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
 
 from robustkt.certificates import Certificate
@@ -42,7 +41,8 @@ class Row:
 
     def line(self) -> str:
         """The row as text; six decimals hold a radius on its grid exactly."""
-        took = datetime.timedelta(seconds=round(self.seconds, 6))
+        minutes, seconds = divmod(round(self.seconds * 1e6), 60_000_000)
+        took = f"{minutes // 60}:{minutes % 60:02d}:{seconds / 1e6:09.6f}"
         return (
             f"{self.idx}\t{self.label}\t{self.predict}\t{self.radius:.6f}\t{int(self.correct)}\t{took}"
             f"\t{self.successes}\t{self.trials}\t{self.p_low:.9f}\n"

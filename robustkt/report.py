@@ -33,11 +33,12 @@ def certified_curves(logs: Mapping[str, Sequence[Row]], *, title: str, note: str
             linewidth=1.8,
             label=name,
         )
-    axes.set(xlabel="L2 radius (images in [0, 1])", ylabel="certified accuracy", ylim=(0, 1.02), title=title)
+    axes.set(xlabel="L2 radius (images in [0, 1])", ylabel="certified accuracy", ylim=(0, 1.02))
+    axes.set_title(title, pad=16)
+    axes.text(0.5, 1.015, note, transform=axes.transAxes, ha="center", va="bottom", fontsize=7, color="#555555")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8, loc="lower left")
-    figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize=6, color="#555555")
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
     return data.getvalue()

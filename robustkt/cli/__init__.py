@@ -18,7 +18,7 @@ app = typer.Typer(
     epilog="Start with `robustkt quickstart`. Every command has --json and examples in its --help.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -11,7 +11,6 @@ from robustkt.cli import options as o
 from robustkt.cli import tables
 from robustkt.cli.output import Output, guarded
 from robustkt.errors import UsageError
-from robustkt.numbers import fraction
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +57,7 @@ def certify(
     Examples: `robustkt certify --sigma 0.25`, `robustkt certify gen1 --sigma 0.25 --n 100000 --json`
     """
     from robustkt import api
+    from robustkt.numbers import fraction
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     where = o.registry_of(registry)
@@ -163,6 +163,7 @@ def predict(
     Example: `robustkt predict gen2 photo.png`
     """
     from robustkt import api
+    from robustkt.numbers import fraction
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     first, *rest = arguments

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustkt.catalog import ARCHITECTURES, ATTACKS, CERTIFIERS, METHODS
 from robustkt.errors import RobustKTError, UsageError
-from robustkt.registry import Registry
+
+if TYPE_CHECKING:
+    from robustkt.registry import Registry
 
 
 def _generations(incomplete: str) -> list[str]:
+    from robustkt.registry import Registry
+
     try:
         refs = Registry.locate().refs()
     except RobustKTError:
@@ -22,23 +25,33 @@ def _generations(incomplete: str) -> list[str]:
 
 
 def _methods(incomplete: str) -> list[str]:
+    from robustkt.catalog import METHODS
+
     return [name for name in METHODS.names() if name.startswith(incomplete)]
 
 
 def _architectures(incomplete: str) -> list[str]:
+    from robustkt.catalog import ARCHITECTURES
+
     return [name for name in ARCHITECTURES.names() if name.startswith(incomplete)]
 
 
 def _presets(incomplete: str) -> list[str]:
+    from robustkt.catalog import METHODS
+
     return [name for name in sorted(METHODS.tables("PRESETS")) if name.startswith(incomplete)]
 
 
 def _attacks(incomplete: str) -> list[str]:
+    from robustkt.catalog import ATTACKS
+
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in ATTACKS.names() if name.startswith(last)]
 
 
 def _modes(incomplete: str) -> list[str]:
+    from robustkt.catalog import CERTIFIERS
+
     return [name for name in CERTIFIERS.names() if name.startswith(incomplete)]
 
 
@@ -102,6 +115,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line an epoch.
 
 def registry_of(folder: Path | None) -> Registry:
     """The registry to use, given --registry or not."""
+    from robustkt.registry import Registry
+
     return Registry.locate(folder)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from robustkt import losses
 from robustkt.core import Batch, Model, Terms, ThreatModel
+from robustkt.errors import UsageError
+from robustkt.numbers import exact
 from robustkt.objectives.adversarial import toward_disagreement
 
 __all__ = ["RSLAD"]
@@ -49,6 +51,13 @@ class RSLAD:
     step_size: Fraction | None = None  # None = eps/4
     adversarial_weight: Fraction = Fraction(5, 6)  # w
     kl_scale: float = 1.0  # factor on both terms; the released CIFAR-10 script averages over the classes too: 0.1
+
+    def __post_init__(self) -> None:
+        if self.adversarial_weight > 1:
+            raise UsageError(
+                f"adversarial_weight is a share of the loss, not {exact(self.adversarial_weight)}",
+                "Give a number up to 1; the paper's is 5/6.",
+            )
 
     def perturb(self, student: Model, batch: Batch) -> SoftView:
         """x' and the teacher's logits, which see the clean images only."""

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from robustkt.errors import RobustKTError
 
 TEMPORARY = ".tmp-"  # what an unfinished write is called; never read, removed by nobody but its writer
@@ -80,6 +78,8 @@ def locked(path: Path, doing: str, timeout: float = 60.0) -> Iterator[None]:
     Raises:
         RobustKTError: somebody else held it for `timeout` seconds.
     """
+    from filelock import FileLock, Timeout
+
     owner = path.with_name(path.name + ".owner")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
