@@ -37,6 +37,12 @@ class Meter:
         self.forward += len(output)
         self.backward += len(output) if output.requires_grad else 0
 
+    def take(self) -> dict[str, int]:
+        """The counts since the last call."""
+        taken = {"forward": self.forward, "backward": self.backward}
+        self.forward = self.backward = 0
+        return taken
+
 
 @dataclass
 class History:
@@ -47,7 +53,7 @@ class History:
     best_epoch: int = -1
     best_score: float = -math.inf
     epochs: list[dict[str, Any]] = field(default_factory=list)
-    cost: dict[str, int] = field(default_factory=dict)  # images through each network
+    cost: dict[str, int] = field(default_factory=dict)  # images through each network, those of scoring left out
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,6 @@ class Trainer:
                 entry = self._epoch(epoch, bar.advance)
                 self._select(epoch, entry)
                 self.history.seconds += time.perf_counter() - started
-                self.history.cost = self._cost()
                 self._save()
                 bar.line(describe(entry, self.training.epochs))
         return Fit(self.best, self._state(), self.history)
@@ -111,6 +116,8 @@ class Trainer:
         rng = generator(self.device, self.seed, "step", epoch)
         order = torch.randperm(len(self.images), generator=generator("cpu", self.seed, "order", epoch))
         started, rate = time.perf_counter(), 0.0
+        for meter in self.meters.values():
+            meter.take()  # what scoring or an interrupted epoch has added
         totals: dict[str, Tensor] = {}
         for step in range(self.steps):
             done = epoch * self.steps + step
@@ -122,6 +129,11 @@ class Trainer:
             if self.device.type == "cpu" or step % GUARD_EVERY == 0 or step == self.steps - 1:
                 self._guard(totals, epoch, step)
             advance(1, "")
+        weights = sum(
+            (value * 0).sum() for value in self.student.state_dict().values()
+        )  # 0, or NaN where one is broken
+        self._guard({"a weight": torch.as_tensor(weights)}, epoch, self.steps - 1)
+        self._add_cost()
         seconds = time.perf_counter() - started
         means = {name: float(total) / self.steps for name, total in totals.items()}
         count = self.steps * min(self.training.batch_size, len(self.images))
@@ -179,12 +191,10 @@ class Trainer:
     def _state(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self._selected().state_dict().items()}
 
-    def _cost(self) -> dict[str, int]:
-        cost = dict(self._cost_before)
+    def _add_cost(self) -> None:
         for name, meter in self.meters.items():
-            for way in ("forward", "backward"):
-                cost[f"{name}_{way}"] = cost.get(f"{name}_{way}", 0) + getattr(meter, way)
-        return cost
+            for way, images in meter.take().items():
+                self.history.cost[f"{name}_{way}"] = self.history.cost.get(f"{name}_{way}", 0) + images
 
     def _save(self) -> None:
         tensors = {"student": self.student.state_dict(), "best": self.best, "optimizer": momentum(self.optimizer)}
@@ -207,7 +217,6 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(tensors["average"])
             self.progress.note(f"continuing after epoch {self.history.epoch} of {self.training.epochs}")
-        self._cost_before = dict(self.history.cost)
 
 
 def sgd(student: nn.Module, training: Training) -> torch.optim.SGD:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from robustkt.errors import IntegrityError, UsageError
+from robustkt.errors import IntegrityError, UsageError, clip
 from robustkt.numbers import canonical, digest, fraction, parse_json
 
 FORMAT = 1
+RESTORE = "Restore the file from a copy."
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -114,7 +115,7 @@ class Generation:
     last_weights: str  # the same of the last epoch
     parents: Mapping[str, str] = field(default_factory=dict)  # role -> id: "teacher" …
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """`sha256:…` of the manifest's bytes."""
         return digest(self.manifest())
@@ -140,15 +141,33 @@ def read_manifest(data: bytes, name: str, source: str) -> Generation:
             f"{source} has format {content['format']}; this version reads up to {FORMAT}", "Upgrade robustkt."
         )
     generation = from_json(Generation, {**content, "name": name}, source)
-    hashes = [generation.weights, generation.last_weights, *generation.parents.values()]
-    for value in hashes + ([generation.recipe.arch_source] if generation.recipe.arch_source else []):
-        if not HASH.fullmatch(value):
-            raise IntegrityError(f"{source}: '{value[:80]}' is not a SHA-256 hash", "Restore the file from a copy.")
+    _check_values(generation, source)
+    if generation.id != digest(data):
+        raise IntegrityError(f"{source} is not the canonical JSON of a manifest that this version knows", RESTORE)
     return generation
+
+
+def _check_values(generation: Generation, source: str) -> None:
+    """Raise an IntegrityError for a hash that is none, and for a σ, a norm or an eps that cannot be read."""
+    recipe = generation.recipe
+    hashes: dict[str, str | None] = {"weights": generation.weights, "last_weights": generation.last_weights}
+    hashes |= {f"parents.{role}": identity for role, identity in generation.parents.items()}
+    hashes |= {"recipe.arch_source": recipe.arch_source, "recipe.data.fingerprint": recipe.data.fingerprint}
+    for path, value in hashes.items():
+        if value is not None and not HASH.fullmatch(value):
+            raise IntegrityError(f"{source}: generation.{path} '{clip(value, 80)}' is not a SHA-256 hash", RESTORE)
+    try:
+        _ = recipe.sigma, recipe.threat
+    except UsageError as error:
+        raise IntegrityError(f"{source}: generation.recipe.settings: {error.what}", RESTORE) from None
+    except KeyError as error:
+        raise IntegrityError(f"{source}: generation.recipe.settings.{error.args[0]} is missing", RESTORE) from None
 
 
 def to_json(value: Any) -> Any:
     """A dataclass as plain JSON values; tuples become lists, fractions stay with their owner."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -170,19 +189,24 @@ def from_json(kind: type[T], value: Any, source: str) -> T:
 
     def wrong(path: str, expected: Any) -> IntegrityError:
         shown = getattr(expected, "__name__", str(expected))
-        return IntegrityError(f"{source}: {path} is not a valid {shown}", "Restore the file from a copy.")
+        return IntegrityError(f"{source}: {path} is not a valid {shown}", RESTORE)
 
     def take(expected: Any, found: Any, path: str) -> Any:
+        if type(found) is expected:
+            return found
         origin, arguments = typing.get_origin(expected), typing.get_args(expected)
         if dataclasses.is_dataclass(expected):
             if not isinstance(found, dict):
                 raise wrong(path, expected)
-            hints = _hints(typing.cast(type, expected))
-            given = {f.name: f for f in dataclasses.fields(expected) if f.name in found}
+            hints, fields = _hints(typing.cast(type, expected)), dataclasses.fields(expected)
+            for f in fields:
+                if f.name not in found and f.default is f.default_factory is dataclasses.MISSING:
+                    raise IntegrityError(f"{source}: {path}.{f.name} is missing", RESTORE)
+            given = {f.name: take(hints[f.name], found[f.name], f"{path}.{f.name}") for f in fields if f.name in found}
             try:
-                return expected(**{n: take(hints[n], found[n], f"{path}.{n}") for n in given})  # type: ignore[operator]
-            except TypeError as error:
-                raise IntegrityError(f"{source}: {path}: {error}", "Restore the file from a copy.") from None
+                return expected(**given)  # type: ignore[operator]
+            except UsageError as error:
+                raise IntegrityError(f"{source}: {path}: {error.what}", RESTORE) from None
         if origin in (typing.Union, types.UnionType):
             for option in arguments:
                 if option is type(None) and found is None:
@@ -200,8 +224,6 @@ def from_json(kind: type[T], value: Any, source: str) -> T:
             return {k: take(arguments[1], v, f"{path}.{k}") for k, v in found.items()}
         if expected is float and type(found) is int:
             return float(found)
-        if type(found) is not expected:
-            raise wrong(path, expected)
-        return found
+        raise wrong(path, expected)
 
     return typing.cast(T, take(kind, value, kind.__name__.lower()))

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from fractions import Fraction
 from typing import Any
 
-from robustkt.errors import IntegrityError, UsageError
+from robustkt.errors import IntegrityError, UsageError, clip
 
 MAX_JSON = 16 * 2**20  # bytes; no honest manifest or result header comes near
+# A number that may overflow to infinity, or half a surrogate pair: neither could be written again.
+SUSPECT = re.compile(rb"[eE]\+?\d{3}|\d{300}|\\u[dD]")
+LARGEST = 10**300  # every number stays within a float's range; `1e999999999` would not even fit into memory
 
 
 def fraction(value: str | int | float | Fraction, what: str = "number") -> Fraction:
     """`8/255`, `0.25`, `1e-3` or a number, as an exact fraction; a float counts as its shortest decimal.
 
     Raises:
-        UsageError: not a finite number.
+        UsageError: not a finite number, or one that no float can come near.
     """
     try:
-        return value if isinstance(value, Fraction) else Fraction(str(value).strip())
+        text = str(value).strip()
+        exponent = re.search(r"e([+-]?[\d_]+)$", text, re.IGNORECASE)
+        number = Fraction(text) if exponent is None or abs(int(exponent[1])) <= 300 else Fraction(LARGEST + 1)
+        if abs(number) <= LARGEST:
+            return number
+        problem = "is too large or too small"
     except (ValueError, ZeroDivisionError):
-        raise UsageError(f"{what} '{value}' is not a number", "Write it as 0.25 or 8/255.") from None
+        problem = "is not a number"
+    raise UsageError(f"{what} '{clip(str(value), 60)}' {problem}", "Write it as 0.25 or 8/255.")
 
 
 def exact(value: Fraction) -> str:
@@ -44,7 +54,8 @@ def parse_json(data: bytes, source: str) -> Any:
     """JSON from a file that may be anything.
 
     Raises:
-        IntegrityError: not UTF-8, not JSON, too large or too deep, with a repeated key or a NaN.
+        IntegrityError: not UTF-8, not JSON, too large or too deep, with a repeated key, a NaN, a number too large for a
+            float or a half of a surrogate pair.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -59,7 +70,10 @@ def parse_json(data: bytes, source: str) -> Any:
     try:
         if len(data) > MAX_JSON:
             raise ValueError(f"larger than {MAX_JSON} bytes")
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        if SUSPECT.search(data):
+            canonical(value)
+        return value
     except (ValueError, RecursionError) as error:
         raise IntegrityError(
             f"{source} is not the JSON it should be: {error}", "Run `robustkt verify` to see what else is damaged."

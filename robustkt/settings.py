@@ -24,7 +24,7 @@ def parse(hint: Any, value: Any, name: str) -> Any:
             return None
         hint = next(option for option in typing.get_args(hint) if option is not type(None))
     if typing.get_origin(hint) is tuple:
-        items = value.split(",") if isinstance(value, str) else value
+        items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         return tuple(parse(typing.get_args(hint)[0], item, name) for item in items if item != "")
     if hint is bool:
         return _boolean(value, name)

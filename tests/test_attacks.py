@@ -219,7 +219,7 @@ def test_a_network_that_is_very_sure_is_no_harder_to_attack(name: str, norm: Lit
         model(at)[:, 1] * (1 - 2 * y)
         for at in (x, ATTACKS.get(name)(model, x, y, threat, rng=rng()), model.worst(x, y, threat))
     )
-    assert (reached - start >= 0.98 * (most - start)).all()
+    assert (reached - start >= 0.9 * (most - start)).all()
 
 
 # -- each attack by itself --------------------------------------------------------------------------------------------

@@ -87,9 +87,7 @@ def test_projections_are_the_nearest_points() -> None:
     delta = (far - x).flatten(1).numpy()
     shrink = np.minimum(1, 0.5 / np.maximum(np.linalg.norm(delta, axis=1, keepdims=True), 1e-12))
     wanted = np.clip(x.flatten(1).numpy() + delta * shrink, 0, 1)
-    np.testing.assert_allclose(
-        ThreatModel("l2", Fraction(1, 2)).project(far, x).flatten(1).numpy(), wanted, atol=1e-15
-    )
+    np.testing.assert_allclose(ThreatModel("l2", Fraction(1, 2)).project(far, x).flatten(1).numpy(), wanted, atol=1e-15)
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
@@ -212,9 +210,14 @@ def test_a_network_is_in_eval_mode_and_without_weight_gradients_while_attacked(n
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_network_is_restored_when_the_attack_raises(network: nn.Sequential, error: type[BaseException]) -> None:
     before = state(network)
-    with pytest.raises(error), attacking(network):
-        network[0].train()
-        raise error
+
+    def attack() -> None:
+        with attacking(network):
+            network[0].train()
+            raise error
+
+    with pytest.raises(error):
+        attack()
     assert state(network) == before
 
 

@@ -72,9 +72,7 @@ def slopes(function: Callable[[Array], float], at: Array, step: float = 1e-5) ->
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 3e-6)])
-def test_values_are_those_of_numpy_and_one_a_row(
-    name: str, classes: int, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_values_are_those_of_numpy_and_one_a_row(name: str, classes: int, dtype: torch.dtype, tolerance: float) -> None:
     case = CASES[name]
     target, logits = arguments(case, classes)
     value = case.loss(torch.tensor(target, dtype=dtype), torch.tensor(logits, dtype=dtype))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from robustkt.api.certifying import certify, predict
     from robustkt.api.evaluating import evaluate
     from robustkt.api.publishing import push
-    from robustkt.api.quickstart import quickstart
+    from robustkt.api.quickstarting import quickstart
     from robustkt.api.training import distill, train
     from robustkt.api.upkeep import lineage, list_generations, show, verify
 
@@ -38,7 +38,7 @@ _HOMES = {
     "list_generations": "upkeep",
     "predict": "certifying",
     "push": "publishing",
-    "quickstart": "quickstart",
+    "quickstart": "quickstarting",
     "show": "upkeep",
     "train": "training",
     "verify": "upkeep",

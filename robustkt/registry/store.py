@@ -19,6 +19,8 @@ from robustkt.registry.files import locked, write_atomic
 
 FORMAT = 1
 MARKER = "registry.json"
+MEND = "Restore it from a copy, or run the command that made the generation again."
+MEASURE = "Restore it from a copy, or delete it and measure again."
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Registry:
                 self.by_id(parent)
             write_atomic(self.manifest_path(generation.id), generation.manifest())
             if not self.record_path(generation.id).is_file():
-                write_atomic(self.record_path(generation.id), canonical(record))
+                write_atomic(self.record_path(generation.id), sealed({"format": FORMAT, **record}))
             refs["names"][generation.name] = generation.id
             write_atomic(self.root / "refs.json", canonical_in_order(refs))
         return generation
@@ -112,7 +114,9 @@ class Registry:
         generation = self.by_id(self._resolve(base))
         generation = replace(generation, name=base) if base in self.refs()["names"] else generation
         for up in ups:
-            for _ in range(int(up) if up.isdigit() else 1):
+            if not re.fullmatch(r"[0-9]{0,9}", up):
+                raise UsageError(f"'{reference}' names no generation: '~{up}' counts no teachers", "Write GEN~1.")
+            for _ in range(int(up or 1)):
                 teacher = generation.parents.get("teacher")
                 if teacher is None:
                     raise NotFoundError(
@@ -171,14 +175,9 @@ class Registry:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise IntegrityError(
-                f"the weight file {path} is missing", "Restore it from a copy of the registry."
-            ) from None
+            raise IntegrityError(f"the weight file {path} is missing", MEND) from None
         if digest(data) != identity:
-            raise IntegrityError(
-                f"the weight file {path} is damaged: its SHA-256 is not its name",
-                "Restore it from a copy, or delete it and run the command that made it again.",
-            )
+            raise IntegrityError(f"the weight file {path} is damaged: its SHA-256 is not its name", MEND)
         return data
 
     # -- records and results -------------------------------------------------------------------------------------
@@ -186,7 +185,8 @@ class Registry:
     def record(self, identity: str) -> dict[str, Any]:
         """How a generation came about: times, machine, versions, cost, the log of its epochs; {} when unknown."""
         path = self.record_path(identity)
-        return dict(self._json(path)) if path.is_file() else {}
+        content = unsealed(path, "Restore it from a copy.") if path.is_file() else {}
+        return {key: value for key, value in content.items() if key != "format"}
 
     def put_result(
         self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes | None = None
@@ -197,19 +197,30 @@ class Registry:
             if log is not None:
                 write_atomic(path.with_suffix(".tsv"), log)
                 content = {**content, "log": path.with_suffix(".tsv").name, "log_hash": digest(log)}
-            write_atomic(path, canonical({"format": FORMAT, "kind": kind, "generation": identity, **content}))
+            write_atomic(path, sealed({"format": FORMAT, "kind": kind, "generation": identity, **content}))
         return path
 
     def results(self, identity: str, kind: str | None = None) -> list[Result]:
         """The measurements of a generation, sorted by kind and key."""
         folder = self.root / "results" / _hex(identity)
         found = [(path, path.stem.partition("-")) for path in sorted(folder.glob("*-*.json"))]
-        return [Result(k, key, self._json(path), path) for path, (k, _, key) in found if kind in (None, k)]
+        return [Result(k, key, unsealed(path, MEASURE), path) for path, (k, _, key) in found if kind in (None, k)]
 
     def result(self, identity: str, kind: str, key: str) -> Result | None:
         """The measurement with these settings, if it has been made."""
         path = self.result_path(identity, kind, key)
-        return Result(kind, key, self._json(path), path) if path.is_file() else None
+        return Result(kind, key, unsealed(path, MEASURE), path) if path.is_file() else None
+
+    def log(self, result: Result) -> bytes:
+        """The log behind a measurement.
+
+        Raises:
+            IntegrityError: it is missing or damaged.
+        """
+        path = result.path.with_suffix(".tsv")
+        if not path.is_file() or digest(path.read_bytes()) != result.content.get("log_hash"):
+            raise IntegrityError(f"the log {path} is missing or damaged", MEASURE)
+        return path.read_bytes()
 
     # -- places --------------------------------------------------------------------------------------------------
 
@@ -309,6 +320,28 @@ def objects_of(generation: Generation) -> list[str]:
 def name_taken(name: str) -> RobustKTError:
     """The error for a name that points at something else."""
     return RobustKTError(f"the name {name} belongs to another generation", "Choose another with --name, or none.")
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """A non-empty table as canonical JSON and, as a last key, the digest of that: for files not named by their hash."""
+    return _seal(canonical(content))
+
+
+def unsealed(path: Path, fix: str) -> dict[str, Any]:
+    """The table in a sealed file, without its digest.
+
+    Raises:
+        IntegrityError: it is damaged; `fix` says what to do.
+    """
+    data = path.read_bytes()
+    body = data.rpartition(b',"digest":')[0] + b"}"
+    if data != _seal(body):
+        raise IntegrityError(f"{path} is damaged: its digest is another", fix)
+    return dict(parse_json(body, str(path)))
+
+
+def _seal(body: bytes) -> bytes:
+    return body[:-1] + b',"digest":"' + digest(body).encode() + b'"}'
 
 
 def canonical_in_order(refs: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from robustkt.api.certifying import certify
 from robustkt.api.evaluating import evaluate
 from robustkt.api.publishing import push
 from robustkt.api.training import distill, train
+from robustkt.errors import RobustKTError
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 from robustkt.registry.files import write_atomic
@@ -67,6 +68,7 @@ def quickstart(
         generation, registry, table, speedup, seconds, report, published.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
+    _check_names(registry, seed)
     made: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         progress.note(
@@ -125,6 +127,18 @@ def quickstart(
         "report": str(picture),
         "published": published["to"],
     }
+
+
+def _check_names(registry: Registry, seed: int) -> None:
+    """Refuse before hours of work, not in the middle, when a name belongs to something else."""
+    there = {g.name: g.recipe for g in registry.all()} if registry.exists else {}
+    for stage in STAGES:
+        found = there.get(stage.name)
+        if found and (found.method, found.arch, found.seed) != (stage.method, stage.arch, seed):
+            raise RobustKTError(
+                f"the name {stage.name} belongs to another generation in {registry.root}",
+                "Give the quickstart a registry of its own: --registry DIR.",
+            )
 
 
 def _make(stage: Stage, registry: Registry, seed: int, device: str, progress: Progress) -> dict[str, Any]:

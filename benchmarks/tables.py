@@ -1,0 +1,138 @@
+"""Writes the tables of README.md and docs/ from the records beside this file; `--check` only says whether they agree.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "benchmarks" / "records"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def record(name: str) -> Any:
+    """A record by its name."""
+    return json.loads((RECORDS / f"{name}.json").read_text())
+
+
+def rows(*table: list[str]) -> str:
+    """A Markdown table; the first row is the header."""
+    head, *body = table
+    return "\n".join(["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body)])
+
+
+def percent(value: float | None) -> str:
+    """93.4, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def quickstart() -> str:
+    """What `robustkt quickstart` printed."""
+    result = record("quickstart")["result"]
+    head = ["generation", "method", "network", "r = 0", "r = ¼", "r = ½", "ACR", "abstains", "clean", "PGD", "training"]
+    body = []
+    for row in result["table"]:
+        radii = row.get("certified_accuracy") or {}
+        body.append(
+            [
+                row["generation"], row["method"], row["arch"], *(percent(radii.get(r)) for r in ("0", "0.25", "0.5")),
+                f"{row['acr']:.3f}" if "acr" in row else "–", percent(row.get("abstain_rate")),
+                percent(row["clean_accuracy"]), percent(row["robust_accuracy"]), f"{row['train_seconds']:.0f} s",
+            ]
+        )  # fmt: skip
+    told = (
+        f"\n\nIn %. Certified accuracy at L2 radius r on {result['table'][-1]['images']} test images: smoothed with "
+        f"σ = {result['sigma']}, n = {result['n']}, α = 0.001. Clean and PGD: the network without noise, "
+        f"linf eps = {result['eps']}. Carrying the robustness to gen1 took {result['speedup']:.1f} times less time "
+        f"than training the same network from scratch; gen2 keeps {percent(result['retained'])} % of gen0's certified "
+        "accuracy at r = ¼."
+    )
+    return rows(head, *body) + told
+
+
+def transfer(name: str) -> str:
+    """Quality of transfer, every seed."""
+    found = record(name)
+    head = [
+        "generation",
+        "method",
+        "network",
+        "r = 0",
+        "r = ¼",
+        "r = ½",
+        "ACR",
+        "abstains",
+        "training",
+        "kept at ¼",
+    ]
+    body = []
+    for row in found["rows"]:
+        teacher = next(r for r in found["rows"] if r["generation"] == f"teacher-{row['seed']}")
+        kept = row["certified_accuracy"]["0.25"] / teacher["certified_accuracy"]["0.25"]
+        body.append(
+            [
+                row["generation"], row["method"], row["arch"],
+                *(percent(row["certified_accuracy"][r]) for r in ("0", "0.25", "0.5")), f"{row['acr']:.3f}",
+                percent(row["abstain_rate"]), f"{row['train_seconds']:.0f} s", percent(kept),
+            ]
+        )  # fmt: skip
+    return rows(head, *body) + "\n\n" + _settings(found)
+
+
+def cost(name: str) -> str:
+    """Seconds of CRT against Gaussian training."""
+    found = record(name)
+    head = ["student", "CRT / Gaussian, median", "lowest", "highest", "pairs", "images a run"]
+    body = [
+        [
+            c["arch"], f"{statistics.median(c['ratios']):.3f}", f"{min(c['ratios']):.3f}", f"{max(c['ratios']):.3f}",
+            str(len(c["ratios"])), f"{c['images']:,}",
+        ]
+        for c in found["costs"]
+    ]  # fmt: skip
+    return rows(head, *body)
+
+
+def _settings(found: dict[str, Any]) -> str:
+    first, machine = found["rows"][0], found["machine"]
+    return (
+        f"`{found['command']}`; n = {first['n']:,}, α = {first['alpha']}, {first['images']} test images; "
+        f"{machine['processor']}, {machine['processors']} cores, {machine['threads']} threads, "
+        f"torch {machine['torch']}, commit {machine['commit']}."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "quickstart": quickstart,
+    "transfer-digits": lambda: transfer("transfer-digits"),
+    "transfer-fashion-mnist": lambda: transfer("transfer-fashion-mnist"),
+    "cost-digits": lambda: cost("transfer-digits"),
+    "cost-fashion-mnist": lambda: cost("transfer-fashion-mnist"),
+}
+
+
+def rendered(page: str) -> str:
+    """The page with every table written anew."""
+    return BLOCK.sub(lambda m: m[1] + TABLES[m[2]]() + m[3], page)
+
+
+def main() -> None:
+    """Update the pages, or with --check exit 1 when one is stale."""
+    stale = [page for page in PAGES if rendered(page.read_text()) != page.read_text()]
+    if "--check" in sys.argv:
+        sys.exit(f"stale: {', '.join(p.name for p in stale)}; run python benchmarks/tables.py" if stale else 0)
+    for page in stale:
+        page.write_text(rendered(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()

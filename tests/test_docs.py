@@ -1,0 +1,77 @@
+"""The pages say what is: tables come from records, commands exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.conftest import Ran
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_those_of_the_records(tables: ModuleType) -> None:
+    for page in tables.PAGES:
+        text = page.read_text()
+        assert tables.BLOCK.search(text), f"{page.name} has lost its tables"
+        assert tables.rendered(text) == text, f"{page.name} is stale: python benchmarks/tables.py"
+
+
+def test_a_changed_number_is_noticed(tables: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text()
+    number = re.search(r"\| (\d\d\.\d) \|", text)
+    assert number
+    assert tables.rendered(text.replace(number[0], "| 12.3 |", 1)) != text.replace(number[0], "| 12.3 |", 1)
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
+
+
+def _commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
+            found += [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("robustkt ")]
+        found += [c for c in re.findall(r"`(robustkt [^`]*)`", page.read_text()) if "…" not in c]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_every_command_and_option_in_the_pages_exists(command: str, cli: Callable[..., Ran]) -> None:
+    _, *words = shlex.split(command)
+    options = [w for w in words if w.startswith("-")]
+    if words and not words[0].startswith("-"):
+        ran = cli(words[0], "--help")
+        assert ran.code == 0, ran.err
+        for option in options:
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", ran.out), f"{words[0]} has no {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_no_index_host_and_no_machine_path_is_named() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|--index-url|--find-links|file:", lock)
+    assert lock.count("--hash=sha256:") > 500

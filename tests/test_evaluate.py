@@ -1,0 +1,297 @@
+"""Accuracies known in closed form, the same at every call; warnings that fire on what they are for, and else never."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from robustkt.core import ThreatModel
+from robustkt.data import Split
+from robustkt.errors import UsageError
+from robustkt.evaluate import (
+    BATCH,
+    Attacked,
+    attacked,
+    clean_accuracy,
+    masking_warnings,
+    noisy_accuracy,
+    robust_accuracy,
+)
+
+CPU = torch.device("cpu")
+EPS = Fraction(8, 255)
+LINF, L2 = ThreatModel("linf", EPS), ThreatModel("l2", Fraction(1, 10))
+ALL = ("clean", "fgsm", "pgd-sat", "pgd-trades")
+
+
+class Linear(nn.Module):
+    """Logits (−m, m) of the margin m = w·(x − 1/2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(16, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = (x - 0.5).flatten(1) @ self.w
+        return torch.stack([-margin, margin], dim=1)
+
+
+def split(count: int) -> Split:
+    """Images far from the box's edge, each with the label that `Linear` gives it, but for every tenth."""
+    x = torch.randint(60, 196, (count, 1, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    y = Linear()(x / 255).argmax(dim=1)
+    y[::10] = 1 - y[::10]
+    return Split(x, y)
+
+
+def margins(images: Split) -> Tensor:
+    """How far each image is on the right side."""
+    with torch.no_grad():
+        logits = Linear().double()(images.x.double() / 255)
+    return (2 * images.y - 1) * logits[:, 1]
+
+
+# -- accuracies -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [7, BATCH, 2 * BATCH + 1])
+def test_clean_accuracy(count: int) -> None:
+    assert clean_accuracy(Linear(), split(count), device=CPU) == pytest.approx(1 - len(range(0, count, 10)) / count)
+
+
+@pytest.mark.parametrize("sigma", [Fraction(1, 16), Fraction(1, 4)])
+def test_noisy_accuracy_is_the_chance_of_staying_on_the_right_side(sigma: Fraction) -> None:
+    model, images = Linear(), split(600)
+    spread = float(sigma) * model.w.detach().double().norm()
+    wanted = stats.norm.cdf((margins(images) / spread).numpy()).mean()
+    found = noisy_accuracy(model, images, sigma, draws=8, device=CPU)
+    assert found == pytest.approx(wanted, abs=0.02)
+    assert 0.55 < found < 0.85
+
+
+def test_noisy_accuracy_is_the_same_at_every_call_with_noise_of_its_own_for_every_draw_and_batch() -> None:
+    seen: list[Tensor] = []
+    model, images = Linear(), split(BATCH + 20)
+    images = Split(images.x[:1].expand(BATCH + 20, -1, -1, -1), images.y)  # one image, so that inputs differ by noise
+    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    torch.manual_seed(1)
+    first, state = noisy_accuracy(model, images, Fraction(1, 4), draws=3, device=CPU), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert noisy_accuracy(model, images, Fraction(1, 4), draws=3, device=CPU) == first
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    once, again = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert [len(x) for x in once] == [BATCH, 20] * 3
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    assert len({tuple(x.flatten().tolist()) for x in torch.cat(once)}) == 3 * (BATCH + 20)
+    assert torch.cat(once).min() < 0  # unclipped
+
+
+@pytest.mark.parametrize("threat", [LINF, L2], ids=str)
+def test_robust_accuracy_is_the_share_of_large_margins(threat: ThreatModel) -> None:
+    model, images = Linear(), split(BATCH + 50)
+    reach = float(threat.eps) * torch.linalg.vector_norm(model.w.detach(), 1 if threat.norm == "linf" else 2)
+    wanted = (margins(images) > reach).double().mean().item()
+    found = robust_accuracy(model, images, threat, steps=10, device=CPU)
+    assert found == pytest.approx(wanted, abs=0.015)  # ten steps of PGD in L2 end a little off the best point
+    assert 0.2 < wanted < 0.8
+    weak = robust_accuracy(model, images, threat, steps=1, device=CPU)
+    assert wanted + 0.02 < weak < clean_accuracy(model, images, device=CPU)  # a quarter of the way, from anywhere
+    assert robust_accuracy(model, images, threat, steps=1, device=CPU) == weak
+
+
+@pytest.mark.parametrize("threat", [LINF, L2], ids=str)
+def test_attacks_take_exactly_the_small_margins(threat: ThreatModel) -> None:
+    model, images, told = Linear(), split(BATCH + 50), []
+    results = attacked(model, images, threat, ALL, seed=0, device=CPU, advance=told.append)
+    assert [result.name for result in results] == list(ALL)
+    assert told == [BATCH, 50] * len(ALL)
+    reach = float(threat.eps) * torch.linalg.vector_norm(model.w.detach(), 1 if threat.norm == "linf" else 2)
+    safe, sure = margins(images), 0.05 * reach  # an attack may miss the optimum by so much
+    for result in results:
+        far = 0 if result.name == "clean" else reach
+        assert result.right.shape == (BATCH + 50,)
+        assert result.right.dtype == torch.bool
+        assert result.accuracy == result.right.double().mean()
+        decided = (safe - far).abs() > sure
+        assert torch.equal(result.right[decided], (safe > far)[decided])
+    assert results[1].accuracy < results[0].accuracy - 0.2
+
+
+def test_attacks_are_the_same_for_the_same_seed_whatever_else_was_drawn_or_attacked() -> None:
+    starts: list[Tensor] = []
+    model, images = Linear(), split(20)
+    model.register_forward_hook(lambda module, inputs, output: starts.append(inputs[0].detach().clone()))
+
+    def start(attacks: tuple[str, ...], seed: int, elsewhere: int) -> Tensor:
+        torch.manual_seed(elsewhere)
+        attacked(model, images, LINF, attacks[:-1], seed=seed, device=CPU)
+        starts.clear()
+        attacked(model, images, LINF, attacks[-1:], seed=seed, device=CPU)
+        return starts[0]
+
+    first = start(("pgd-sat",), 0, 1)
+    assert torch.equal(first, start(("fgsm", "pgd-trades", "pgd-sat"), 0, 2))
+    assert not torch.equal(first, start(("pgd-sat",), 1, 1))
+    assert not torch.equal(first, start(("pgd-trades",), 0, 1))
+
+
+def test_unknown_attacks_are_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        attacked(Linear(), split(3), LINF, ["pgd-satt"], seed=0, device=CPU)
+    assert "did you mean 'pgd-sat'" in str(caught.value)
+
+
+def test_networks_are_judged_in_eval_mode_and_left_as_they_were() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 2)).train()
+    net[2].eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    modes = []
+    net.register_forward_hook(lambda module, inputs, output: modes.append(any(m.training for m in module.modules())))
+    images = split(30)
+    noisy_accuracy(net, images, Fraction(1, 4), draws=1, device=CPU)
+    robust_accuracy(net, images, LINF, steps=2, device=CPU)
+    clean_accuracy(net, images, device=CPU)
+    masking_warnings(net, images, attacked(net, images, LINF, ALL, seed=0, device=CPU), device=CPU)
+    assert modes
+    assert not any(modes)
+    assert [m.training for m in net.modules()] == [True, True, True, False, True]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+# -- signs of masking -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images() -> Split:
+    """Three classes of four-by-four pictures: a bright row each, in noise."""
+    rng = torch.Generator().manual_seed(2)
+    y = torch.randint(3, (150,), generator=rng)
+    x = torch.randint(40, 120, (150, 1, 4, 4), generator=rng)
+    x[torch.arange(150), 0, y] += 80
+    return Split(x.to(torch.uint8), y)
+
+
+@pytest.fixture(scope="module")
+def trained(images: Split) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+        for _ in range(150):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(images.images(slice(None))), images.y).backward()
+            optimizer.step()
+    net.zero_grad(set_to_none=True)
+    return net
+
+
+class After(nn.Module):
+    """A network with something done to what goes in and what comes out."""
+
+    def __init__(self, net: nn.Module, before: Any = None, after: Any = None) -> None:
+        super().__init__()
+        self.net, self.before, self.after = net, before or (lambda x: x), after or (lambda z: z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))
+
+
+class Contrary(torch.autograd.Function):
+    """The identity, whose gradient points the wrong way — everywhere, or only off the grid of bytes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, everywhere: bool) -> Tensor:
+        off = ((x * 255 - (x * 255).round()).abs() > 1e-3).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        ctx.save_for_backward(torch.where(off | everywhere, -1.0, 1.0))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+def found(net: nn.Module, images: Split) -> tuple[list[str], list[Attacked]]:
+    results = attacked(net, images, LINF, ALL, seed=0, device=CPU)
+    return masking_warnings(net, images, results, device=CPU), results
+
+
+def test_an_ordinary_network_gives_no_warning(trained: nn.Module, images: Split) -> None:
+    warnings, results = found(trained, images)
+    assert results[0].accuracy > 0.95
+    assert warnings == []
+
+
+def test_a_network_that_says_nothing_of_the_image_gives_no_false_alarm_but_for_its_gradient(images: Split) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    nn.init.zeros_(flat[1].weight)
+    warnings, _ = found(flat, images)
+    assert [warning.split(" is ")[0] for warning in warnings] == ["the gradient at the image"]
+    assert "100%" in warnings[0]
+
+
+def test_probabilities_are_noticed(trained: nn.Module, images: Split) -> None:
+    warnings, _ = found(After(trained, after=lambda z: z.softmax(dim=1)), images)
+    assert len(warnings) == 1
+    assert "returns probabilities, not logits" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "after", [lambda z: z.softmax(dim=1) + 0.1, lambda z: z.log_softmax(dim=1), lambda z: z.relu()]
+)
+def test_logits_that_only_resemble_probabilities_are_not(trained: nn.Module, images: Split, after: Any) -> None:
+    warnings, _ = found(After(trained, after=after), images)
+    assert not any("probabilities" in warning for warning in warnings)
+
+
+def test_a_randomised_output_is_noticed(trained: nn.Module, images: Split) -> None:
+    torch.manual_seed(0)
+    warnings, _ = found(After(trained, after=lambda z: z + 0.01 * torch.randn_like(z)), images)
+    assert len(warnings) == 1
+    assert "randomised" in warnings[0]
+
+
+@pytest.mark.parametrize(("share", "heard"), [(0, False), (1, False), (2, True), (40, True)])
+def test_gradients_of_exactly_zero_are_noticed(trained: nn.Module, images: Split, share: int, heard: bool) -> None:
+    """`share` of the 100 images that are looked at have none."""
+    blind = images.images(slice(0, share)).flatten(1)
+
+    def before(x: Tensor) -> Tensor:
+        hidden = (x.flatten(1)[:, None] == blind[None]).all(dim=2).any(dim=1).view(-1, 1, 1, 1)
+        return torch.where(hidden, x.detach(), x)
+
+    warnings, _ = found(After(trained, before=before), images)
+    assert [w for w in warnings if "exactly zero" in w] == (
+        [f"the gradient at the image is exactly zero for {share}% of the images"] if heard else []
+    )
+
+
+def test_surviving_what_nothing_can_survive_is_noticed(trained: nn.Module, images: Split) -> None:
+    warnings, results = found(After(trained, before=lambda x: Contrary.apply(x, True)), images)
+    assert results[1].accuracy == results[0].accuracy  # the attacks walk away from every boundary
+    assert len(warnings) == 1
+    assert "survive PGD at linf 0.5" in warnings[0]
+
+
+def test_pgd_that_does_less_than_fgsm_is_noticed(trained: nn.Module, images: Split) -> None:
+    wide = ThreatModel("linf", Fraction(1, 5))
+    net = After(trained, before=lambda x: Contrary.apply(x, False))  # misleading wherever a random start may lie
+    results = attacked(net, images, wide, ALL, seed=0, device=CPU)
+    assert results[1].accuracy < results[2].accuracy
+    warnings = masking_warnings(net, images, results, device=CPU)
+    assert "20 steps of PGD do less than one step of FGSM" in warnings
+
+
+@pytest.mark.parametrize(("fgsm", "pgd", "heard"), [(0.5, 0.5, False), (0.5, 0.501, False), (0.5, 0.503, True)])
+def test_pgd_and_fgsm_may_tie(trained: nn.Module, images: Split, fgsm: float, pgd: float, heard: bool) -> None:
+    results = [Attacked("fgsm", torch.ones(1), fgsm), Attacked("pgd-sat", torch.ones(1), pgd)]
+    warnings = masking_warnings(trained, images, results, device=CPU)
+    assert warnings == (["20 steps of PGD do less than one step of FGSM"] if heard else [])
+    assert masking_warnings(trained, images, results[1:], device=CPU) == []
+    assert masking_warnings(trained, images, results[:1], device=CPU) == []
