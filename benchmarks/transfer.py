@@ -1,7 +1,8 @@
 """Certified robustness carried from a SmoothMix teacher to CRT students: quality, and cost against Gaussian training.
 
     python benchmarks/transfer.py --data digits --teacher resnet8 --students smallcnn,resnet20 --seeds 3
-    python benchmarks/transfer.py --data fashion-mnist --teacher resnet20 --students resnet20 --epochs 1,3 --seeds 1
+    python benchmarks/transfer.py --data fashion-mnist --train-images 8000 --teacher resnet20 --students resnet20 \
+        --epochs 3,6 --batch-size 64 --seeds 1 --n 500 --images 200
 
 Everything goes through `robustkt.api` into a registry of its own (--registry), so an interrupted run continues and a
 second one re-uses what is there. The record is written to benchmarks/records/transfer-DATA.json.
@@ -23,6 +24,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import numpy as np
 import torch
 
 from robustkt import api, models, objectives
@@ -106,6 +108,17 @@ def cost_ratio(options: argparse.Namespace, registry: Registry, arch: str) -> di
     return {"arch": arch, "pairs": pairs, "median_ratio": statistics.median(ratios), "ratios": ratios, "images": count}
 
 
+def subset(options: argparse.Namespace) -> str:
+    """The first --train-images training images and the whole test set, as an .npz beside the registry."""
+    whole = datasets.load(options.data, data_dir=options.data_dir)
+    path = options.registry.with_name(f"{options.data}-{options.train_images}.npz")
+    x, y = whole.train.x[: options.train_images], whole.train.y[: options.train_images]
+    arrays = {"train_images": x, "train_labels": y, "test_images": whole.test.x, "test_labels": whole.test.y}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{k: (v.movedim(1, 3) if v.dim() == 4 else v).numpy() for k, v in arrays.items()})
+    return str(path)
+
+
 def machine() -> dict[str, Any]:
     """Where the figures come from."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
@@ -119,6 +132,12 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
     }
+
+
+def shown(arguments: list[str]) -> str:
+    """The command without the places of this machine."""
+    private = [i for i, a in enumerate(arguments) if a in ("--registry", "--data-dir")]
+    return " ".join(a for i, a in enumerate(arguments) if i not in private and i - 1 not in private)
 
 
 def main() -> None:
@@ -135,21 +154,27 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--cost-images", type=int, default=1_280)
+    parser.add_argument("--train-images", type=int, help="only so many training images")
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--registry", type=Path, required=True)
     options = parser.parse_args()
     epochs = [{"epochs": int(e)} for e in options.epochs.split(",")] if options.epochs else [{}, {}]
     options.epochs = epochs if len(epochs) == 2 else epochs * 2
+    if options.batch_size:
+        options.epochs = [{**e, "batch_size": options.batch_size} for e in options.epochs]
+    name = options.data
+    options.data = subset(options) if options.train_images else options.data
     registry = Registry(options.registry)
     rows = [row for seed in range(options.seeds) for row in quality(options, registry, seed)]
     costs = [cost_ratio(options, registry, arch) for arch in options.students]
     record = {
-        "command": "python benchmarks/transfer.py " + " ".join(a for a in sys.argv[1:] if "/" not in a),
+        "command": "python benchmarks/transfer.py " + shown(sys.argv[1:]),
         "machine": machine(),
         "rows": rows,
         "costs": costs,
     }
     RECORDS.mkdir(exist_ok=True)
-    (RECORDS / f"transfer-{options.data}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RECORDS / f"transfer-{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     for cost in costs:
         print(f"{cost['arch']}: CRT / Gaussian seconds, median of {options.pairs} pairs: {cost['median_ratio']:.3f}")
 

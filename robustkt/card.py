@@ -161,7 +161,7 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     passes = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(cost.items()) if count)
     lines = [
         "## Training",
-        f"{recipe.training.epochs} epochs, seed {recipe.seed}, {recipe.precision}; "
+        f"{recipe.training.epochs} epoch{'s' * (recipe.training.epochs != 1)}, seed {recipe.seed}, {recipe.precision}; "
         f"{settings or 'no settings of its own'}.",
     ]
     if selected:
@@ -171,7 +171,7 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
         )
     if record.get("seconds"):
         lines.append(
-            f"It took {record['seconds']:.0f} s on {record.get('device', 'a device')}; "
+            f"It took {record['seconds']:.1f} s on {record.get('device', 'a device')}; "
             f"images through networks: {passes}."
         )
     lines.append(f"Data fingerprint: `{recipe.data.fingerprint}`.")
@@ -198,4 +198,5 @@ def _use(generation: Generation) -> str:
 
 
 def _ordinal(n: int) -> str:
-    return "one" if n == 1 else f"{n}th"
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return "one" if n == 1 else f"{n}{ending}"

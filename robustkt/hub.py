@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkt import certlog
 from robustkt.card import model_card
-from robustkt.errors import IntegrityError, RobustKTError
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError
 from robustkt.generation import Generation, read_manifest
 from robustkt.numbers import canonical, digest
 from robustkt.registry import Registry
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
 PICTURE = "certified_accuracy.png"
+PUBLISHED = re.compile(  # what `folder_files` names
+    r"(manifest|config|record)\.json|model\.safetensors|README\.md|architecture\.py\.txt|certified_accuracy\.png"
+    r"|ancestors/[0-9a-f]{64}\.json|(certificate|evaluation)s/[a-z]+-[0-9a-f-]+\.(json|tsv)"
+)
 
 
 def folder_files(registry: Registry, generation: Generation) -> dict[str, bytes]:
@@ -39,7 +45,7 @@ def folder_files(registry: Registry, generation: Generation) -> dict[str, bytes]
     files: dict[str, bytes] = {
         MANIFEST: generation.manifest(),
         "config.json": canonical(_config(generation)),
-        "model.safetensors": weights,
+        WEIGHTS: weights,
         "record.json": canonical(
             {k: v for k, v in record.items() if k != "paths"}
         ),  # whose machine is nobody's business
@@ -51,10 +57,8 @@ def folder_files(registry: Registry, generation: Generation) -> dict[str, bytes]
     for result in results:
         files[f"{result.kind}s/{result.path.name}"] = result.path.read_bytes()
         if "log" in result.content:
-            log = result.path.with_suffix(".tsv").read_bytes()
-            if digest(log) != result.content["log_hash"]:
-                raise IntegrityError(f"the log of {result.path} is damaged", "Run `robustkt verify`.")
-            files[f"{result.kind}s/{result.path.with_suffix('.tsv').name}"] = log
+            log = registry.log(result)
+            files[f"{result.kind}s/{registry.log_path(result).name}"] = log
         if result.kind == "certificate":
             settings = result.content["settings"]
             label = f"σ = {settings['sigma']}, n = {settings['n']:,}"
@@ -89,9 +93,11 @@ def write_folder(files: dict[str, bytes], folder: Path) -> None:
     Raises:
         RobustKTError: the folder holds something else, or cannot be written.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    foreign = _foreign(folder)
+    if foreign is not None:
         raise RobustKTError(
-            f"{folder} holds something that is not a published generation", "Name a new or empty folder with --to."
+            f"{folder} holds something that is not a published generation: {foreign}",
+            "Name a new or empty folder with --to.",
         )
     folder = folder.absolute()
     fresh = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}")
@@ -111,24 +117,42 @@ def write_folder(files: dict[str, bytes], folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _foreign(folder: Path) -> str | None:
+    """Something in `folder` that no earlier publication put there, or None."""
+    if not folder.is_dir():
+        return folder.name if folder.exists() or folder.is_symlink() else None
+    files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()]
+    if not files:
+        return None
+    try:
+        read_manifest((folder / MANIFEST).read_bytes(), "", MANIFEST)
+    except (OSError, RobustKTError):
+        return files[0]
+    return next((file for file in files if not PUBLISHED.fullmatch(file)), None)
+
+
 def read_folder(folder: Path) -> nn.Module:
     """The network of a published folder, in eval mode: images (B, C, H, W) in [0, 1] to logits (B, K).
 
     Runs no code from the folder.
 
     Raises:
+        NotFoundError: it is no published folder.
         IntegrityError: the weights are not those of the manifest.
         RobustKTError: the architecture is code of the author's own; build it yourself and load `model.safetensors`.
     """
     from safetensors.torch import load as load_tensors
 
-    from robustkt.models import build
+    from robustkt.models import build, is_user_arch
 
+    for name in (MANIFEST, WEIGHTS):
+        if not (folder / name).is_file():
+            raise NotFoundError(f"{folder} holds no {name}", "Name the folder of a published generation.")
     generation = read_manifest((folder / MANIFEST).read_bytes(), folder.name, str(folder / MANIFEST))
-    data = (folder / "model.safetensors").read_bytes()
+    data = (folder / WEIGHTS).read_bytes()
     if digest(data) != generation.weights:
-        raise IntegrityError(f"{folder / 'model.safetensors'} is not what the manifest names", "Fetch it again.")
-    if generation.recipe.arch_source is not None:
+        raise IntegrityError(f"{folder / WEIGHTS} is not what the manifest names", "Fetch it again.")
+    if generation.recipe.arch_source is not None or is_user_arch(generation.recipe.arch):
         raise RobustKTError(
             f"the architecture of {generation.name} is code of its author's own, {generation.recipe.arch}",
             "Read architecture.py.txt, build the network yourself and load model.safetensors into it.",

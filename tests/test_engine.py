@@ -181,20 +181,29 @@ def interrupted(
     return trainer(folder, objective(method), score=score, progress=watch, **options), watch
 
 
+PLANS: dict[str, dict[str, Any]] = {"gaussian": FULL, "sat": {"momentum": 0.9}, "rslad": {"ema": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fit]:
+    return {
+        method: trainer(tmp_path_factory.mktemp(method), objective(method), **options).run()
+        for method, options in PLANS.items()
+    }
+
+
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m[0]}-{m[1]}")
-@pytest.mark.parametrize(
-    ("method", "options"), [("gaussian", FULL), ("sat", {"momentum": 0.9}), ("rslad", {"ema": 0.5})]
-)
+@pytest.mark.parametrize("method", PLANS)
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    method: str, options: dict[str, Any], moment: tuple[str, int], tmp_path: Path
+    method: str, moment: tuple[str, int], uninterrupted: dict[str, Fit], tmp_path: Path
 ) -> None:
-    whole = trainer(tmp_path / "whole", objective(method), **options).run()
-    first, _ = interrupted(tmp_path / "cut", moment, method, 17, **options)
+    whole, options = uninterrupted[method], PLANS[method]
+    first, _ = interrupted(tmp_path, moment, method, 17, **options)
     with pytest.raises(KeyboardInterrupt):
         first.run()
     watch = Watch()
     torch.manual_seed(99)
-    fit = trainer(tmp_path / "cut", objective(method), progress=watch, **options).run()
+    fit = trainer(tmp_path, objective(method), progress=watch, **options).run()
     assert equal(fit.best, whole.best)
     assert equal(fit.last, whole.last)
     assert facts(fit) == facts(whole)
@@ -248,6 +257,33 @@ def test_every_source_of_chance_follows_the_seed(source: str, tmp_path: Path) ->
     assert close == [True, True, False]
 
 
+def test_the_noise_of_an_epoch_is_its_own(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Draws(Recorder):
+        def perturb(self, student: Any, batch: Batch) -> Tensor:
+            drawn.append(float(torch.rand((), generator=batch.rng)))
+            return batch.x
+
+    drawn: list[float] = []
+    trainer(tmp_path, Draws()).run()
+    assert len(set(drawn)) == EPOCHS * 3
+
+
+def test_the_student_is_in_train_mode_at_every_step_whatever_scoring_did(tmp_path: Path) -> None:
+    modes: list[bool] = []
+
+    def score(model: nn.Module) -> float:
+        model.eval()
+        return 0.0
+
+    student = network().eval()
+    student.register_forward_hook(
+        lambda module, inputs, output: modes.append(module[1].training and module[3].training)
+    )
+    trainer(tmp_path, student=student, score=score).run()
+    assert modes == [True] * EPOCHS * 3
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "garbage", "in the history"])
 def test_a_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -285,7 +321,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
-@pytest.mark.parametrize("cut", [None, 1, 2, 3])
+@pytest.mark.parametrize("cut", [None, 1, 3])
 @pytest.mark.parametrize(
     ("scores", "best"), [([0.5, 0.7, 0.7, 0.3], 2), ([0.9, 0.1, 0.2, 0.3], 0), ([0.2, 0.2, 0.2, 0.2], 3)]
 )
@@ -391,14 +427,12 @@ def test_crops_and_flips_change_the_images_only_where_they_are_asked_for(tmp_pat
 # -- steps by hand ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize("decay_norm", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.05])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_steps_are_those_of_sgd_written_out(
-    nesterov: bool, decay_norm: bool, clip: float | None, momentum: float, tmp_path: Path
+    momentum: float, nesterov: bool, decay_norm: bool, clip: float | None, tmp_path: Path
 ) -> None:
-    nesterov = nesterov and momentum > 0
     recorder, net = Recorder(), linear()
     start = {name: value.double().numpy().copy() for name, value in net.state_dict().items()}
     run = trainer(

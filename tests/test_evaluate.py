@@ -243,7 +243,13 @@ def test_probabilities_are_noticed(trained: nn.Module, images: Split) -> None:
 
 
 @pytest.mark.parametrize(
-    "after", [lambda z: z.softmax(dim=1) + 0.1, lambda z: z.log_softmax(dim=1), lambda z: z.relu()]
+    "after",
+    [
+        lambda z: z.softmax(dim=1) + 0.1,
+        lambda z: z.log_softmax(dim=1),
+        lambda z: z.relu(),
+        lambda z: z - z.mean(1, keepdim=True) + 1 / 3,
+    ],
 )
 def test_logits_that_only_resemble_probabilities_are_not(trained: nn.Module, images: Split, after: Any) -> None:
     warnings, _ = found(After(trained, after=after), images)

@@ -32,7 +32,7 @@ def trace(training: Training, steps_an_epoch: int = STEPS_AN_EPOCH) -> list[floa
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
-@pytest.mark.parametrize("steps_an_epoch", [1, STEPS_AN_EPOCH, 39])
+@pytest.mark.parametrize("steps_an_epoch", [1, STEPS_AN_EPOCH])
 def test_published_traces(preset: str, steps_an_epoch: int) -> None:
     training = Training(**fill(Training, METHODS.tables("PRESETS")[preset]))
     pieces = PUBLISHED[preset]
@@ -53,6 +53,13 @@ def test_multistep_takes_whole_epochs_and_its_own_factor() -> None:
     assert trace(late, 2) == [3.0] * 4 + [1.5] * 6
     both = Training(lr=1.0, epochs=4, schedule="multistep", milestones=(0.5, 0.5))  # twice at once
     assert trace(both, 1) == pytest.approx([1, 1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(("epochs", "after"), [(22, 15), (23, 13), (76, 53)])
+def test_an_epoch_begins_at_its_first_step_however_its_share_is_rounded(epochs: int, after: int) -> None:
+    assert math.floor(after / epochs * epochs) < after  # floating point falls short of the epoch here
+    training = Training(lr=1.0, epochs=epochs, schedule="multistep", milestones=(after / epochs,))
+    assert trace(training) == pytest.approx([1.0] * after * 7 + [0.1] * (epochs - after) * 7)
 
 
 @pytest.mark.parametrize("warmup", [0.1, 0.2, 0.5])

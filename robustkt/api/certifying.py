@@ -91,6 +91,8 @@ def certify(
     registry, progress = registry or Registry.locate(), progress or Silent()
     level = noise_level(sigma)
     _check_options(mode, n, n0, alpha, noise, norm, skip, max_images, batch_size)
+    if radii is not None and (not radii or min(radii) < 0):
+        raise UsageError("--radii must be numbers from 0 up", "For instance --radii 0,0.25,0.5.")
     found = registry.get(generation)
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
@@ -102,22 +104,24 @@ def certify(
         "data": dataset.spec.fingerprint, "precision": pick_precision(precision),
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]
-    stored = None if fresh else registry.result(found.id, "certificate", key)
+    folder = registry.job_path("certify", digest(canonical([found.id, key]))[7:23])
+    unfinished = (folder / "log.tsv").is_file()  # also of an interrupted --fresh, beside the earlier result
+    stored = None if fresh or unfinished else registry.result(found.id, "certificate", key)
     if stored is None:
-        folder = registry.job_path("certify", digest(canonical([found.id, key]))[7:23])
         with locked(folder / "lock", "this very certification", timeout=1.0):
             if fresh:
                 (folder / "log.tsv").unlink(missing_ok=True)
             _run(registry, found, settings, dataset, indices, folder, target, batch_size, last, progress)
-            path = _store(registry, found, key, settings, folder, target)
+            _store(registry, found, key, settings, folder, target)
             shutil.rmtree(folder, ignore_errors=True)
     else:
-        path = stored.path
         progress.note(f"{found.name} has this very certificate already; --fresh measures it again")
-    log = path.with_suffix(".tsv")
+    result = stored or registry.result(found.id, "certificate", key)
+    assert result is not None  # it has just been stored
+    log = registry.log(result)
     if out is not None:
-        write_atomic(out, log.read_bytes())
-    rows = certlog.parse(log.read_text())
+        write_atomic(out, log)
+    rows = certlog.parse(log.decode())
     return {
         "generation": found.name,
         "id": found.id,
@@ -126,7 +130,7 @@ def certify(
         **summarise(rows, radii or default_radii(level, n, alpha)),
         "samples_per_image": n + n0,
         "seconds": sum(row.seconds for row in rows),
-        "log": str(out or log),
+        "log": str(out or registry.log_path(result)),
         "reused": stored is not None,
     }
 
@@ -183,13 +187,13 @@ def _run(
 
 def _store(
     registry: Registry, found: Generation, key: str, settings: Mapping[str, Any], folder: Path, device: torch.device
-) -> Path:
+) -> None:
     log = (folder / "log.tsv").read_bytes()
     rows = certlog.parse(log.decode())
     level = Fraction(settings["sigma"])
     figures = summarise(rows, default_radii(level, settings["n"], settings["alpha"]))
     content = {"settings": dict(settings), "figures": figures, **machine(device)}
-    return registry.put_result(found.id, "certificate", key, content, log)
+    registry.put_result(found.id, "certificate", key, content, log)
 
 
 def summarise(rows: Sequence[certlog.Row], radii: Sequence[Fraction]) -> dict[str, Any]:
@@ -208,9 +212,9 @@ def summarise(rows: Sequence[certlog.Row], radii: Sequence[Fraction]) -> dict[st
 
 
 def default_radii(sigma: Fraction, n: int, alpha: float) -> list[Fraction]:
-    """0, then steps of ¼ (of σ when that is smaller) up to the largest radius that n samples can certify."""
+    """0, then steps of ¼ (σ where that is smaller, σ/4 where larger) up to the largest radius n samples can certify."""
     largest = radius_l2(lower_bound(n, n, alpha), float(sigma))
-    step = min(Fraction(1, 4), sigma)
+    step = max(min(Fraction(1, 4), sigma), sigma / 4)
     return [step * i for i in range(int(Fraction(largest) / step) + 1)]
 
 
@@ -318,7 +322,8 @@ def _check_options(
         raise unknown("norm for certificates", norm, ["l2"])
     if not 0 < alpha < 0.5:
         raise UsageError(f"--alpha must lie between 0 and ½, not {alpha}", "The field uses 0.001.")
-    counts = {"--n": n, "--n0": n0, "--max-images": max_images, "--skip": skip or 1, "--batch-size": batch_size}
+    counts = {"--n": n, "--n0": n0, "--max-images": max_images, "--batch-size": batch_size}
+    counts |= {} if skip is None else {"--skip": skip}
     for option, value in counts.items():
         if value < 1:
             raise UsageError(f"{option} must be at least 1, not {value}", f"Leave {option} out for the default.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from robustkt import data as datasets
 from robustkt import models
+from robustkt.catalog import unknown
 from robustkt.core import InPrecision
 from robustkt.engine import PRECISIONS
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
@@ -32,8 +34,8 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
     kind, _, index = name.partition(":")
-    if kind not in there or (index and not index.isdigit()):
-        raise UsageError(f"unknown device '{name}'", "Known: auto, cpu, cuda, mps.")
+    if kind not in there or (index and not re.fullmatch("[0-9]{1,4}", index)):
+        raise unknown("device", name, ["auto", *there])
     if not there[kind]:
         raise UsageError(
             f"this machine has no {kind} device that torch can use", "Leave --device out, or use --device cpu."
@@ -46,7 +48,7 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str) -> str:
     """`fp32`, `bf16`, or `auto`, which is fp32 until parity of bf16 is shown on the machine at hand."""
     if name not in ("auto", *PRECISIONS):
-        raise UsageError(f"unknown precision '{name}'", "Known: auto, fp32, bf16.")
+        raise unknown("precision", name, ["auto", *PRECISIONS])
     return "fp32" if name == "auto" else name
 
 
@@ -62,6 +64,9 @@ def load_data(
     spec, who = generation.recipe.data, who or generation.name
     if data is not None:
         found = datasets.load(data, data_dir=data_dir, image_size=spec.image_size)
+        channels, height, width = found.spec.shape
+        if spec.shape == (channels, spec.shape[-1], spec.shape[-1]) and (height, width) != spec.shape[1:]:
+            found = datasets.load(data, data_dir=data_dir, image_size=spec.shape[-1])
         datasets.check_fits(spec, found.spec, who=who)
         return found
     source = spec.name if spec.name in datasets.NAMES else paths(registry, generation).get("data")
@@ -91,6 +96,11 @@ def load_network(registry: Registry, generation: Generation, *, last: bool = Fal
     """
     recipe = generation.recipe
     source = None
+    if recipe.arch_source is None and models.is_user_arch(recipe.arch):
+        raise IntegrityError(
+            f"the architecture of {generation.name} is code, {recipe.arch}, and its manifest does not pin it",
+            "Do not trust it: no robustkt writes such a manifest.",
+        )
     if recipe.arch_source is not None:
         spec = paths(registry, generation).get("arch", recipe.arch)
         source = UserSource(spec, registry.object(recipe.arch_source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import platform
@@ -22,14 +23,14 @@ from robustkt.api.loading import load_data, load_network, pick_device, pick_prec
 from robustkt.api.recipes import assemble, inherited
 from robustkt.catalog import plain
 from robustkt.core import ThreatModel, seed_of
-from robustkt.errors import UsageError
+from robustkt.errors import IntegrityError, UsageError
 from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
 from robustkt.generation import NAME, Generation, Recipe, to_json
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 from robustkt.registry.files import locked
-from robustkt.registry.store import name_taken
+from robustkt.registry.store import name_taken, objects_of
 
 SELECTION_IMAGES = 1_000  # held-out images that an epoch is judged by
 SELECTION_DRAWS = 4  # noisy copies of each
@@ -181,6 +182,7 @@ class _Job:
         self.registry, self.recipe, self.parents, self.name = registry, recipe, dict(parents), name
         self.dataset, self.source, self.device = dataset, source, device
         self.fresh, self.progress = fresh, progress
+        self.lost: str | None = None  # id of a generation of this recipe whose weights are damaged
         self.key = digest(canonical({"recipe": to_json(recipe), "parents": self.parents}))[7:23]
 
     def run(self, teacher: Generation | None) -> dict[str, Any]:
@@ -205,22 +207,31 @@ class _Job:
         return outcome(generation, record, created=True)
 
     def _done(self) -> dict[str, Any] | None:
-        """The existing generation of this recipe; a further name is added if one was asked for."""
+        """The existing generation of this recipe, if its weights are whole; it gets the name that was asked for."""
         if not self.registry.exists:
             return None
         same = [g for g in self.registry.all() if g.recipe == self.recipe and dict(g.parents) == self.parents]
         if not same:
             return None
         found = next((g for g in same if g.name == self.name), same[0])
+        try:
+            for stored in objects_of(found):
+                self.registry.object(stored)
+        except IntegrityError as error:
+            self.progress.note(f"{error.what}; making {found.name} again")
+            self.lost, self.name = found.id, self.name or found.name
+            return None
         record = self.registry.record(found.id)
         if self.name not in (None, found.name):
             self._check_free()
-            found = self.registry.add(Generation(**{**vars(found), "name": self.name}), record)
+            found = self.registry.add(dataclasses.replace(found, name=self.name), record)
         self.progress.note(f"{found.name} is this very recipe, trained already; nothing to do")
         return outcome(found, record, created=False)
 
     def _check_free(self) -> None:
-        if self.name is not None and self.registry.exists and self.name in self.registry.refs()["names"]:
+        if self.name is None or not self.registry.exists:
+            return
+        if self.registry.refs()["names"].get(self.name) not in (None, self.lost):
             raise name_taken(self.name)
 
     def _train(self, student: nn.Module, teacher: Generation | None, folder: Path) -> tuple[Generation, dict[str, Any]]:

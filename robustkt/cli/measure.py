@@ -12,6 +12,8 @@ from robustkt.cli import tables
 from robustkt.cli.output import Output, guarded
 from robustkt.errors import UsageError
 
+PICTURES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")  # endings of no generation
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
@@ -167,7 +169,7 @@ def predict(
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     first, *rest = arguments
-    named = bool(rest) and not Path(first).is_file()
+    named = bool(rest) and not Path(first).is_file() and Path(first).suffix.lower() not in PICTURES
     if not named:
         output.note(f"@latest is {o.registry_of(registry).get('@latest').name}")
     result = api.predict(

@@ -129,7 +129,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            again = shlex.join(["robustkt", *sys.argv[1:]])
+            again = shlex.join(["robustkt", *(a for a in sys.argv[1:] if a != "--fresh")])  # which would start over
             _complain(
                 "interrupted; what is done is kept", f"To continue, type: {again}", as_json=bool(kwargs.get("as_json"))
             )
@@ -137,11 +137,21 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:  # `robustkt list | head`: the reader has had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:  # the rest of what the operating system refuses, such as reading
+            if error.filename is None or os.environ.get("ROBUSTKT_DEBUG") == "1":
+                raise
+            _complain(
+                f"cannot use {error.filename}: {error.strerror}",
+                "Check that it is there and yours to read; ROBUSTKT_DEBUG=1 shows where it happened.",
+                as_json=bool(kwargs.get("as_json")),
+            )
+            raise typer.Exit(1) from None
 
     return run
 
 
 def _complain(what: str, fix: str, *, as_json: bool) -> None:
+    what, fix = " ".join(what.split()), " ".join(fix.split())  # one line each, whatever they quote
     if as_json:
         sys.stdout.write(json.dumps({"error": what, "fix": fix}, ensure_ascii=False) + "\n")
     typer.secho(f"error: {what}", err=True, fg=typer.colors.RED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,16 +117,17 @@ def predicted(console: Console, result: Mapping[str, Any]) -> None:
 
 def listed(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of list."""
+    from rich.markup import escape
+
     if not result["generations"]:
-        console.print(
-            f"no generations in {result['registry']}; make one with `robustkt quickstart` or `robustkt train`"
-        )
+        where = escape(result["registry"])
+        console.print(f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`")
         return
     table = _table(console, "name", "method", "arch", "data", "for", "teacher", "certified", "attacked", left=6)
     for row in result["generations"]:
         table.add_row(
-            row["generation"], row["method"], row["arch"], row["data"], row["guarantee"] or "–", row["teacher"] or "–",
-            _certified(row), _robust(row),
+            *map(escape, (row["generation"], row["method"], row["arch"], row["data"], row["guarantee"] or "–")),
+            row["teacher"] or "–", _certified(row), _robust(row),
         )  # fmt: skip
     console.print(table)
     console.print(
@@ -189,6 +191,7 @@ def _first(item: tuple[str, float]) -> float:
 
 def descent(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of lineage."""
+    from rich.markup import escape
     from rich.tree import Tree
 
     def label(row: Mapping[str, Any]) -> str:
@@ -198,7 +201,7 @@ def descent(console: Console, result: Mapping[str, Any]) -> None:
         ]
         told = ", ".join(f for f in figures if f)
         name = f"[bold]{row['generation']}[/bold]" + (" ←" if row["generation"] == result["focus"] else "")
-        return f"{name}  {row['method']} {row['arch']}, {duration(row['seconds'])}" + (
+        return f"{name}  {escape(row['method'])} {escape(row['arch'])}, {duration(row['seconds'])}" + (
             f"  [dim]{told}[/dim]" if told else ""
         )
 
@@ -214,12 +217,14 @@ def descent(console: Console, result: Mapping[str, Any]) -> None:
 
 def verified(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of verify."""
+    from rich.markup import escape
+
     for problem in result["problems"]:
-        console.print(f"[red]damaged[/red]  {problem['what']}: {problem['path']}", soft_wrap=True)
+        console.print(f"[red]damaged[/red]  {escape(problem['what'])}: {escape(problem['path'])}", soft_wrap=True)
     for note in result["notes"]:
-        console.print(f"[dim]note[/dim]  {note['what']}: {note['path']}", soft_wrap=True)
+        console.print(f"[dim]note[/dim]  {escape(note['what'])}: {escape(note['path'])}", soft_wrap=True)
     verdict = "sound" if result["ok"] else f"{len(result['problems'])} problems"
-    console.print(f"{result['registry']}: {result['generations']} generations, {verdict}", soft_wrap=True)
+    console.print(f"{escape(result['registry'])}: {result['generations']} generations, {verdict}", soft_wrap=True)
 
 
 def pushed(console: Console, result: Mapping[str, Any]) -> None:
@@ -230,14 +235,15 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
     total = sum(file["size"] for file in result["files"])
     if result["dry_run"]:
-        console.print(result["card"], markup=False)
+        console.print(result["card"], markup=False, soft_wrap=True)
         goal = result["to"] or result["repo"] or "nowhere yet: name a folder with --to DIR"
-        console.print(f"dry run: {len(result['files'])} files, {total:,} bytes, would go to {goal}")
+        console.print(f"dry run: {len(result['files'])} files, {total:,} bytes, would go to {goal}", markup=False)
     else:
-        console.print(
-            f"{result['generation']}: {len(result['files'])} files, {total:,} bytes in {result['to']}", soft_wrap=True
-        )
-        console.print(f"to upload: hf upload {result['repo'] or 'ORG/NAME'} {result['to']}", soft_wrap=True)
+        place = result["to"]
+        told = f"{result['generation']}: {len(result['files'])} files, {total:,} bytes in {place}"
+        console.print(told, markup=False, soft_wrap=True)
+        command = shlex.join(["hf", "upload", result["repo"] or "ORG/NAME", place])
+        console.print(f"to upload: {command}", markup=False, soft_wrap=True)
 
 
 def quickstart(console: Console, result: Mapping[str, Any]) -> None:
@@ -265,6 +271,7 @@ def quickstart(console: Console, result: Mapping[str, Any]) -> None:
     )
     console.print(
         f"\npicture    {result['report']}\npublished  {result['published']}\nregistry   {result['registry']}",
+        markup=False,
         soft_wrap=True,
     )
     console.print(

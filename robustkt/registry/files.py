@@ -81,16 +81,15 @@ def locked(path: Path, doing: str, timeout: float = 60.0) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     owner = path.with_name(path.name + ".owner")
+    lock = FileLock(path, timeout=timeout)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=timeout)
-    try:
-        with writing(path):
+        try:
             lock.acquire()
-    except Timeout:
-        raise RobustKTError(
-            f"{doing} is held by {_read_owner(owner)}", "Wait until it has ended, or stop it."
-        ) from None
+        except Timeout:  # an OSError too
+            raise RobustKTError(
+                f"{doing} is held by {_read_owner(owner)}", "Wait until it has ended, or stop it."
+            ) from None
     try:
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         with contextlib.suppress(OSError):

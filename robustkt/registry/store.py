@@ -20,7 +20,7 @@ from robustkt.registry.files import locked, write_atomic
 FORMAT = 1
 MARKER = "registry.json"
 MEND = "Restore it from a copy, or run the command that made the generation again."
-MEASURE = "Restore it from a copy, or delete it and measure again."
+MEASURE = "Restore it from a copy, or measure again with --fresh."
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Registry:
             RobustKTError: the place cannot be written, or holds a registry of a newer format.
         """
         if self.exists:
-            self._check_format()
+            self.check_format()
             return False
         write_atomic(self.root / MARKER, canonical({"format": FORMAT}) + b"\n")
         return True
@@ -71,9 +71,10 @@ class Registry:
     # -- generations ---------------------------------------------------------------------------------------------
 
     def add(self, generation: Generation, record: Mapping[str, Any]) -> Generation:
-        """Commit a generation whose objects are stored: manifest and run record first, the name last.
+        """Commit a generation whose objects are stored: run record, then manifest, the name last.
 
-        An id that is there already keeps its first record and gets the further name. An empty name becomes `genN`.
+        An id that is there already keeps its first record and gets the further name. An empty name is the one that
+        the id has already, else `genN`.
 
         Raises:
             RobustKTError: the name belongs to another generation, or the disk refused.
@@ -90,15 +91,18 @@ class Registry:
                 raise IntegrityError(f"{generation.name}: object {stored} is not stored", "Run the job again.")
         with self.lock():
             refs = self.refs()
-            generation = replace(generation, name=generation.name or self.next_name())
+            if not (self.root / "refs.json").is_file():  # so that manifests without it are damage
+                write_atomic(self.root / "refs.json", canonical_in_order(refs))
+            known = [name for name, identity in refs["names"].items() if identity == generation.id]
+            generation = replace(generation, name=generation.name or next(iter(known), "") or self.next_name())
             taken = refs["names"].get(generation.name)
             if taken not in (None, generation.id):
                 raise name_taken(generation.name)
             for parent in generation.parents.values():
                 self.by_id(parent)
-            write_atomic(self.manifest_path(generation.id), generation.manifest())
             if not self.record_path(generation.id).is_file():
                 write_atomic(self.record_path(generation.id), sealed({"format": FORMAT, **record}))
+            write_atomic(self.manifest_path(generation.id), generation.manifest())
             refs["names"][generation.name] = generation.id
             write_atomic(self.root / "refs.json", canonical_in_order(refs))
         return generation
@@ -191,12 +195,16 @@ class Registry:
     def put_result(
         self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes | None = None
     ) -> Path:
-        """Store a measurement beside its generation; its log first, so that a header never names a missing one."""
+        """Store a measurement beside its generation; its log first, so that a header never names a missing one.
+
+        The log of an earlier measurement with the same settings stays, for those who read its header at the moment.
+        """
         path = self.result_path(identity, kind, key)
         with self.lock():
             if log is not None:
-                write_atomic(path.with_suffix(".tsv"), log)
-                content = {**content, "log": path.with_suffix(".tsv").name, "log_hash": digest(log)}
+                place = path.with_name(f"{path.stem}-{_hex(digest(log))[:8]}.tsv")
+                write_atomic(place, log)
+                content = {**content, "log": place.name, "log_hash": digest(log)}
             write_atomic(path, sealed({"format": FORMAT, "kind": kind, "generation": identity, **content}))
         return path
 
@@ -217,10 +225,14 @@ class Registry:
         Raises:
             IntegrityError: it is missing or damaged.
         """
-        path = result.path.with_suffix(".tsv")
-        if not path.is_file() or digest(path.read_bytes()) != result.content.get("log_hash"):
-            raise IntegrityError(f"the log {path} is missing or damaged", MEASURE)
-        return path.read_bytes()
+        path = self.log_path(result)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise IntegrityError(f"the log {path} is missing", MEASURE) from None
+        if digest(data) != result.content.get("log_hash"):
+            raise IntegrityError(f"the log {path} is damaged: its SHA-256 is another", MEASURE)
+        return data
 
     # -- places --------------------------------------------------------------------------------------------------
 
@@ -240,6 +252,10 @@ class Registry:
         """Where a measurement lies."""
         return self.root / "results" / _hex(identity) / f"{kind}-{key}.json"
 
+    def log_path(self, result: Result) -> Path:
+        """Where the log of a measurement lies."""
+        return result.path.with_name(Path(str(result.content.get("log"))).name or "no-log")
+
     def job_path(self, kind: str, key: str) -> Path:
         """Where an unfinished job keeps what it has done so far."""
         return self.root / "jobs" / f"{kind}-{key}"
@@ -253,9 +269,11 @@ class Registry:
         path = self.root / "refs.json"
         if not path.is_file():
             return {"names": {}, "tags": {}}
-        self._check_format()
+        self.check_format()
         content = self._json(path)
-        pointers = {kind: dict(content.get(kind, {})) for kind in ("names", "tags")}
+        pointers = {kind: content.get(kind) for kind in ("names", "tags")}
+        if not all(isinstance(table, dict) for table in pointers.values()):
+            raise IntegrityError(f"{path} lacks its tables of names and tags", "Restore it from a copy.")
         for name, identity in [pair for table in pointers.values() for pair in table.items()]:
             if not NAME.fullmatch(name) or not isinstance(identity, str) or not HASH.fullmatch(identity):
                 raise IntegrityError(f"{path}: '{name[:80]}' does not point at an id", "Restore refs.json from a copy.")
@@ -303,7 +321,8 @@ class Registry:
             raise IntegrityError(f"{path} does not hold a JSON object", "Restore it from a copy.")
         return content
 
-    def _check_format(self) -> None:
+    def check_format(self) -> None:
+        """Raise a RobustKTError unless the registry has the format that this version reads."""
         found = self._json(self.root / MARKER).get("format")
         if found != FORMAT:
             raise RobustKTError(

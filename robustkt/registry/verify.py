@@ -8,9 +8,9 @@ from pathlib import Path
 
 from robustkt.errors import RobustKTError
 from robustkt.generation import HASH, Generation
-from robustkt.numbers import digest, parse_json
+from robustkt.numbers import digest
 from robustkt.registry.files import TEMPORARY
-from robustkt.registry.store import Registry, objects_of
+from robustkt.registry.store import MARKER, MEASURE, Registry, Result, objects_of, unsealed
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,26 @@ def verify(registry: Registry) -> list[Finding]:
     if not registry.exists:
         raise RobustKTError(f"there is no registry in {registry.root}", "Name one with --registry DIR.")
     try:
+        registry.check_format()
+    except RobustKTError as error:
+        return [Finding(error.what, registry.root / MARKER)]
+    try:
         refs = registry.refs()
     except RobustKTError as error:
         return [Finding(error.what, registry.root / "refs.json")]
     return [
+        *_lost_names(registry),
         *_pointers(registry, refs),
         *_generations(registry, set(refs["names"].values())),
         *_objects(registry),
         *_results(registry),
         *(Finding("an unfinished write", p, damage=False) for p in registry.root.rglob(f"{TEMPORARY}*")),
     ]
+
+
+def _lost_names(registry: Registry) -> Iterator[Finding]:
+    if not (registry.root / "refs.json").is_file() and any((registry.root / "generations").glob("*.json")):
+        yield Finding("the names of all generations are missing", registry.root / "refs.json")
 
 
 def _pointers(registry: Registry, refs: dict[str, dict[str, str]]) -> Iterator[Finding]:
@@ -70,9 +80,11 @@ def _links(registry: Registry, generation: Generation) -> Iterator[Finding]:
         if not registry.object_path(stored).is_file():
             yield Finding(f"an object of {generation.name} is missing", registry.object_path(stored))
     record = registry.record_path(generation.id)
+    if not record.is_file():
+        yield Finding(f"the run record of {generation.name} is missing", record)
+        return
     try:
-        if not registry.record(generation.id):
-            yield Finding(f"the run record of {generation.name} is missing", record)
+        registry.record(generation.id)
     except RobustKTError as error:
         yield Finding(error.what, record)
 
@@ -84,17 +96,23 @@ def _objects(registry: Registry) -> Iterator[Finding]:
 
 
 def _results(registry: Registry) -> Iterator[Finding]:
+    logs = set((registry.root / "results").glob("*/*.tsv"))
     for path in sorted((registry.root / "results").glob("*/*.json")):
         try:
-            content = parse_json(path.read_bytes(), str(path))
+            content = unsealed(path, MEASURE)
         except RobustKTError as error:
             yield Finding(error.what, path)
             continue
         if content.get("generation") != f"sha256:{path.parent.name}":
             yield Finding("a result that belongs to another generation", path)
-        elif not registry.manifest_path(content["generation"]).is_file():
+        elif not (registry.root / "generations" / f"{path.parent.name}.json").is_file():
             yield Finding("a result whose generation is missing", path)
         if "log" in content:
-            log = path.parent / Path(str(content["log"])).name
-            if not log.is_file() or digest(log.read_bytes()) != content.get("log_hash"):
-                yield Finding("a certificate log that is missing or damaged", log)
+            result = Result("", "", content, path)
+            logs.discard(registry.log_path(result))
+            try:
+                registry.log(result)
+            except RobustKTError as error:
+                yield Finding(error.what, registry.log_path(result))
+    for path in sorted(logs):
+        yield Finding("a log that no result names", path, damage=False)
