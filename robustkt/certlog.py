@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 
-from robustkt.certificates import Certificate
+from robustkt.certificates import GRID, Certificate
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "nA", "n", "p_low")
 HEADER = "\t".join(COLUMNS) + "\n"
@@ -39,30 +41,45 @@ class Row:
             certificate.p_low,
         )
 
+    def radius_reaches(self, r: Fraction) -> bool:
+        """Whether the radius is at least `r`, compared on the grid that radii are rounded down to."""
+        return Fraction(round(self.radius * GRID), GRID) >= r
+
     def line(self) -> str:
         """The row as text; six decimals hold a radius on its grid exactly."""
         minutes, seconds = divmod(round(self.seconds * 1e6), 60_000_000)
         took = f"{minutes // 60}:{minutes % 60:02d}:{seconds / 1e6:09.6f}"
         return (
             f"{self.idx}\t{self.label}\t{self.predict}\t{self.radius:.6f}\t{int(self.correct)}\t{took}"
-            f"\t{self.successes}\t{self.trials}\t{self.p_low:.9f}\n"
+            f"\t{self.successes}\t{self.trials}\t{math.floor(self.p_low * 1e9) / 1e9:.9f}\n"
         )
 
 
 def parse(text: str) -> list[Row]:
-    """The whole rows of our own log, a torn last line left out."""
+    """The whole rows of our own log up to the first that is not one: a crash leaves a torn tail."""
     rows = []
     for line in text.splitlines(keepends=True)[1:]:
-        fields = line.rstrip("\n").split("\t")
-        if len(fields) != len(COLUMNS) or not line.endswith("\n"):
+        try:
+            rows.append(_row(line))
+        except ValueError:
             break
-        idx, label, predict, radius, correct, took, successes, trials, p_low = fields
-        hours, minutes, seconds = took.rsplit(":", 2)
-        time = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        rows.append(
-            Row(
-                int(idx), int(label), int(predict), float(radius), correct == "1", time,
-                int(successes), int(trials), float(p_low),
-            )
-        )  # fmt: skip
     return rows
+
+
+def _row(line: str) -> Row:
+    fields = line.rstrip("\n").split("\t")
+    if len(fields) != len(COLUMNS) or not line.endswith("\n"):
+        raise ValueError("not a whole row")
+    idx, label, predict, radius, correct, took, successes, trials, p_low = fields
+    hours, minutes, seconds = took.split(":")
+    return Row(
+        idx=int(idx),
+        label=int(label),
+        predict=int(predict),
+        radius=float(radius),
+        correct=correct == "1",
+        seconds=int(hours) * 3600 + int(minutes) * 60 + float(seconds),
+        successes=int(successes),
+        trials=int(trials),
+        p_low=float(p_low),
+    )

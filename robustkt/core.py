@@ -153,5 +153,5 @@ def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit seed from a key, well mixed: neighbouring keys give unrelated streams."""
+    """A 63-bit seed from a key, well mixed: neighbouring keys give unrelated streams (on a CPU torch uses 32 bits)."""
     return int.from_bytes(hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest(), "big") >> 1

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from robustkt import checkpoint
 from robustkt.core import Batch, InPrecision, Objective, generator, seed_of
 from robustkt.data import Split, crop_flip, to_float
-from robustkt.errors import DivergedError
+from robustkt.errors import DivergedError, IntegrityError
 from robustkt.generation import Training
 from robustkt.progress import Progress
 from robustkt.schedules import learning_rate
@@ -54,6 +54,7 @@ class History:
     best_score: float = -math.inf
     epochs: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, int] = field(default_factory=dict)  # images through each network, those of scoring left out
+    threads: int = field(default_factory=torch.get_num_threads)  # another number rounds sums in another order
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,13 @@ class Trainer:
         Raises:
             DivergedError: the loss stopped being a number; the checkpoint holds the last good epoch.
         """
+        threads = torch.get_num_threads()
+        try:
+            return self._run()
+        finally:
+            torch.set_num_threads(threads)  # a continued run takes the number that it began with
+
+    def _run(self) -> Fit:
         self.net = InPrecision(self.student, PRECISIONS[self.precision])
         self.optimizer = sgd(self.student, self.training)
         ema = self.training.ema
@@ -168,7 +176,7 @@ class Trainer:
     def _guard(self, totals: dict[str, Tensor], epoch: int, step: int) -> None:
         bad = [name for name, total in totals.items() if not math.isfinite(float(total))]
         if bad:
-            kept = f"the state after epoch {epoch} is kept" if epoch else "no epoch was finished"
+            kept = f"the state after epoch {epoch} is kept in {self.folder}" if epoch else "no epoch was finished"
             raise DivergedError(
                 f"training diverged in epoch {epoch + 1}, step {step + 1}: "
                 f"{', '.join(bad)} is not a finite number; {kept}",
@@ -176,7 +184,7 @@ class Trainer:
             )
 
     def _select(self, epoch: int, entry: dict[str, Any]) -> None:
-        score = self.score(InPrecision(self._selected(), PRECISIONS[self.precision]))
+        score = self.score(InPrecision(self._selected(), torch.float32))  # attacks that score run in fp32
         entry["held_out"] = score
         if score >= self.history.best_score:
             self.history.best_epoch, self.history.best_score = epoch, score
@@ -206,8 +214,15 @@ class Trainer:
         found = checkpoint.load(self.folder)
         if found is not None:
             tensors, history = found
-            self.history = History(**history)
-            self.student.load_state_dict(tensors["student"])
+            try:
+                self.history = History(**history)
+                self.student.load_state_dict(tensors["student"])
+            except (TypeError, RuntimeError, KeyError) as error:
+                raise IntegrityError(
+                    f"the checkpoint in {self.folder} was written by another version: {error}",
+                    "Start over with --fresh.",
+                ) from error
+            torch.set_num_threads(self.history.threads)
             self.best = tensors["best"]
             for index, parameter in enumerate(all_parameters(self.optimizer)):
                 if str(index) in tensors["optimizer"]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 class RobustKTError(Exception):
     """An error the user can fix; the command line prints it without a traceback and exits with `exit_code`.
 
-    `what` says what is wrong, `fix` what to do about it, `names` the command to type where there is one.
+    `what` says what is wrong, `fix` what to do about it.
     """
 
     exit_code = 1
@@ -36,12 +36,6 @@ class IntegrityError(RobustKTError):
 
 class DivergedError(RobustKTError):
     """Training whose loss stopped being a number; the last good state is kept."""
-
-
-class InterruptedRun(RobustKTError):
-    """Ctrl-C or SIGTERM in a job that can be continued: exit code 130."""
-
-    exit_code = 130
 
 
 def clip(text: str, width: int = 120) -> str:

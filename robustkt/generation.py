@@ -37,6 +37,11 @@ class DataSpec:
     held_out: int  # training images set aside for selection
     image_size: int | None = None  # side that the images were resized to, if they were
 
+    def __post_init__(self) -> None:
+        for text in (self.name, *self.classes):
+            if not text.isprintable():  # it would be drawn on terminals and pages
+                raise UsageError(f"a class or data set is called {text!r}", "Use a name without control characters.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:

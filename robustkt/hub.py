@@ -16,6 +16,7 @@ from robustkt.generation import Generation, read_manifest
 from robustkt.numbers import canonical, digest
 from robustkt.registry import Registry
 from robustkt.registry.files import sync_folder, write_atomic, writing
+from robustkt.registry.measurements import own
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,16 +40,12 @@ def folder_files(registry: Registry, generation: Generation) -> dict[str, bytes]
 
     weights, record = registry.object(generation.weights), registry.record(generation.id)
     ancestors = list(registry.ancestors(generation))
-    results = [
-        r for r in registry.results(generation.id) if r.content.get("settings", {}).get("weights") == generation.weights
-    ]
+    results = [r for r in registry.results(generation.id) if own(r, generation)]
     files: dict[str, bytes] = {
         MANIFEST: generation.manifest(),
         "config.json": canonical(_config(generation)),
         WEIGHTS: weights,
-        "record.json": canonical(
-            {k: v for k, v in record.items() if k != "paths"}
-        ),  # whose machine is nobody's business
+        "record.json": canonical({k: v for k, v in record.items() if k != "paths"}),
     }
     if generation.recipe.arch_source is not None:
         files["architecture.py.txt"] = registry.object(generation.recipe.arch_source)
@@ -56,9 +53,8 @@ def folder_files(registry: Registry, generation: Generation) -> dict[str, bytes]
     curves: dict[str, list[certlog.Row]] = {}
     for result in results:
         files[f"{result.kind}s/{result.path.name}"] = result.path.read_bytes()
-        if "log" in result.content:
-            log = registry.log(result)
-            files[f"{result.kind}s/{registry.log_path(result).name}"] = log
+        log = registry.log(result)
+        files[f"{result.kind}s/{registry.log_path(result).name}"] = log
         if result.kind == "certificate":
             settings = result.content["settings"]
             label = f"σ = {settings['sigma']}, n = {settings['n']:,}"

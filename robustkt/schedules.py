@@ -47,6 +47,15 @@ def check(training: Training) -> None:
         raise UsageError(
             "the schedule multistep needs milestones", "Add --set milestones=0.5,0.75 (shares of the epochs)."
         )
+    if any(not 0 < milestone < 1 for milestone in training.milestones):
+        given = [f"{milestone:g}" for milestone in training.milestones]
+        shares = ",".join(f"{milestone}/{training.epochs}" for milestone in given)
+        raise UsageError(
+            f"milestones are shares of the epochs, between 0 and 1, not {', '.join(given)}",
+            f"If they are epochs, write --set milestones={shares}.",
+        )
+    if not 0 < training.gamma <= 1:
+        raise UsageError(f"gamma must lie in (0, 1], not {training.gamma:g}", "The papers use 0.1.")
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustkt.certificates import Certificate, Certifying
 from robustkt.core import attacking, seed_of
+from robustkt.errors import IntegrityError
 
 CHUNK = 64  # draws that share one seed; part of what the noise is keyed by, so never tuned
 BATCH = 512  # noisy images a forward pass; free to tune
@@ -88,7 +89,7 @@ def certify(
             while image.pending and filled + min(CHUNK, image.pending) <= batch_size:
                 rows = min(CHUNK, image.pending)
                 noisy = buffer[filled : filled + rows]
-                rng.manual_seed(seed_of(seed, str(image.key), image.chunk))
+                rng.manual_seed(chunk_seed(seed, image.key, image.chunk))
                 noisy.normal_(generator=rng).mul_(float(sigma)).add_(image.x)
                 batch.append((image, filled, rows))
                 image.chunk += 1
@@ -106,6 +107,15 @@ def certify(
             now = time.perf_counter()
             yield image.key, image.done, now - since  # type: ignore[misc]
             since = now
+
+
+def chunk_seed(seed: int, key: int | str, chunk: int) -> int:
+    """The seed of a chunk's noise: another one for every chunk of an image, so that its draws are fresh.
+
+    torch's generator on the CPU uses 32 bits of a seed. Hashing the chunk as well would let an image meet the same
+    32 bits twice (one image in 36 at a million draws); counting up from the image's own hash cannot.
+    """
+    return (seed_of(seed, str(key)) + chunk) % 2**32
 
 
 def _fillable(
@@ -129,8 +139,11 @@ def _count(model: nn.Module, noisy: Tensor, batch: list[tuple[_Image[K], int, in
     rows = torch.tensor([n for _, _, n in batch], device=noisy.device)
     owner = torch.repeat_interleave(torch.arange(len(batch), device=noisy.device), rows, output_size=len(noisy))
     with attacking(model), torch.inference_mode():
-        votes = model(noisy).argmax(dim=1)
+        logits = model(noisy)
+        votes = logits.argmax(dim=1)
         counts = torch.bincount(owner * classes + votes, minlength=len(batch) * classes).view(len(batch), classes).cpu()
+        if not bool(logits.isfinite().all()):
+            raise IntegrityError("the network gives logits that are not finite numbers", "It cannot be certified.")
     for (image, _, n), count in zip(batch, counts, strict=True):
         image.counts += count
         image.awaited -= n

@@ -165,12 +165,10 @@ MOMENTS = [
 ]
 
 
-def interrupted(
-    folder: Path, moment: tuple[str, int], method: str, elsewhere: int, **options: Any
-) -> tuple[Trainer, Watch]:
+def interrupted(folder: Path, moment: tuple[str, int], method: str, elsewhere: int, **options: Any) -> Trainer:
     """A new process, as it were: a network, an objective, meters and a global random state of its own."""
     torch.manual_seed(elsewhere)
-    watch, scored = Watch(stop=moment), []
+    scored: list[int] = []
 
     def score(model: nn.Module) -> float:
         scored.append(1)
@@ -178,7 +176,7 @@ def interrupted(
             raise KeyboardInterrupt
         return figure(model)
 
-    return trainer(folder, objective(method), score=score, progress=watch, **options), watch
+    return trainer(folder, objective(method), score=score, progress=Watch(stop=moment), **options)
 
 
 PLANS: dict[str, dict[str, Any]] = {"gaussian": FULL, "sat": {"momentum": 0.9}, "rslad": {"ema": 0.5}}
@@ -198,7 +196,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     method: str, moment: tuple[str, int], uninterrupted: dict[str, Fit], tmp_path: Path
 ) -> None:
     whole, options = uninterrupted[method], PLANS[method]
-    first, _ = interrupted(tmp_path, moment, method, 17, **options)
+    first = interrupted(tmp_path, moment, method, 17, **options)
     with pytest.raises(KeyboardInterrupt):
         first.run()
     watch = Watch()
@@ -217,7 +215,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 def test_a_run_interrupted_in_every_epoch_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole", objective("smoothmix"), **FULL).run()
     for elsewhere in range(EPOCHS):
-        run, _ = interrupted(tmp_path / "cut", ("advance", 4 if elsewhere else 1), "smoothmix", elsewhere, **FULL)
+        run = interrupted(tmp_path / "cut", ("advance", 4 if elsewhere else 1), "smoothmix", elsewhere, **FULL)
         with pytest.raises(KeyboardInterrupt):
             run.run()
         assert (checkpoint.load(tmp_path / "cut") is None) == (elsewhere == 0)
@@ -299,6 +297,46 @@ def test_a_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
         trainer(tmp_path).run()
     assert "damaged" in str(caught.value)
     assert "--fresh" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["a field of the history", "a layer"])
+def test_a_checkpoint_of_another_version_is_refused(change: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, progress=Watch(stop=("line", 1))).run()
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    tensors, history = found
+    if change == "a layer":
+        tensors["student"]["6.weight"] = tensors["student"].pop("5.weight")
+    else:
+        history["mood"] = "good"
+    checkpoint.save(tmp_path, tensors, history)
+    with pytest.raises(IntegrityError) as caught:
+        trainer(tmp_path).run()
+    assert "another version" in str(caught.value)
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path: Path) -> None:
+    """Another number of threads adds in another order, and the last bits differ."""
+    used: list[int] = []
+
+    @dataclass(frozen=True)
+    class Threads(Recorder):
+        def perturb(self, student: Any, batch: Batch) -> Tensor:
+            used.append(torch.get_num_threads())
+            return batch.x
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path, Threads(), progress=Watch(stop=("line", 1))).run()
+        torch.set_num_threads(1)
+        history = trainer(tmp_path, Threads()).run().history
+    finally:
+        torch.set_num_threads(before)
+    assert history.threads == 2
+    assert used == [2] * EPOCHS * 3
 
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
@@ -613,7 +651,8 @@ def test_only_the_forward_pass_runs_in_bf16(precision: str, dtype: torch.dtype, 
     net[0].register_forward_hook(lambda module, inputs, output: inside.append(output.dtype))
     start = net[0].weight.detach().clone()
     fit = trainer(tmp_path, Types(), student=net, precision=precision, epochs=1, score=score).run()
-    assert set(inside) == {dtype}
+    assert set(inside[:-1]) == {dtype}
+    assert inside[-1] == torch.float32  # the pass that scores
     assert set(outside) == {torch.float32}
     assert all(value.dtype == torch.float32 for name, value in fit.last.items() if "tracked" not in name)
     assert (fit.last["0.weight"] - start).abs().max() > 1e-3

@@ -285,6 +285,18 @@ def test_surviving_what_nothing_can_survive_is_noticed(trained: nn.Module, image
     assert "survive PGD at linf 0.5" in warnings[0]
 
 
+def test_always_naming_the_largest_class_is_no_masking() -> None:
+    """It keeps 90 of 100 images under any attack, without a trick."""
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        constant[1].weight.mul_(1e-3)
+        constant[1].bias.copy_(torch.tensor([9.0, 0.0]))
+    lopsided = Split(split(100).x, (torch.arange(100) >= 90).long())
+    warnings, results = found(constant, lopsided)
+    assert results[2].accuracy == pytest.approx(0.9)
+    assert warnings == []
+
+
 def test_pgd_that_does_less_than_fgsm_is_noticed(trained: nn.Module, images: Split) -> None:
     wide = ThreatModel("linf", Fraction(1, 5))
     net = After(trained, before=lambda x: Contrary.apply(x, False))  # misleading wherever a random start may lie

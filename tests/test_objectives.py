@@ -686,13 +686,16 @@ PRESETS = METHODS.tables("PRESETS")
 def test_presets_make_recipes(preset: str, digits: datasets.Dataset) -> None:
     table = dict(PRESETS[preset])
     method = table.pop("method")
+    given = {key: value for key, value in given_for(method).items() if key not in table}
     recipe = assemble(
-        method=method, arch="resnet8", arch_source=None, data=digits, given=given_for(method), preset=preset,
+        method=method, arch="resnet8", arch_source=None, data=digits, given=given, preset=preset,
         precision="fp32", seed=0,
     )  # fmt: skip
     assert recipe.method == method
-    assert recipe.settings == objectives.resolve(method, {**table, **given_for(method)})
+    assert recipe.settings == objectives.resolve(method, {**table, **given})
     for key, value in table.items():
+        if key in given_for(method):
+            continue  # what is given overrides the preset
         stands = getattr(recipe.training, key, None) if hasattr(recipe.training, key) else recipe.settings[key]
         if key == "milestones":
             assert stands == pytest.approx([float(Fraction(str(share))) for share in value])
@@ -700,8 +703,8 @@ def test_presets_make_recipes(preset: str, digits: datasets.Dataset) -> None:
             assert stands == value
     assert objectives.build(method, recipe.settings, network(10)) is not None
     if "threat" in objectives.needs(method):
-        assert recipe.threat == ("linf", Fraction(8, 255))
-        assert recipe.settings["eps"] == "8/255"
+        assert recipe.threat == ("linf", Fraction(table.get("eps", "8/255")))
+        assert recipe.settings["eps"] == table.get("eps", "8/255")
     if "sigma" in objectives.needs(method):
         assert recipe.sigma == Fraction(1, 4)
 
@@ -711,7 +714,15 @@ def test_published_settings() -> None:
     common = {"batch_size": 128, "lr": 0.1, "momentum": 0.9, "ema": None, "decay_norm": True}
     wanted: dict[str, dict[str, Any]] = {
         "rslad-iccv21": {"epochs": 300, "weight_decay": 2e-4, "kl_scale": 0.1, "steps": 10, **common},
-        "trades-icml19": {"epochs": 76, "weight_decay": 2e-4, "beta": 6.0, "steps": 10, **common},
+        "trades-icml19": {
+            "epochs": 76,
+            "weight_decay": 2e-4,
+            "beta": 6.0,
+            "steps": 10,
+            "eps": "0.031",
+            "step_size": "0.007",
+            **common,
+        },
         "gaussian-icml19": {"epochs": 90, "weight_decay": 1e-4, **common, "batch_size": 256},
         "smoothmix-neurips21": {"weight_decay": 1e-4, "draws": 2, "steps": 4, "eta": 5.0, **common, "batch_size": 256},
         "crt-neurips22": {"epochs": 200, "weight_decay": 1e-4, **common},

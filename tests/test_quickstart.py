@@ -41,7 +41,7 @@ class Notes(Silent):
 @pytest.mark.usefixtures("short")
 def test_quickstart_makes_everything_once(registry: Registry, tmp_path: Path) -> None:
     first = api.quickstart(registry=registry, out=tmp_path / "out")
-    assert set(first) >= {"generation", "table", "seconds", "report", "published", "speedup"}
+    assert set(first) >= {"generations", "table", "seconds", "report", "published", "speedup"}
     names = [row["generation"] for row in api.list_generations(registry)["generations"]]
     assert names == [stage.name for stage in module.STAGES]
     assert names[-1] == "gen2"  # so that @latest is a certified student
@@ -55,7 +55,7 @@ def test_quickstart_makes_everything_once(registry: Registry, tmp_path: Path) ->
 
     notes = Notes()
     again = api.quickstart(registry=registry, out=tmp_path / "out", progress=notes)
-    assert again == first
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
     assert sum("nothing to do" in line for line in notes.lines) == len(module.STAGES)
     assert len(registry.all()) == len(module.STAGES)
 

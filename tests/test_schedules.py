@@ -103,6 +103,11 @@ def test_every_schedule_stays_within_its_rate(schedule: str) -> None:
         ({"schedule": "onecylce"}, "did you mean 'onecycle'"),
         ({"schedule": "linear"}, "Known: onecycle, cosine, multistep, constant"),
         ({"schedule": "multistep"}, "milestones=0.5,0.75"),
+        ({"schedule": "multistep", "milestones": (50.0, 75.0), "epochs": 90}, "milestones=50/90,75/90"),
+        ({"schedule": "multistep", "milestones": (0.5, 1.0)}, "between 0 and 1"),
+        ({"schedule": "multistep", "milestones": (0.0,)}, "between 0 and 1"),
+        ({"schedule": "multistep", "milestones": (0.5,), "gamma": 0.0}, "gamma"),
+        ({"schedule": "multistep", "milestones": (0.5,), "gamma": 1.5}, "gamma"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(fields: dict[str, Any], said: str) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from robustkt import certlog, smooth
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready
+from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, spread
 from robustkt.api.training import machine
 from robustkt.catalog import CERTIFIERS, unknown
 from robustkt.certificates import lower_bound, radius_l2
@@ -23,7 +24,7 @@ from robustkt.generation import Generation
 from robustkt.numbers import canonical, digest, exact
 from robustkt.objectives import noise_level
 from robustkt.progress import Progress, Silent
-from robustkt.registry import Registry
+from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced, locked, write_atomic
 
 SAMPLES = 10_000  # the papers' 100,000 takes ten times as long; --n 100000 gives their table
@@ -96,24 +97,32 @@ def certify(
     found = registry.get(generation)
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
-    step = skip or max(1, len(dataset.test) // max_images)
+    step = skip or spread(len(dataset.test), max_images)
     indices = list(range(0, len(dataset.test), step))[:max_images]
-    settings = {
+    settings: dict[str, Any] = {
         "sigma": exact(level), "mode": mode, "n": n, "n0": n0, "alpha": alpha, "noise": noise, "norm": norm,
         "seed": seed, "images": len(indices), "skip": step, "weights": found.last_weights if last else found.weights,
         "data": dataset.spec.fingerprint, "precision": pick_precision(precision),
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]
-    folder = registry.job_path("certify", digest(canonical([found.id, key]))[7:23])
-    unfinished = (folder / "log.tsv").is_file()  # also of an interrupted --fresh, beside the earlier result
-    stored = None if fresh or unfinished else registry.result(found.id, "certificate", key)
+    # a device draws other noise from the same seed, so that a run is continued on the kind it began on
+    folder = registry.job_path("certify", digest(canonical([found.id, key, target.type]))[7:23])
+
+    def there() -> Result | None:
+        unfinished = (folder / "log.tsv").is_file()  # also of an interrupted --fresh, beside the earlier result
+        return None if fresh or unfinished else registry.result(found.id, "certificate", key)
+
+    stored = there()
     if stored is None:
-        with locked(folder / "lock", "this very certification", timeout=1.0):
-            if fresh:
-                (folder / "log.tsv").unlink(missing_ok=True)
-            _run(registry, found, settings, dataset, indices, folder, target, batch_size, last, progress)
-            _store(registry, found, key, settings, folder, target)
-            shutil.rmtree(folder, ignore_errors=True)
+        with locked(folder.with_suffix(".lock"), "this very certification", timeout=1.0):
+            stored = there()  # by the process that held the lock before
+            if stored is None:
+                model = ready(load_network(registry, found, last=last), target, settings["precision"])
+                if fresh:
+                    (folder / "log.tsv").unlink(missing_ok=True)
+                _run(model, found, settings, dataset, indices, folder, target, batch_size, progress)
+                _store(registry, found, key, settings, folder, target)
+                shutil.rmtree(folder, ignore_errors=True)
     else:
         progress.note(f"{found.name} has this very certificate already; --fresh measures it again")
     result = stored or registry.result(found.id, "certificate", key)
@@ -136,7 +145,7 @@ def certify(
 
 
 def _run(
-    registry: Registry,
+    model: nn.Module,
     found: Generation,
     settings: Mapping[str, Any],
     dataset: datasets.Dataset,
@@ -144,7 +153,6 @@ def _run(
     folder: Path,
     device: torch.device,
     batch_size: int,
-    last: bool,
     progress: Progress,
 ) -> None:
     """Certify the images that the log in `folder` lacks, appending to it."""
@@ -152,7 +160,6 @@ def _run(
     done = certlog.parse(log.read_text()) if log.is_file() else []
     write_atomic(log, (certlog.HEADER + "".join(row.line() for row in done)).encode())  # without a torn line
     remaining = indices[len(done) :]
-    model = ready(load_network(registry, found, last=last), device, settings["precision"])
     certifier = CERTIFIERS.get(settings["mode"])
     arguments = {"sigma": float(Fraction(settings["sigma"])), **{k: settings[k] for k in ("alpha", "n0", "n")}}
     per_image = settings["n"] + settings["n0"]
@@ -200,7 +207,7 @@ def summarise(rows: Sequence[certlog.Row], radii: Sequence[Fraction]) -> dict[st
     """images, abstain_rate, acr, certified_accuracy with 95 % Wilson intervals, over all rows; radius ≥ r counts."""
     from statsmodels.stats.proportion import proportion_confint
 
-    right = {exact(r): sum(row.correct and row.radius >= r for row in rows) for r in radii}
+    right = {exact(r): sum(row.correct and row.radius_reaches(r) for row in rows) for r in radii}
     intervals = {r: [float(x) for x in proportion_confint(k, len(rows), method="wilson")] for r, k in right.items()}
     return {
         "images": len(rows),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, pick_device, ready
+from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
 from robustkt.api.training import machine
 from robustkt.catalog import ATTACKS, unknown
 from robustkt.core import ThreatModel
@@ -20,6 +20,7 @@ from robustkt.evaluate import Attacked, attacked, masking_warnings
 from robustkt.numbers import canonical, digest, exact, fraction
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
+from robustkt.registry.files import locked
 
 
 def evaluate(
@@ -69,11 +70,13 @@ def evaluate(
         raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
     found = registry.get(generation)
     own_norm, own_eps = found.recipe.threat or ("linf", Fraction(8, 255))
+    if norm not in (None, own_norm) and eps is None:
+        raise UsageError(f"an eps in {own_norm} means something else in {norm}", f"Give both: --norm {norm} --eps EPS.")
     threat = ThreatModel(norm or own_norm, fraction(own_eps if eps is None else eps, "eps"))  # type: ignore[arg-type]
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
     names = list(dict.fromkeys(["clean", *(a.lower().replace("_", "-") for a in attacks)]))
-    step = max(1, len(dataset.test) // max_images)
+    step = spread(len(dataset.test), max_images)
     chosen = torch.arange(0, len(dataset.test), step)[:max_images]
     settings: dict[str, Any] = {
         "attacks": names, "norm": threat.norm, "eps": exact(threat.eps), "images": len(chosen), "skip": step,
@@ -82,16 +85,19 @@ def evaluate(
     key = digest(canonical(settings))[7:23]
     stored = None if fresh else registry.result(found.id, "evaluation", key)
     if stored is None:
-        model = ready(load_network(registry, found, last=last), target, "fp32")
-        split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
-        with progress.bar(f"attacking {found.name} in {threat}", len(names) * len(chosen)) as bar:
-            results = attacked(model, split, threat, names, seed=seed, device=target, advance=bar.advance)
-        figures: Mapping[str, Any] = {
-            "attacks": {result.name: _figures(result, threat) for result in results},
-            "warnings": masking_warnings(model, split, results, device=target),
-        }
-        content = {"settings": settings, "figures": figures, **machine(target)}
-        registry.put_result(found.id, "evaluation", key, content, _log(chosen, split.y, results))
+        # the lock also tells at once, not after the work, that nothing can be written here
+        job = registry.job_path("evaluate", digest(canonical([found.id, key]))[7:23])
+        with locked(job.with_suffix(".lock"), "this very evaluation", timeout=1.0):
+            model = ready(load_network(registry, found, last=last), target, "fp32")
+            split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
+            with progress.bar(f"attacking {found.name} in {threat}", len(names) * len(chosen)) as bar:
+                results = attacked(model, split, threat, names, seed=seed, device=target, advance=bar.advance)
+            figures: Mapping[str, Any] = {
+                "attacks": {result.name: _figures(result, threat) for result in results},
+                "warnings": masking_warnings(model, split, results, device=target),
+            }
+            content = {"settings": settings, "figures": figures, **machine(target)}
+            registry.put_result(found.id, "evaluation", key, content, _log(chosen, split.y, results))
     else:
         figures = stored.content["figures"]
         progress.note(f"{found.name} has this very evaluation already; --fresh measures it again")

@@ -32,7 +32,7 @@ def pick_device(name: str) -> torch.device:
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
     kind, _, index = name.partition(":")
     if kind not in there or (index and not re.fullmatch("[0-9]{1,4}", index)):
         raise unknown("device", name, ["auto", *there])
@@ -42,6 +42,9 @@ def pick_device(name: str) -> torch.device:
         )
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise UsageError(f"there is no {name}: this machine has {torch.cuda.device_count()}", "Use --device cuda.")
+    if kind == "cuda":  # fp32 means fp32: no shortened multiplications unless bf16 is asked for
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
 
 
@@ -82,7 +85,7 @@ def load_data(
 
 
 def paths(registry: Registry, generation: Generation) -> dict[str, str]:
-    """Where the data and the code of a generation lay on this machine; circumstances, no part of its identity."""
+    """Where the data of a generation lay on this machine: a circumstance, no part of its identity."""
     found = registry.record(generation.id).get("paths")
     return dict(found) if isinstance(found, dict) else {}
 
@@ -102,9 +105,7 @@ def load_network(registry: Registry, generation: Generation, *, last: bool = Fal
             "Do not trust it: no robustkt writes such a manifest.",
         )
     if recipe.arch_source is not None:
-        spec = paths(registry, generation).get("arch", recipe.arch)
-        source = UserSource(spec, registry.object(recipe.arch_source))
-        check_trusted(source, generation.name)
+        source = trusted(UserSource(recipe.arch, registry.object(recipe.arch_source)), generation.name)
     with torch.random.fork_rng(devices=[]):
         network = models.build(source.spec if source else recipe.arch, recipe.data, source=source)
     identity = generation.last_weights if last else generation.weights
@@ -126,22 +127,31 @@ def ready(network: nn.Module, device: torch.device, precision: str) -> InPrecisi
 
 # -- code of the user's own ------------------------------------------------------------------------------------------
 # A registry may come from somebody else, and building an architecture from its file runs that file. So the code of a
-# generation is run only when its hash is on this user's list; naming the file on the command line puts it there.
+# generation is run only when its hash is on this user's list; naming the file on the command line puts it there,
+# together with the place that it and its siblings are imported from. Nothing that a registry says decides either.
 
 
 def trust(source: UserSource) -> None:
-    """Remember that the user named this code on the command line."""
-    if _mark(source) not in _trusted():
-        append_synced(_trust_list(), f"{_mark(source)} {source.spec}\n".encode())
+    """Remember that the user named this code, and where it lies."""
+    place, _, name = source.spec.rpartition(":")
+    spec = f"{Path(place).expanduser().absolute()}:{name}" if place.endswith(".py") else source.spec
+    if _trusted().get(_mark(source)) != spec:
+        append_synced(_trust_list(), f"{_mark(source)} {spec}\n".encode())
 
 
-def check_trusted(source: UserSource, who: str) -> None:
-    """Raise a UsageError unless the user has named this very code before."""
-    if _mark(source) not in _trusted():
+def trusted(source: UserSource, who: str) -> UserSource:
+    """The same code with the place that the user named it at.
+
+    Raises:
+        UsageError: the user has not named this very code.
+    """
+    spec = _trusted().get(_mark(source))
+    if spec is None:
         raise UsageError(
             f"the architecture of {who} is code, {source.spec} ({source.hash[:19]}…), that you have not run here",
             "Read it, then train once with `--arch FILE.py:NAME`, FILE.py holding the same code: that trusts it.",
         )
+    return UserSource(spec, source.text)
 
 
 def _mark(source: UserSource) -> str:
@@ -152,6 +162,13 @@ def _trust_list() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "robustkt" / "trusted-code"
 
 
-def _trusted() -> set[str]:
+def _trusted() -> dict[str, str]:
+    """Marks and places, the latest last."""
     path = _trust_list()
-    return {line.split()[0] for line in path.read_text().splitlines() if line} if path.is_file() else set()
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {mark: spec for mark, _, spec in (line.partition(" ") for line in lines)}
+
+
+def spread(there: int, wanted: int) -> int:
+    """The step that takes at most `wanted` of `there` images, from all over a set that may be sorted by class."""
+    return max(1, -(-there // wanted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -65,9 +66,11 @@ def quickstart(
         progress: where to report.
 
     Returns:
-        generation, registry, table, speedup, seconds, report, published.
+        generation, generations [{name, id}], registry, table, speedup, retained, seconds (of this call),
+        train_seconds, report, published.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
+    began = time.monotonic()
     _check_names(registry, seed)
     made: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
@@ -116,6 +119,7 @@ def quickstart(
     seconds = {row["generation"]: row["train_seconds"] for row in rows}
     return {
         "generation": "gen2",
+        "generations": [{"name": name, "id": one["id"]} for name, one in made.items()],
         "registry": str(registry.root),
         "sigma": SIGMA,
         "eps": EPS,
@@ -123,7 +127,8 @@ def quickstart(
         "table": rows,
         "speedup": seconds["scratch"] / seconds["gen1"],
         "retained": _at(rows, "gen2") / _at(rows, "gen0"),
-        "seconds": sum(seconds.values()),
+        "seconds": time.monotonic() - began,
+        "train_seconds": sum(seconds.values()),
         "report": str(picture),
         "published": published["to"],
     }

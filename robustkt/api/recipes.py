@@ -80,6 +80,11 @@ def inherited(teacher: Generation, method: str, given: Mapping[str, Any]) -> tup
     taken: dict[str, Any] = {}
     if sigma is not None and "sigma" in objectives.needs(method):
         taken["sigma"] = teacher.recipe.settings["sigma"]
+    if threat is not None and given.get("norm") not in (None, threat[0]) and "eps" not in given:
+        raise UsageError(
+            f"{teacher.name}'s eps is one in {threat[0]}; in {given['norm']} it would mean something else",
+            "Give both: --norm and --eps.",
+        )
     if threat is not None and "threat" in objectives.needs(method):
         taken |= {"norm": threat[0], "eps": threat[1]}
     return method, {**taken, **given}

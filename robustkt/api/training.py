@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import robustkt
 from robustkt import checkpoint, engine, models, objectives
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, trust
+from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, spread, trust
 from robustkt.api.recipes import assemble, inherited
 from robustkt.catalog import plain
 from robustkt.core import ThreatModel, seed_of
@@ -82,7 +82,7 @@ def train(
     if "teacher" in objectives.needs(method):
         raise UsageError(f"{method} learns from a teacher", f"Use `robustkt distill --from GEN --method {method}`.")
     target, source = pick_device(device), _source(arch)
-    _check_name(registry, name)
+    _check_name(name)
     dataset = datasets.load(data, data_dir=data_dir, image_size=image_size)
     recipe = assemble(
         method=method,
@@ -125,7 +125,7 @@ def distill(
     origin = registry.get(teacher)
     method, merged = inherited(origin, method, given or {})
     target, source = pick_device(device), _source(arch)
-    _check_name(registry, name)
+    _check_name(name)
     dataset = load_data(registry, origin, data, data_dir, who=f"the teacher {origin.name}")
     recipe = assemble(
         method=method,
@@ -159,7 +159,7 @@ def spelling(source: models.UserSource | None, arch: str) -> str:
     return f"{Path(place).name}:{name}" if place.endswith(".py") else source.spec
 
 
-def _check_name(registry: Registry, name: str | None) -> None:
+def _check_name(name: str | None) -> None:
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"'{name}' cannot be a generation's name", "Use letters, digits, '.', '_' and '-'.")
 
@@ -184,10 +184,13 @@ class _Job:
         self.fresh, self.progress = fresh, progress
         self.lost: str | None = None  # id of a generation of this recipe whose weights are damaged
         self.key = digest(canonical({"recipe": to_json(recipe), "parents": self.parents}))[7:23]
+        # A student draws other streams than its teacher did at the same seed: else it would begin with the teacher's
+        # first weights and see the very noise that the teacher has learnt from.
+        self.seed = seed_of(recipe.seed, *sorted(parents.values())) if parents else recipe.seed
 
     def run(self, teacher: Generation | None) -> dict[str, Any]:
         """Train, or continue, or return the generation that this recipe has made already."""
-        done = self._done()
+        done = None if self.fresh else self._done()
         if done is not None:
             return done
         self._check_free()
@@ -195,16 +198,20 @@ class _Job:
         if self.registry.create():
             self.progress.note(f"made a registry in {self.registry.root}")
         folder = self.registry.job_path("train", self.key)
-        with locked(folder / "lock", "this very training", timeout=1.0):
-            done = self._done()  # by the process that held the lock before
+        with locked(folder.with_suffix(".lock"), "this very training", timeout=1.0):
+            done = None if self.fresh else self._done()  # by the process that held the lock before
             if done is not None:
                 return done
             if self.fresh:
                 (folder / checkpoint.FILE).unlink(missing_ok=True)
             generation, record = self._train(student, teacher, folder)
+            there = self.registry.has(generation.id)
+            if there:
+                generation = dataclasses.replace(generation, name=self.name or self.registry.names_of(generation.id)[0])
+                self.progress.note(f"the same id as {generation.name}: the run is reproduced")
             generation = self.registry.add(generation, record)
             shutil.rmtree(folder, ignore_errors=True)
-        return outcome(generation, record, created=True)
+        return outcome(generation, record, created=not there)
 
     def _done(self) -> dict[str, Any] | None:
         """The existing generation of this recipe, if its weights are whole; it gets the name that was asked for."""
@@ -253,7 +260,7 @@ class _Job:
             score=score,
             folder=folder,
             progress=self.progress,
-            seed=self.recipe.seed,
+            seed=self.seed,
             precision=self.recipe.precision,
             device=self.device,
             meters=meters,
@@ -276,30 +283,22 @@ class _Job:
             "cost": history.cost,
             "parameters": sum(p.numel() for p in student.parameters()),
             "epochs": history.epochs,
-            "paths": self._paths(),
+            "paths": {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {},
             **machine(self.device),
         }
 
-    def _paths(self) -> dict[str, str]:
-        """Where to find data and code again on this machine."""
-        found = {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {}
-        if self.source is not None:
-            place, _, name = self.source.spec.rpartition(":")
-            found["arch"] = (
-                f"{Path(place).expanduser().absolute()}:{name}" if place.endswith(".py") else self.source.spec
-            )
-        return found
-
     def _student(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.recipe.seed, "weights"))
+            torch.manual_seed(seed_of(self.seed, "weights"))
             arch = self.source.spec if self.source else self.recipe.arch
             network = models.build(arch, self.recipe.data, source=self.source)
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _score(self) -> tuple[str, Callable[[nn.Module], float]]:
         """The held-out figure that selects an epoch: the recipe's own kind of robustness."""
-        split = datasets.Split(self.dataset.held_out.x[:SELECTION_IMAGES], self.dataset.held_out.y[:SELECTION_IMAGES])
+        held_out = self.dataset.held_out
+        chosen = slice(None, None, spread(len(held_out), SELECTION_IMAGES))
+        split = datasets.Split(held_out.x[chosen], held_out.y[chosen])
         sigma, threat = self.recipe.sigma, self.recipe.threat
         if sigma is not None:
             level: Fraction = sigma

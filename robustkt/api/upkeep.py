@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from robustkt import registry as store
-from robustkt.errors import NotFoundError
+from robustkt.errors import NotFoundError, RobustKTError
 from robustkt.generation import Generation, to_json
 from robustkt.registry import Registry
+from robustkt.registry.measurements import own
 
 
 def list_generations(registry: Registry | None = None) -> dict[str, Any]:
@@ -16,9 +17,11 @@ def list_generations(registry: Registry | None = None) -> dict[str, Any]:
     registry = registry or Registry.locate()
     everything = registry.all()
     names = {g.id: g.name for g in reversed(everything)}
+    readable = {g.name for g in everything}
     return {
         "registry": str(registry.root),
         "generations": [_row(registry, generation, names) for generation in everything],
+        "unreadable": [name for name in registry.refs()["names"] if name not in readable],
     }
 
 
@@ -41,7 +44,7 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
 
 
 def lineage(generation: str | None = None, registry: Registry | None = None) -> dict[str, Any]:
-    """Ancestors and descendants of a generation, or the whole forest: {"focus", "roots": [{…, "children": […]}]}."""
+    """Ancestors and descendants of a generation, or all: {"focus", "generations": [{…, "depth"}]}, parents first."""
     registry = registry or Registry.locate()
     everything = {g.id: g for g in reversed(registry.all())}
     if not everything:
@@ -54,12 +57,14 @@ def lineage(generation: str | None = None, registry: Registry | None = None) -> 
     focus = registry.get(generation) if generation else None
     kept = set(everything) if focus is None else _family(registry, focus, children)
 
-    def tree(g: Generation) -> dict[str, Any]:
-        below = [tree(child) for child in children.get(g.id, []) if child.id in kept]
-        return {**_row(registry, g, names), "children": below}
-
     roots = [g for g in reversed(everything.values()) if g.id in kept and not kept & set(g.parents.values())]
-    return {"focus": focus.name if focus else None, "roots": [tree(g) for g in roots]}
+    rows: list[dict[str, Any]] = []
+    stack = [(g, 0) for g in reversed(roots)]
+    while stack:  # not recursive: a lineage may be thousands of generations long
+        g, depth = stack.pop()
+        rows.append({**_row(registry, g, names), "parents": dict(g.parents), "depth": depth})
+        stack += [(child, depth + 1) for child in reversed(children.get(g.id, [])) if child.id in kept]
+    return {"focus": focus.name if focus else None, "generations": rows}
 
 
 def verify(registry: Registry | None = None) -> dict[str, Any]:
@@ -78,7 +83,11 @@ def verify(registry: Registry | None = None) -> dict[str, Any]:
 
 
 def _row(registry: Registry, generation: Generation, names: Mapping[str, str]) -> dict[str, Any]:
-    recipe, record = generation.recipe, registry.record(generation.id)
+    recipe = generation.recipe
+    try:
+        record = registry.record(generation.id)
+    except RobustKTError:
+        record = {}  # `verify` names it
     threat = recipe.threat
     teacher = generation.parents.get("teacher")
     return {
@@ -104,27 +113,47 @@ def _threat(settings: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
-    """The two figures people ask for first, with their settings: certified accuracy and accuracy under attack."""
-    certified, robust = None, None
-    for result in registry.results(generation.id):
-        settings, figures = result.content.get("settings", {}), result.content.get("figures", {})
-        if result.kind == "certificate" and settings.get("weights") == generation.weights:
-            own = str(generation.recipe.settings.get("sigma")) == settings.get("sigma")
-            entry = {name: settings.get(name) for name in ("sigma", "n", "alpha")} | {
-                name: figures.get(name) for name in ("certified_accuracy", "acr", "abstain_rate", "images")
-            }
-            certified = entry if certified is None or own else certified
-        if result.kind == "evaluation" and settings.get("weights") == generation.weights:
-            attacks = figures.get("attacks", {})
-            worst = min(attacks, key=lambda name: attacks[name]["accuracy"], default=None)
-            robust = {
-                "norm": settings.get("norm"),
-                "eps": settings.get("eps"),
-                "clean_accuracy": attacks.get("clean", {}).get("accuracy"),
-                "attack": worst,
-                "robust_accuracy": attacks[worst]["accuracy"] if worst else None,
-            }
-    return {"certified": certified, "robust": robust}
+    """The two figures people ask for first, with their settings: certified accuracy and accuracy under attack.
+
+    Of measurements of the selected weights on the generation's own data, under its own noise or threat where it has
+    one, the one with the most images, then the most samples or attacks.
+    """
+    try:
+        results = [r for r in registry.results(generation.id) if own(r, generation)]
+    except RobustKTError:
+        results = []  # `verify` names it
+    threat = generation.recipe.threat
+    level = generation.recipe.settings.get("sigma")
+    certificates = [
+        r.content for r in results if r.kind == "certificate" and level in (None, r.content["settings"]["sigma"])
+    ]
+    attacked = [
+        r.content
+        for r in results
+        if r.kind == "evaluation"
+        and len(r.content["figures"]["attacks"]) > 1  # more than the clean images
+        and (threat is None or _threat(r.content["settings"]) == _threat(generation.recipe.settings))
+    ]
+    best = max(certificates, key=lambda c: (c["settings"]["images"], c["settings"]["n"]), default=None)
+    hardest = max(attacked, key=lambda c: (c["settings"]["images"], len(c["settings"]["attacks"])), default=None)
+    return {"certified": _certified(best) if best else None, "robust": _robust(hardest) if hardest else None}
+
+
+def _certified(content: Mapping[str, Any]) -> dict[str, Any]:
+    settings, figures = content["settings"], content["figures"]
+    told = {name: settings[name] for name in ("sigma", "n", "alpha", "seed")}
+    return told | {name: figures[name] for name in ("certified_accuracy", "acr", "abstain_rate", "images")}
+
+
+def _robust(content: Mapping[str, Any]) -> dict[str, Any]:
+    settings, attacks = content["settings"], content["figures"]["attacks"]
+    worst = min((name for name in attacks if name != "clean"), key=lambda name: attacks[name]["accuracy"])
+    return {
+        **{name: settings[name] for name in ("norm", "eps", "images")},
+        "clean_accuracy": attacks["clean"]["accuracy"] if "clean" in attacks else None,
+        "attack": worst,
+        "robust_accuracy": attacks[worst]["accuracy"],
+    }
 
 
 def _family(registry: Registry, focus: Generation, children: Mapping[str, list[Generation]]) -> set[str]:

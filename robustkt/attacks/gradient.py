@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustkt import losses
 from robustkt.core import Model, ThreatModel, attacking
+from robustkt.errors import RobustKTError
 
 __all__ = ["clean", "fgsm", "pgd_sat", "pgd_trades"]
 
@@ -39,13 +40,22 @@ def ascend(
 
     Returns:
         The last iterate (B, C, H, W), without gradient.
+
+    Raises:
+        RobustKTError: no gradient reaches the images.
     """
     with attacking(model):
         x_adv = threat.project(start.detach(), x)
         for _ in range(steps):
             x_adv.requires_grad_(True)
             with torch.enable_grad():
-                (grad,) = torch.autograd.grad(loss(model(x_adv)).sum(), x_adv)
+                raised = loss(model(x_adv)).sum()
+                if not raised.requires_grad:
+                    raise RobustKTError(
+                        "the network has no gradient with respect to its images, so gradient attacks say nothing",
+                        "Attack a differentiable network, or leave these attacks out (--attack clean).",
+                    )
+                (grad,) = torch.autograd.grad(raised, x_adv)
             x_adv = threat.project(x_adv.detach() + float(step_size) * threat.steepest(grad), x)
     return x_adv
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -123,15 +123,17 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         where = escape(result["registry"])
         console.print(f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`")
         return
-    table = _table(console, "name", "method", "arch", "data", "for", "teacher", "certified", "attacked", left=6)
+    table = _table(console, "name", "method", "arch", "data", "for", "teacher", "certified", "n", "attacked", left=6)
     for row in result["generations"]:
         table.add_row(
             *map(escape, (row["generation"], row["method"], row["arch"], row["data"], row["guarantee"] or "–")),
-            row["teacher"] or "–", _certified(row), _robust(row),
+            row["teacher"] or "–", _certified(row), _samples(row), _robust(row),
         )  # fmt: skip
     console.print(table)
+    if result["unreadable"]:
+        console.print(f"[red]damaged[/red]  {', '.join(result['unreadable'])}: `robustkt verify` says what is wrong")
     console.print(
-        "certified: accuracy at an L2 radius; attacked: the worst attack. `robustkt show NAME` has the settings."
+        "certified: accuracy at an L2 radius by n samples; attacked: the worst attack. `robustkt show NAME` has more."
     )
 
 
@@ -143,6 +145,10 @@ def _certified(row: Mapping[str, Any]) -> str:
     radii = sorted(certified["certified_accuracy"].items(), key=lambda item: float(item[0]))
     radius, value = radii[min(1, len(radii) - 1)]
     return f"{percent(value)} @{radius}"
+
+
+def _samples(row: Mapping[str, Any]) -> str:
+    return f"{row['certified']['n']:,}" if row["certified"] else "–"
 
 
 def _robust(row: Mapping[str, Any]) -> str:
@@ -194,6 +200,8 @@ def descent(console: Console, result: Mapping[str, Any]) -> None:
     from rich.markup import escape
     from rich.tree import Tree
 
+    trees: list[Tree] = []
+
     def label(row: Mapping[str, Any]) -> str:
         figures = [
             f"certified {_certified(row)}" if row["certified"] else "",
@@ -205,13 +213,16 @@ def descent(console: Console, result: Mapping[str, Any]) -> None:
             f"  [dim]{told}[/dim]" if told else ""
         )
 
-    def grow(tree: Tree, rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            grow(tree.add(label(row)), row["children"])
-
-    for root in result["roots"]:
-        tree = Tree(label(root))
-        grow(tree, root["children"])
+    path: list[Tree] = []  # the node at each depth above the present row
+    for row in result["generations"]:
+        del path[row["depth"] :]
+        if not path and row["depth"] == 0:
+            tree = Tree(label(row))
+            trees.append(tree)
+        else:
+            tree = path[-1].add(label(row))
+        path.append(tree)
+    for tree in trees:
         console.print(tree)
 
 

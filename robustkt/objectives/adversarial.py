@@ -16,7 +16,8 @@ __all__ = ["SAT", "TRADES", "Natural"]
 
 PRESETS = {
     "trades-icml19": {
-        "method": "trades", "beta": 6.0, "steps": 10, "epochs": 76, "batch_size": 128, "lr": 0.1, "momentum": 0.9,
+        "method": "trades", "eps": "0.031", "beta": 6.0, "steps": 10, "step_size": "0.007",
+        "epochs": 76, "batch_size": 128, "lr": 0.1, "momentum": 0.9,
         "weight_decay": 2e-4, "decay_norm": True, "schedule": "multistep", "milestones": ["74/76"], "ema": None,
     },
 }  # fmt: skip

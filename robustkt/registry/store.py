@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,12 @@ from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageE
 from robustkt.generation import HASH, NAME, Generation, read_manifest
 from robustkt.numbers import canonical, digest, parse_json
 from robustkt.registry.files import locked, write_atomic
+from robustkt.registry.measurements import Result, checked
 
 FORMAT = 1
 MARKER = "registry.json"
 MEND = "Restore it from a copy, or run the command that made the generation again."
 MEASURE = "Restore it from a copy, or measure again with --fresh."
-
-
-@dataclass(frozen=True)
-class Result:
-    """A measurement of a generation: its kind (certificate, evaluation), settings and figures."""
-
-    kind: str
-    key: str  # from the settings: the same measurement has the same key
-    content: Mapping[str, Any]
-    path: Path
 
 
 class Registry:
@@ -134,8 +125,13 @@ class Registry:
         return self._read(identity, self.names_of(identity)[0])
 
     def all(self) -> list[Generation]:
-        """Every named generation, the oldest first."""
-        return [self._read(identity, name) for name, identity in self.refs()["names"].items()]
+        """Every named generation that can be read, the oldest first: one damaged manifest hides no others."""
+        names = self.refs()["names"].items()
+        return [found for name, identity in names if (found := self._readable(identity, name)) is not None]
+
+    def has(self, identity: str) -> bool:
+        """Whether a name points at this id."""
+        return identity in self.refs()["names"].values()
 
     def names_of(self, identity: str) -> list[str]:
         """The names that point at an id, or a short form of the id when none does."""
@@ -212,12 +208,12 @@ class Registry:
         """The measurements of a generation, sorted by kind and key."""
         folder = self.root / "results" / _hex(identity)
         found = [(path, path.stem.partition("-")) for path in sorted(folder.glob("*-*.json"))]
-        return [Result(k, key, unsealed(path, MEASURE), path) for path, (k, _, key) in found if kind in (None, k)]
+        return [self._result(k, key, path) for path, (k, _, key) in found if kind in (None, k)]
 
     def result(self, identity: str, kind: str, key: str) -> Result | None:
         """The measurement with these settings, if it has been made."""
         path = self.result_path(identity, kind, key)
-        return Result(kind, key, unsealed(path, MEASURE), path) if path.is_file() else None
+        return self._result(kind, key, path) if path.is_file() else None
 
     def log(self, result: Result) -> bytes:
         """The log behind a measurement.
@@ -271,7 +267,7 @@ class Registry:
             return {"names": {}, "tags": {}}
         self.check_format()
         content = self._json(path)
-        pointers = {kind: content.get(kind) for kind in ("names", "tags")}
+        pointers: dict[str, Any] = {kind: content.get(kind) for kind in ("names", "tags")}
         if not all(isinstance(table, dict) for table in pointers.values()):
             raise IntegrityError(f"{path} lacks its tables of names and tags", "Restore it from a copy.")
         for name, identity in [pair for table in pointers.values() for pair in table.items()]:
@@ -304,6 +300,15 @@ class Registry:
         known = [*refs["names"], *(f"@{tag}" for tag in refs["tags"]), "@latest"]
         error = unknown("generation", base, known[-30:])
         raise NotFoundError(error.what, error.fix if len(known) <= 31 else "`robustkt list` shows them.")
+
+    def _readable(self, identity: str, name: str) -> Generation | None:
+        try:
+            return self._read(identity, name)
+        except RobustKTError:
+            return None
+
+    def _result(self, kind: str, key: str, path: Path) -> Result:
+        return checked(Result(kind, key, unsealed(path, MEASURE), path))
 
     def _read(self, identity: str, name: str) -> Generation:
         path = self.manifest_path(identity)

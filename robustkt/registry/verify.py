@@ -10,7 +10,8 @@ from robustkt.errors import RobustKTError
 from robustkt.generation import HASH, Generation
 from robustkt.numbers import digest
 from robustkt.registry.files import TEMPORARY
-from robustkt.registry.store import MARKER, MEASURE, Registry, Result, objects_of, unsealed
+from robustkt.registry.measurements import Result, checked
+from robustkt.registry.store import MARKER, MEASURE, Registry, objects_of, unsealed
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,14 @@ def _results(registry: Registry) -> Iterator[Finding]:
             yield Finding("a result that belongs to another generation", path)
         elif not (registry.root / "generations" / f"{path.parent.name}.json").is_file():
             yield Finding("a result whose generation is missing", path)
-        if "log" in content:
-            result = Result("", "", content, path)
-            logs.discard(registry.log_path(result))
-            try:
-                registry.log(result)
-            except RobustKTError as error:
-                yield Finding(error.what, registry.log_path(result))
+        kind, _, key = path.stem.partition("-")
+        result = Result(kind, key, content, path)
+        place = path
+        try:
+            place = registry.log_path(checked(result))
+            logs.discard(place)
+            registry.log(result)
+        except RobustKTError as error:
+            yield Finding(error.what, place)
     for path in sorted(logs):
         yield Finding("a log that no result names", path, damage=False)

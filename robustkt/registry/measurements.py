@@ -1,0 +1,140 @@
+"""What a stored measurement must look like before anything is drawn or published from it; it may be anybody's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustkt.errors import IntegrityError
+from robustkt.generation import Generation, from_json
+
+LOG = re.compile(r"[a-z0-9-]{1,120}\.tsv")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement of a generation: its kind (certificate, evaluation), settings and figures."""
+
+    kind: str
+    key: str  # from the settings: the same measurement has the same key
+    content: Mapping[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True)
+class CertificateSettings:
+    """What a certification was told."""
+
+    sigma: str
+    mode: str
+    n: int
+    n0: int
+    alpha: float
+    noise: str
+    norm: str
+    seed: int
+    images: int
+    skip: int
+    weights: str
+    data: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class CertificateFigures:
+    """What it found; radii are the keys, as text."""
+
+    images: int
+    abstain_rate: float
+    acr: float
+    certified_accuracy: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What an evaluation was told."""
+
+    attacks: tuple[str, ...]
+    norm: str
+    eps: str
+    images: int
+    skip: int
+    seed: int
+    weights: str
+    data: str
+
+
+@dataclass(frozen=True)
+class AttackFigures:
+    """What one attack left."""
+
+    accuracy: float
+    interval: tuple[float, ...]
+    norm: str | None
+    eps: str | None
+
+
+@dataclass(frozen=True)
+class EvaluationFigures:
+    """What it found."""
+
+    attacks: Mapping[str, AttackFigures]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate file."""
+
+    settings: CertificateSettings
+    figures: CertificateFigures
+    log: str
+    log_hash: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation file."""
+
+    settings: EvaluationSettings
+    figures: EvaluationFigures
+    log: str
+    log_hash: str
+
+
+SHAPES: dict[str, type[Certificates] | type[Evaluation]] = {"certificate": Certificates, "evaluation": Evaluation}
+
+
+def checked(result: Result) -> Result:
+    """The result, if it has the shape of its kind.
+
+    Raises:
+        IntegrityError: a kind, field or log name that no measurement has.
+    """
+    if result.kind not in SHAPES:
+        raise IntegrityError(f"{result.path} is of no kind that is known", "Run `robustkt verify`.")
+    read = from_json(SHAPES[result.kind], result.content, str(result.path))
+    if not LOG.fullmatch(read.log):
+        raise IntegrityError(f"{result.path} names a log that cannot be one", "Run `robustkt verify`.")
+    if isinstance(read, Certificates):
+        intervals = read.figures.intervals
+        if set(intervals) != set(read.figures.certified_accuracy) or any(len(i) != 2 for i in intervals.values()):
+            raise IntegrityError(f"{result.path}: radii and intervals do not agree", "Measure again with --fresh.")
+        for radius in intervals:
+            try:
+                float(radius)
+            except ValueError:
+                raise IntegrityError(f"{result.path}: '{radius[:40]}' is no radius", "Measure again.") from None
+    elif any(len(attack.interval) != 2 for attack in read.figures.attacks.values()):
+        raise IntegrityError(f"{result.path}: an interval has two ends", "Measure again with --fresh.")
+    return result
+
+
+def own(result: Result, generation: Generation) -> bool:
+    """Whether it measures the generation's selected weights on the generation's own data."""
+    settings = result.content["settings"]
+    return (settings["weights"], settings["data"]) == (generation.weights, generation.recipe.data.fingerprint)

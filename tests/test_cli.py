@@ -1,0 +1,1188 @@
+"""What a person types and what comes back: answers, JSON, refusals in two lines, interruptions that continue."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer.main
+from PIL import Image
+
+import robustkt.objectives
+from robustkt import api, certlog, checkpoint, data, engine
+from robustkt.catalog import METHODS
+from robustkt.cli import app
+from robustkt.cli.output import Output
+from robustkt.registry import Registry, verify
+from robustkt.registry.files import locked
+from tests.conftest import Ran
+
+Cli = Callable[..., Ran]
+TINY = {"epochs": 1, "batch_size": 128}
+FEW = ("--n", "50", "--n0", "10", "--max-images", "8")
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+NET = """
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self, channels, classes, image_size):
+        super().__init__(nn.Flatten(), nn.Linear(channels * image_size**2, classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry: plain, adv (adversarial), gen0 → gen1 → gen2 (noise), the last with a certificate and attacks."""
+    registry = Registry(tmp_path_factory.mktemp("made") / "registry")
+    tiny: dict[str, Any] = {"arch": "smallcnn", "registry": registry, "device": "cpu"}
+    api.train(method="natural", data="digits", name="plain", given=TINY, **tiny)
+    api.train(method="sat", data="digits", name="adv", given={"eps": "0.1", "steps": 1, **TINY}, **tiny)
+    api.train(method="gaussian", data="digits", name="gen0", given={"sigma": "0.25", **TINY, "epochs": 3}, **tiny)
+    api.distill(teacher="gen0", name="gen1", given=TINY, **tiny)
+    api.distill(teacher="gen1", name="gen2", given=TINY, **tiny)
+    api.certify("gen2", sigma="0.25", n=50, n0=10, max_images=8, registry=registry, device="cpu")
+    api.evaluate("gen2", attacks=["fgsm"], eps="0.1", max_images=20, registry=registry, device="cpu")
+    return registry.root
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path) -> Registry:
+    """A copy of the registry in the folder that the command line runs in."""
+    shutil.copytree(made, tmp_path / "registry")
+    return Registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def frozen(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """The registry itself, which must be afterwards what it was before."""
+    before = stored(made)
+    monkeypatch.setenv("ROBUSTKT_REGISTRY", str(made))
+    yield Registry(made)
+    assert stored(made) == before
+    shutil.rmtree(made / "jobs", ignore_errors=True)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    """A user's own network, the fastest there is."""
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    return path
+
+
+def stored(root: Path) -> dict[str, bytes]:
+    """What the registry holds, without locks and unfinished jobs."""
+    files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name not in ("lock", "lock.owner"))
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files if "jobs" not in p.relative_to(root).parts}
+
+
+def refused(ran: Ran, code: int, what: str, fix: str = "") -> None:
+    """One line of what, one of what to do, on stderr; nothing on stdout and no traceback."""
+    assert ran.code == code, ran
+    assert ran.out == ""
+    assert "Traceback" not in ran.err
+    *_, said, advice = ran.err.splitlines()
+    assert said.startswith("error: "), ran.err
+    assert what in said
+    assert advice.startswith("  → "), ran.err
+    assert len(advice) > len("  → Do it.")
+    assert fix in advice
+    assert ran.err.count("error: ") == 1
+
+
+def plain(ran: Ran) -> Ran:
+    """A command that went well and wrote to a pipe."""
+    assert ran.code == 0, ran
+    assert "\x1b" not in ran.out + ran.err
+    return ran
+
+
+def one_json(ran: Ran, keys: str, code: int = 0) -> dict[str, Any]:
+    """Exactly one JSON object on stdout, with at least these keys."""
+    assert ran.code == code, ran
+    assert ran.out.startswith("{")
+    assert ran.out.endswith("}\n")
+    assert ran.out.count("\n") == 1
+    assert set(keys.split()) <= set(ran.json)
+    return ran.json
+
+
+def interrupts(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, after: int = 0) -> None:
+    """Ctrl-C comes right after the call number `after` of `place.name` (from 1), or instead of the first (0)."""
+    real, calls = getattr(place, name), []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = real(*args, **kwargs) if after else None
+        calls.append(1)
+        if len(calls) >= after:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(place, name, call)
+
+
+# -- help and answers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_that_parses(cli: Cli, command: str) -> None:
+    ran = plain(cli(command, "--help"))
+    text = " ".join(ran.out.split())
+    assert re.search(rf"Examples?: .*robustkt {command}\b", text)
+    assert "--json" in text
+    assert "--registry" in text
+
+
+def test_help_and_version(cli: Cli) -> None:
+    ran = plain(cli("--help"))
+    assert all(re.search(rf"^\W*{command} ", ran.out, re.MULTILINE) for command in COMMANDS)
+    assert "quickstart" in ran.out
+    assert re.fullmatch(r"robustkt \d+\.\d+\.\d+\S*\n", plain(cli("--version")).out)
+    assert cli().code == 2
+    assert cli("-h").out == ran.out
+
+
+def test_list(cli: Cli, frozen: Registry) -> None:
+    keys = "generation id method arch data guarantee teacher created seconds certified robust"
+    found = one_json(cli("list", "--json"), "registry generations")
+    assert [row["generation"] for row in found["generations"]] == ["plain", "adv", "gen0", "gen1", "gen2"]
+    assert all(set(keys.split()) <= set(row) for row in found["generations"])
+    lines = plain(cli("list")).out.splitlines()
+    assert lines[0].split() == ["name", "method", "arch", "data", "for", "teacher", "certified", "n", "attacked"]
+    assert lines[1].split() == ["plain", "natural", "smallcnn", "digits", "–", "–", "–", "–", "–"]
+    assert lines[2].split() == ["adv", "sat", "smallcnn", "digits", "linf", "0.1", "–", "–", "–", "–"]
+    assert lines[4].split() == ["gen1", "crt", "smallcnn", "digits", "σ", "0.25", "gen0", "–", "–", "–"]
+    assert re.fullmatch(r"gen2 +crt +smallcnn +digits +σ 0\.25 +gen1 +\S+% @0\.25 +50 +\S+% @0\.1", lines[5])
+
+
+def test_list_of_nothing(cli: Cli, tmp_path: Path) -> None:
+    ran = plain(cli("list"))
+    assert "no generations in " in ran.out
+    assert "robustkt quickstart" in ran.out
+    assert one_json(cli("list", "--json"), "generations")["generations"] == []
+    assert not (tmp_path / "registry").exists()
+
+
+def test_show(cli: Cli, frozen: Registry) -> None:
+    keys = "generation id names manifest parents record epochs certificates evaluations"
+    found = one_json(cli("show", "gen2", "--json"), keys)
+    gen1, gen2 = frozen.get("gen1"), frozen.get("gen2")
+    assert found["id"] == gen2.id
+    assert found["parents"] == {"teacher": {"name": "gen1", "id": gen1.id}}
+    assert found["manifest"]["recipe"]["settings"] == {"sigma": "0.25"}
+    assert [e["epoch"] for e in found["epochs"]] == [0]
+    assert len(found["certificates"]) == len(found["evaluations"]) == 1
+    assert found == one_json(cli("show", "--json"), keys), "@latest"
+    text = plain(cli("show", gen2.id[7:19])).out
+    for part in ("gen2", gen2.id, "crt (sigma 0.25)", "smallcnn, 65,834 parameters", "teacher gen1", "certificate"):
+        assert part in text
+    assert "parents       none" in plain(cli("show", "gen2~2")).out
+
+
+def test_lineage(cli: Cli, frozen: Registry) -> None:
+    found = one_json(cli("lineage", "--json"), "generations focus")
+    told = [(row["generation"], row["depth"]) for row in found["generations"]]
+    assert told == [("plain", 0), ("adv", 0), ("gen0", 0), ("gen1", 1), ("gen2", 2)]
+    assert found["generations"][4]["parents"] == {"teacher": found["generations"][3]["id"]}
+    found = one_json(cli("lineage", "gen1", "--json"), "generations focus")
+    assert ([row["generation"] for row in found["generations"]], found["focus"]) == (["gen0", "gen1", "gen2"], "gen1")
+    lines = plain(cli("lineage", "gen1")).out.splitlines()
+    assert [line.split("gen")[1][0] for line in lines] == ["0", "1", "2"]
+    assert lines[1].startswith("└── gen1 ←  crt smallcnn, ")
+    assert lines[2].startswith("    └── gen2  crt smallcnn, ")
+    assert "certified" in lines[2]
+
+
+def test_verify(cli: Cli, here: Registry) -> None:
+    assert plain(cli("verify")).out.endswith("registry: 5 generations, sound\n")
+    assert one_json(cli("verify", "--json"), "ok problems registry generations notes")["problems"] == []
+    path = here.object_path(here.get("gen1").weights)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    ran = cli("verify")
+    assert ran.code == 3
+    assert f"damaged  an object whose SHA-256 is not its name: {path.relative_to(here.root)}" in ran.out
+    assert ran.out.endswith("registry: 5 generations, 1 problems\n")
+    found = one_json(cli("verify", "--json"), "ok problems", code=3)
+    assert found["problems"] == [
+        {"what": "an object whose SHA-256 is not its name", "path": str(path.relative_to(here.root))}
+    ]
+    assert found["ok"] is False
+
+
+def test_what_looks_like_markup_is_text(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    first = here.get("gen0")
+    strange = replace(first, name="odd", recipe=replace(first.recipe, arch="[bold]net[/x].py:Net", method="[/red]"))
+    here.add(strange, {})
+    where = tmp_path / "[red]"
+    shutil.move(here.root, where)
+    for command in ("list", "lineage", "show"):
+        assert "[bold]net[/x].py:Net" in plain(cli(command, "--registry", where)).out
+        assert "[/red]" in plain(cli(command, "--registry", where)).out
+    assert f"{where}: 6 generations, sound" in plain(cli("verify", "--registry", where)).out
+    assert f"no generations in {where}/x" in plain(cli("list", "--registry", where / "x")).out
+
+
+# -- making generations ------------------------------------------------------------------------------------------------
+
+
+def test_train_then_the_same_again(cli: Cli, tmp_path: Path) -> None:
+    command = ("train", "-m", "gaussian", "-a", "smallcnn", "-d", "digits", "--sigma", "0.25", "--epochs", "1")
+    first = plain(cli(*command))
+    assert f"made a registry in {tmp_path / 'registry'}" in first.err
+    assert "generation  gen0\n" in first.out
+    before = stored(tmp_path / "registry")
+    again = plain(cli(*command))
+    assert "gen0 is this very recipe, trained already; nothing to do" in again.err
+    assert "gen0 (was there already)" in again.out
+    assert "made a registry" not in again.err
+    assert stored(tmp_path / "registry") == before
+    keys = "generation id method arch wall_seconds selected cost parents"
+    found = one_json(cli(*command, "--name", "best", "--json"), keys)
+    assert (found["generation"], found["created"]) == ("best", False)
+    assert Registry(tmp_path / "registry").refs()["names"] == {"gen0": found["id"], "best": found["id"]}
+    assert not list((tmp_path / "registry" / "jobs").glob("*/*"))
+
+
+def test_the_same_recipe_has_the_same_id_anywhere(cli: Cli, net: Path) -> None:
+    command = (
+        "train",
+        "-m",
+        "gaussian",
+        "-a",
+        "net.py:Net",
+        "-d",
+        "digits",
+        "--sigma",
+        "1/4",
+        "--epochs",
+        "2",
+        "--json",
+    )
+    first = one_json(cli(*command, "--registry", "a"), "id")
+    second = one_json(cli(*command, "--registry", "b", "--name", "other"), "id")
+    assert first["id"] == second["id"]
+    assert one_json(cli(*command, "--registry", "a", "--seed", "1"), "id")["id"] != first["id"]
+    assert first["cost"] == second["cost"]
+
+
+def test_quiet_says_nothing_and_json_keeps_stdout_clean(cli: Cli, net: Path) -> None:
+    command = ("train", "-m", "natural", "-a", "net.py:Net", "-d", "digits", "--epochs", "1")
+    ran = cli(*command, "-q", "--json")
+    one_json(ran, "generation id method arch wall_seconds selected cost")
+    assert ran.err == ""
+    assert "epoch 1/1  ce " in cli(*command, "--seed", "1").err
+
+
+def test_the_promised_distil_command_with_an_epoch(cli: Cli, here: Registry) -> None:
+    keys = "generation id method arch wall_seconds selected cost parents"
+    found = one_json(cli("distill", "--from", "gen2", "--to", "smallcnn", "--epochs", "1", "--json"), keys)
+    assert found["generation"] == "gen3"
+    assert found["parents"] == {"teacher": here.get("gen2").id}
+    recipe = here.get("gen3").recipe
+    assert (recipe.method, recipe.settings, recipe.data) == ("crt", {"sigma": "0.25"}, here.get("gen2").recipe.data)
+    assert found["cost"]["teacher_forward"] == found["cost"]["student_forward"] > 1000
+
+
+def test_the_promised_distil_command_reaches_training(
+    cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts(monkeypatch, engine.Trainer, "_epoch")
+    ran = cli("distill", "--from", "gen2", "--to", "resnet18")
+    refused(ran, 130, "interrupted; what is done is kept", "type: robustkt distill --from gen2 --to resnet18")
+    assert "crt of resnet18 on digits, " in ran.err
+    assert [g.name for g in here.all()] == ["plain", "adv", "gen0", "gen1", "gen2"]
+
+
+def test_the_promised_certify_command_reaches_the_sampling(
+    cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts(monkeypatch, Output, "bar")
+    ran = cli("certify", "--sigma", "0.25")
+    refused(ran, 130, "interrupted; what is done is kept", "type: robustkt certify --sigma 0.25")
+    assert "@latest is gen2" in ran.err
+    assert len(here.results(here.get("gen2").id, "certificate")) == 1
+
+
+def test_the_promised_push_command(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    ran = plain(cli("push", "--dry-run"))
+    assert "@latest is gen2" in ran.err
+    assert "# gen2" in ran.out
+    assert "model.safetensors" in ran.out
+    assert sorted(p for p in tmp_path.rglob("*") if "home" not in p.parts) == before
+    found = one_json(cli("push", "--dry-run", "--json", "--repo", "me/mine"), "repo url commit files")
+    assert (found["repo"], found["to"], found["dry_run"]) == ("me/mine", None, True)
+
+
+# -- what a student takes from its teacher -----------------------------------------------------------------------------
+
+
+def test_an_adversarial_teacher_hands_down_its_threat(cli: Cli, here: Registry) -> None:
+    ran = cli("distill", "--from", "adv", "--to", "smallcnn", "--epochs", "1", "--set", "steps=1", "--json")
+    found = one_json(ran, "method parents")
+    assert found["method"] == "rslad"
+    settings = here.get(found["generation"]).recipe.settings
+    assert {key: settings[key] for key in ("norm", "eps", "steps")} == {"norm": "linf", "eps": "0.1", "steps": 1}
+
+
+def test_what_is_given_goes_before_what_is_inherited(cli: Cli, here: Registry) -> None:
+    ran = cli("distill", "--from", "gen2", "--to", "smallcnn", "--epochs", "1", "--sigma", "1/8", "--json")
+    assert here.get(one_json(ran, "generation")["generation"]).recipe.settings == {"sigma": "0.125"}
+
+
+def archive(path: Path, side: int, classes: int = 10, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (260, side, side), dtype=np.uint8)
+    y = (np.arange(260) % classes).astype(np.int64)[:, None]
+    np.savez(path, train_images=x[:200], train_labels=y[:200], test_images=x[200:], test_labels=y[200:])
+    return path
+
+
+def test_data_and_image_size_come_from_the_teacher(cli: Cli, net: Path, tmp_path: Path) -> None:
+    archive(tmp_path / "own.npz", 12)
+    tiny = ("--epochs", "1", "--json")
+    train = ("train", "-m", "gaussian", "-a", "net.py:Net", "-d", "own.npz", "--sigma", "0.25", "--image-size", "10")
+    one_json(cli(*train, *tiny), "id")
+    one_json(cli("distill", "--from", "gen0", "--to", "net.py:Net", *tiny), "id")
+    registry = Registry(tmp_path / "registry")
+    teacher, student = registry.get("gen0").recipe, registry.get("gen1").recipe
+    assert student.data == teacher.data
+    assert (student.data.shape, student.data.image_size) == ((1, 10, 10), 10)
+    archive(tmp_path / "own.npz", 12, seed=1)
+    ran = cli("distill", "--from", "gen0", "--to", "net.py:Net", "--seed", "1")
+    refused(ran, 1, "has changed since the teacher gen0 was made", f"say so: --data {tmp_path / 'own.npz'}")
+    (tmp_path / "own.npz").unlink()
+    refused(cli("certify", "gen0", *FEW), 1, f"there is no file or folder {tmp_path / 'own.npz'}")
+    shutil.rmtree(tmp_path / "registry" / "records")
+    refused(cli("certify", "gen0", *FEW), 2, "where the data of gen0 lie is not recorded here", "--data PATH")
+
+
+def test_other_data_are_brought_to_the_teachers_size(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    archive(tmp_path / "large.npz", 16)
+    ran = cli("distill", "--from", "gen2", "--to", "smallcnn", "--data", "large.npz", "--epochs", "1", "--json")
+    recipe = here.get(one_json(ran, "generation")["generation"]).recipe
+    assert (recipe.data.shape, recipe.data.image_size) == ((1, 8, 8), 8)
+    found = one_json(cli("certify", "gen2", "--data", "large.npz", *FEW, "--json"), "images")
+    assert found["images"] == 8
+
+
+def test_a_method_is_one_file(cli: Cli, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    (folder / "squared.py").write_text(
+        '''"""Squared error."""
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Squared"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squared:
+    """Squared distance to the one-hot label."""
+
+    scale: float = 1.0
+
+    def perturb(self, student, batch):
+        return batch.x
+
+    def loss(self, student, batch, view):
+        target = torch.nn.functional.one_hot(batch.y, 10).float()
+        return {"squared": self.scale * (student(view) - target).square().sum(1).mean()}
+'''
+    )
+    monkeypatch.setattr(robustkt.objectives, "__path__", [*robustkt.objectives.__path__, str(folder)])
+    spec = robustkt.objectives.__spec__
+    monkeypatch.setattr(spec, "submodule_search_locations", [*spec.submodule_search_locations, str(folder)])
+    assert "squared" in METHODS.names()
+    command = (
+        "train",
+        "-m",
+        "squared",
+        "-a",
+        "net.py:Net",
+        "-d",
+        "digits",
+        "--epochs",
+        "1",
+        "--set",
+        "scale=2",
+        "--lr",
+        "0.001",
+    )
+    one_json(cli(*command, "--json"), "id")
+    sys.modules.pop("robustkt.objectives.squared")
+    assert Registry(tmp_path / "registry").get("gen0").recipe.settings == {"scale": 2.0}
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+TRAIN = "train -a smallcnn -d digits --epochs 1 "
+GAUSSIAN = TRAIN + "-m gaussian --sigma 0.25 "
+REFUSALS: list[tuple[str, int, str, str]] = [
+    # names
+    (TRAIN + "-m gausian", 2, "unknown method 'gausian': did you mean 'gaussian'?", "Known: "),
+    ("train -m natural -a resnet21 -d digits", 2, "unknown architecture 'resnet21': did you mean 'resnet20'?", "Known"),
+    ("train -m natural -a smallcnn -d digit", 2, "unknown data set 'digit': did you mean 'digits'?", "Known: "),
+    (GAUSSIAN + "--preset gaussian-icml18", 2, "unknown preset 'gaussian-icml18': did you mean 'gaussian-icml19'?", ""),
+    (GAUSSIAN + "--preset trades-icml19", 2, "the preset trades-icml19 is not one of gaussian", "gaussian-icml19"),
+    (GAUSSIAN + "--device cdua", 2, "unknown device 'cdua': did you mean 'cuda'?", "auto, cpu, cuda, mps"),
+    (GAUSSIAN + "--device cuda:x", 2, "unknown device 'cuda:x'", "auto, cpu, cuda, mps"),
+    (GAUSSIAN + "--precision fp23", 2, "unknown precision 'fp23': did you mean 'fp32'?", "auto, fp32, bf16"),
+    ("certify --mode fixd", 2, "unknown mode 'fixd': did you mean 'fixed'?", "fixed"),
+    ("certify --noise gausian", 2, "unknown noise 'gausian': did you mean 'gaussian'?", "gaussian"),
+    ("certify --norm linf", 2, "unknown norm for certificates 'linf'", "l2"),
+    ("evaluate --attack clean,pgd_sta", 2, "unknown attack 'pgd_sta': did you mean 'pgd-sat'?", "pgd-trades"),
+    ("evaluate --norm l2", 2, "an eps in linf means something else in l2", "--norm l2 --eps EPS"),
+    ("evaluate --norm l3 --eps 0.1", 2, "unknown norm 'l3'", "linf, l2"),
+    ("show gen9", 1, "unknown generation 'gen9': did you mean 'gen", "@latest"),
+    ("lineage nobody", 1, "unknown generation 'nobody'", "gen0"),
+    ("certify gen9 --sigma 0.25", 1, "unknown generation 'gen9'", "gen0"),
+    ("evaluate gen9", 1, "unknown generation 'gen9'", "gen0"),
+    ("push gen9 --dry-run", 1, "unknown generation 'gen9'", "gen0"),
+    ("distill --from gen9 --to smallcnn", 1, "unknown generation 'gen9'", "gen0"),
+    ("distill --from gen2~3 --to smallcnn", 1, "gen0 has no teacher", "robustkt lineage gen0"),
+    ("distill --from gen2~x --to smallcnn", 2, "'gen2~x' names no generation", "GEN~1"),
+    ("distill --from gen2 --to smalcnn", 2, "unknown architecture 'smalcnn': did you mean 'smallcnn'?", "torchvision:"),
+    ("distill --from gen2 --to torchvision:resnet19", 2, "did you mean 'resnet1", "resnet18"),
+    # settings
+    (GAUSSIAN + "--set unknown=1", 2, "unknown setting for gaussian 'unknown'", "Known: sigma, epochs, batch_size"),
+    (GAUSSIAN + "--set momentun=0.8", 2, "unknown setting for gaussian 'momentun': did you mean 'momentum'?", "Known"),
+    (GAUSSIAN + "--set steps", 2, "--set takes key=value, not 'steps'", "--set steps=10"),
+    (GAUSSIAN + "--set =3", 2, "--set takes key=value, not '=3'", "--set steps=10"),
+    (GAUSSIAN + "--set epochs=3", 2, "epochs is given twice", "once"),
+    (GAUSSIAN + "--set momentum=1", 2, "momentum must lie in [0, 1), not 1.0", "usual"),
+    (GAUSSIAN + "--set schedule=cosin", 2, "schedule 'cosin'", "cosine"),
+    (GAUSSIAN + "--set nesterov=maybe", 2, "nesterov must be true or false, not maybe", "nesterov=true"),
+    (GAUSSIAN + "--lr 0", 2, "lr must be above 0, not 0.0", "default"),
+    (GAUSSIAN + "--lr fast", 2, "lr 'fast' is not a number", "0.25"),
+    (GAUSSIAN + "--lr 1e400", 2, "lr '1e400' is too large or too small", "0.25"),
+    (GAUSSIAN + "--batch-size -3", 2, "batch_size must be above 0, not -3", "default"),
+    (GAUSSIAN + "--batch-size 1.5", 2, "batch_size must be a whole number, not 1.5", "batch_size=10"),
+    (GAUSSIAN + "--image-size 2", 2, "image size 2 is too small", "32"),
+    ("train -m natural -a smallcnn -d digits --epochs 0", 2, "epochs must be above 0, not 0", "default"),
+    ("train -m natural -a smallcnn -d digits --epochs ten", 2, "epochs 'ten' is not a number", "0.25"),
+    # noise and threat
+    (TRAIN + "-m gaussian", 2, "gaussian trains under Gaussian noise and needs its σ", "--sigma 0.25"),
+    (TRAIN + "-m gaussian --sigma 0", 2, "sigma must be above 0, not 0", "0.25"),
+    (TRAIN + "-m gaussian --sigma -1", 2, "sigma must be above 0, not -1", "0.25"),
+    (TRAIN + "-m gaussian --sigma abc", 2, "sigma 'abc' is not a number", "0.25"),
+    (TRAIN + "-m gaussian --sigma nan", 2, "sigma 'nan' is not a number", "0.25"),
+    (TRAIN + "-m gaussian --sigma 1e999999999", 2, "sigma '1e999999999' is too large", "0.25"),
+    (TRAIN + "-m natural --sigma 0.25", 2, "natural has no sigma", "epochs"),
+    (GAUSSIAN + "--eps 8/255", 2, "gaussian has no eps", "sigma"),
+    (TRAIN + "-m sat", 2, "sat trains against an attack and needs its eps", "--eps 8/255"),
+    (TRAIN + "-m sat --eps 2", 2, "eps 2 is over 1, the whole range of a pixel", "--eps 2/255"),
+    (TRAIN + "-m sat --eps 0", 2, "eps must be above 0, not 0", "8/255"),
+    (TRAIN + "-m sat --eps 8/0", 2, "eps '8/0' is not a number", "8/255"),
+    (TRAIN + "-m sat --eps 0.1 --norm l1", 2, "unknown norm 'l1'", "linf, l2"),
+    (TRAIN + "-m sat --eps 0.1 --set steps=0", 2, "steps must be above 0, not 0", "default"),
+    ("evaluate --eps 2", 2, "eps 2 is over 1, the whole range of a pixel", "--eps 2/255"),
+    ("evaluate --eps some", 2, "eps 'some' is not a number", "8/255"),
+    ("certify --sigma 0", 2, "sigma must be above 0, not 0", "0.25"),
+    ("certify --sigma -1", 2, "sigma must be above 0, not -1", "0.25"),
+    ("certify --sigma abc", 2, "sigma 'abc' is not a number", "0.25"),
+    ("certify plain", 2, "plain was not trained under noise, so it has no σ of its own", "--sigma 0.25"),
+    # teachers
+    (
+        "distill --from plain --to smallcnn",
+        2,
+        "plain was trained by natural and has no robustness",
+        "--method smoothmix",
+    ),
+    ("distill --from gen2 --to smallcnn -m gaussian", 2, "gaussian learns from no teacher", "robustkt train"),
+    ("distill --from plain --to smallcnn -m crt", 2, "crt trains under Gaussian noise and needs its σ", "--sigma 0.25"),
+    ("distill --from adv --to smallcnn -m crt", 2, "crt trains under Gaussian noise and needs its σ", "--sigma 0.25"),
+    ("distill --from gen2 --to smallcnn -m rslad", 2, "rslad trains against an attack and needs its eps", "--eps"),
+    (TRAIN + "-m crt --sigma 0.25", 2, "crt learns from a teacher", "robustkt distill --from GEN --method crt"),
+    # the generation's name
+    (GAUSSIAN + "--name gen1", 1, "the name gen1 belongs to another generation", "--name"),
+    (GAUSSIAN + "--name ../x", 2, "'../x' cannot be a generation's name", "letters"),
+    # counts
+    ("certify --n 0", 2, "--n must be at least 1, not 0", "Leave --n out"),
+    ("certify --n0 -5", 2, "--n0 must be at least 1, not -5", "Leave --n0 out"),
+    ("certify --skip 0", 2, "--skip must be at least 1, not 0", "Leave --skip out"),
+    ("certify --max-images 0", 2, "--max-images must be at least 1, not 0", "out"),
+    ("certify --batch-size 0", 2, "--batch-size must be at least 1, not 0", "out"),
+    ("certify --alpha 0", 2, "--alpha must lie between 0 and ½, not 0.0", "0.001"),
+    ("certify --alpha 0.5", 2, "--alpha must lie between 0 and ½, not 0.5", "0.001"),
+    ("certify --alpha few", 2, "--alpha 'few' is not a number", "0.25"),
+    ("certify --radii 0,far", 2, "a radius 'far' is not a number", "0.25"),
+    ("certify --radii 0,-1", 2, "--radii must be numbers from 0 up", "--radii 0,0.25,0.5"),
+    ("evaluate --max-images 0", 2, "--max-images must be at least 1, not 0", "1,000"),
+    # files
+    ("train -m natural -a smallcnn -d nowhere.npz", 1, "there is no file or folder nowhere.npz", "digits"),
+    ("train -m natural -a smallcnn -d sub/folder", 1, "there is no file or folder sub/folder", "digits"),
+    ("train -m natural -a nowhere.py:Net -d digits", 1, "there is no file nowhere.py", "Give its path"),
+    ("certify --data nowhere.npz", 1, "there is no file or folder nowhere.npz", "digits"),
+    ("predict nowhere.png", 1, "there is no image file nowhere.png", "path"),
+    ("predict nowhere.png elsewhere.png", 1, "there is no image file nowhere.png", "path"),
+    ("predict gen1 nowhere.png", 1, "there is no image file nowhere.png", "path"),
+    ("predict plain nowhere.png", 2, "plain was not trained under noise", "--sigma 0.25"),
+    ("push", 1, "does not upload yet", "robustkt push gen2 --to DIR"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "what", "fix"), REFUSALS, ids=[r[0] for r in REFUSALS])
+def test_a_refusal_says_what_and_what_to_do(
+    cli: Cli, frozen: Registry, command: str, code: int, what: str, fix: str
+) -> None:
+    refused(cli(*command.split()), code, what, fix)
+
+
+@pytest.mark.parametrize("number", range(0, len(REFUSALS), 12))
+def test_a_refusal_as_json(cli: Cli, frozen: Registry, number: int) -> None:
+    command, code, what, fix = REFUSALS[number]
+    ran = cli(*command.split(), "--json")
+    found = one_json(ran, "error fix", code)
+    assert what in found["error"]
+    assert fix in found["fix"]
+    assert ran.err.endswith(f"error: {found['error']}\n  → {found['fix']}\n")
+
+
+@pytest.mark.parametrize("word", ["a\nb\n\nc", "x" * 3000, "[bold]x[/y]", "\x1b[31mred"])
+def test_a_refusal_stays_two_lines_whatever_was_typed(cli: Cli, frozen: Registry, word: str) -> None:
+    refused(cli("show", word), 1, "unknown generation")
+    refused(cli("train", "-m", word, "-a", "smallcnn", "-d", "digits"), 2, "unknown method")
+
+
+@pytest.mark.parametrize("command", ["train", "distill --from gen0", "certify --sigmaa 1", "nothing", "list --json=1"])
+def test_usage_is_exit_status_2(cli: Cli, frozen: Registry, command: str) -> None:
+    ran = cli(*command.split())
+    assert (ran.code, ran.out) == (2, "")
+    assert "Error" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("command", [GAUSSIAN, "distill --from gen2 --to smallcnn", "certify", "evaluate"])
+def test_cuda_where_there_is_none(cli: Cli, frozen: Registry, command: str) -> None:
+    ran = cli(*command.split(), "--device", "cuda")
+    refused(ran, 2, "this machine has no cuda device that torch can use", "--device cpu")
+
+
+def test_there_is_no_registry_to_verify(cli: Cli, tmp_path: Path) -> None:
+    refused(cli("verify"), 1, f"there is no registry in {tmp_path / 'registry'}", "--registry DIR")
+    refused(cli("show"), 1, f"there is no generation in {tmp_path / 'registry'}", "robustkt quickstart")
+    refused(cli("certify", "--sigma", "0.25"), 1, "there is no generation in", "robustkt train")
+    refused(cli("lineage"), 1, "there is no generation in", "robustkt quickstart")
+    refused(cli("push", "--dry-run"), 1, "there is no generation in", "robustkt quickstart")
+    assert not (tmp_path / "registry").exists()
+
+
+def test_data_that_do_not_fit_the_teacher(cli: Cli, frozen: Registry, tmp_path: Path) -> None:
+    archive(tmp_path / "few.npz", 8, classes=3)
+    for command in ("distill --from gen2 --to smallcnn", "certify gen2", "evaluate gen2"):
+        ran = cli(*command.split(), "--data", "few.npz")
+        who = "the teacher gen2" if command.startswith("distill") else "gen2"
+        refused(ran, 2, f"{who} tells 10 classes of digits apart; npz has 3", "classes of digits")
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
+    y = (np.arange(200) % 10)[:, None]
+    np.savez(tmp_path / "rgb.npz", train_images=x, train_labels=y, test_images=x, test_labels=y)
+    ran = cli("distill", "--from", "gen2", "--to", "smallcnn", "--data", "rgb.npz")
+    refused(ran, 2, "the teacher gen2 takes 8x8 images with 1 channels; npz has 8x8 with 3", "digits")
+
+
+def test_data_folders_without_images_or_with_unreadable_ones(cli: Cli, tmp_path: Path) -> None:
+    command = ("train", "-m", "natural", "-a", "smallcnn", "-d", "pictures")
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pictures" / part / name).mkdir(parents=True)
+    refused(cli(*command), 1, "pictures")
+    for folder in (tmp_path / "pictures").glob("*/*"):
+        for i in range(12):
+            Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(folder / f"{i}.png")
+    (tmp_path / "pictures" / "train" / "dog" / "3.png").write_bytes(b"not a picture")
+    refused(cli(*command), 1, "dog/3.png")
+    assert not (tmp_path / "registry").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist", "svhn"])
+def test_missing_data_without_a_network(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr(socket.socket, "connect", unreachable)
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    ran = cli("train", "-m", "natural", "-a", "smallcnn", "-d", name, "--data-dir", tmp_path / "data")
+    refused(ran, 1, f"{name} is not in {tmp_path / 'data'} and could not be downloaded", "--data digits")
+    assert "Network is unreachable" in ran.err
+    assert not (tmp_path / "registry").exists()
+
+
+# -- networks of the user's own ----------------------------------------------------------------------------------------
+
+BROKEN = {
+    "no such name": ("class Network: ...", 2, "Net", "Network"),
+    "raising": (
+        "def Net(channels, classes):\n    raise ValueError('no weights today')",
+        1,
+        "raised ValueError: no w",
+        "",
+    ),
+    "raising at import": ("import nothing_like_this\ndef Net(): ...", 1, "raised ModuleNotFoundError", "line 1"),
+    "not Python": ("def Net(:", 2, "net.py", ""),
+    "wrong shape": (
+        "from torch import nn\ndef Net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))",
+        2,
+        "returned shape (2, 7), not (2, 10)",
+        "10",
+    ),
+    "no module": ("def Net():\n    return 3", 2, "returned a int", "torch.nn.Module"),
+    "asks for more": ("def Net(channels, classes, depth): ...", 2, "requires depth", "default"),
+    "exits": ("raise SystemExit(0)\ndef Net(): ...", 1, "raised SystemExit", "line 1"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_network_that_cannot_be_used(cli: Cli, net: Path, tmp_path: Path, kind: str) -> None:
+    text, code, what, fix = BROKEN[kind]
+    net.write_text(text)
+    refused(cli("train", "-m", "natural", "-a", "net.py:Net", "-d", "digits"), code, what, fix)
+    assert not (tmp_path / "registry").exists()
+
+
+def test_a_network_of_ones_own_trains_certifies_and_reloads(cli: Cli, net: Path, tmp_path: Path) -> None:
+    command = ("train", "-m", "gaussian", "-a", "net.py:Net", "-d", "digits", "--sigma", "0.25", "--epochs", "2")
+    made = one_json(cli(*command, "--json"), "id arch")
+    assert made["arch"] == "net.py:Net"
+    net.write_text("raise RuntimeError('edited since')")
+    first = one_json(cli("certify", *FEW, "--json"), "acr")
+    assert first["images"] == 8
+    net.unlink()
+    assert one_json(cli("certify", *FEW, "--fresh", "--json"), "acr")["acr"] == first["acr"]
+    assert one_json(cli("distill", "--from", "gen0", "--to", "smallcnn", "--epochs", "1", "--json"), "parents")
+    assert str(tmp_path) not in Registry(tmp_path / "registry").get("gen0").manifest().decode()
+
+
+def test_code_that_the_user_has_not_run_is_not_run(
+    cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "ran"
+    net.write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n{NET}")
+    command = ("train", "-m", "gaussian", "-a", "net.py:Net", "-d", "digits", "--sigma", "0.25", "--epochs", "1")
+    plain(cli(*command))
+    assert mark.exists()
+    mark.unlink()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    before = stored(tmp_path / "registry")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    for attempt in ("certify", "evaluate", "predict a.png", "distill --from gen0 --to smallcnn"):
+        refused(cli(*attempt.split()), 2, "is code, ", "Read it, then train once with `--arch FILE.py:NAME`")
+        assert not mark.exists()
+    plain(cli("push", "gen0", "--to", "published"))
+    plain(cli("show"))
+    assert not mark.exists()
+    assert stored(tmp_path / "registry") == before
+    plain(cli(*command))  # named on the command line: the user means it
+    plain(cli("certify", *FEW))
+    assert mark.exists()
+
+
+def test_code_that_no_hash_pins_is_not_run(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n{NET}")
+    first = here.get("gen0")
+    here.add(replace(first, name="evil", recipe=replace(first.recipe, arch="evil.py:Net")), {})
+    for attempt in ("certify evil", "evaluate evil", "distill --from evil --to smallcnn"):
+        refused(
+            cli(*attempt.split()), 1, "the architecture of evil is code, evil.py:Net, and its manifest does not pin"
+        )
+    assert not (tmp_path / "ran").exists()
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
+
+THREE = ("train", "-m", "gaussian", "-a", "net.py:Net", "-d", "digits", "--sigma", "0.25", "--epochs", "3")
+
+
+@pytest.mark.parametrize(("place", "name", "after"), [
+    (engine.Trainer, "_epoch", 0),
+    (engine.Trainer, "_step", 5),
+    (checkpoint, "save", 1),
+    (checkpoint, "save", 2),
+    (engine.Trainer, "_select", 3),
+    (checkpoint, "save", 3),
+    (Registry, "put_object", 1),
+    (Registry, "put_object", 3),
+    (Registry, "add", 0),
+    (Registry, "add", 1),
+])  # fmt: skip
+def test_training_interrupted_anywhere_ends_with_the_same_id(
+    cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, after: int
+) -> None:
+    wanted = one_json(cli(*THREE, "--registry", "whole", "--json"), "id")
+    with monkeypatch.context() as patch:
+        interrupts(patch, place, name, after)
+        ran = cli(*THREE)
+    again = "To continue, type: robustkt train -m gaussian -a net.py:Net -d digits --sigma 0.25 --epochs 3"
+    refused(ran, 130, "interrupted; what is done is kept", again)
+    registry = Registry(tmp_path / "registry")
+    committed = (name, after) == ("add", 1)
+    assert len(registry.all()) == committed
+    ran = cli(*THREE, "--json")
+    found = one_json(ran, "id generation cost")
+    assert (found["id"], found["generation"]) == (wanted["id"], "gen0")
+    assert found["cost"] == wanted["cost"]
+    assert len(registry.all()) == 1
+    assert verify(registry) == []
+    epochs = {"save": after, "_select": 2, "put_object": 3}.get(name, 3 if name == "add" else 0)
+    assert (f"continuing after epoch {epochs} of 3" in ran.err) == (epochs > 0 and not committed)
+
+
+def test_fresh_starts_over_and_its_interruption_continues(cli: Cli, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            interrupts(patch, checkpoint, "save", 2)
+            ran = cli(*THREE, "--fresh")
+        assert "continuing after" not in ran.err
+        refused(ran, 130, "interrupted", "robustkt train")
+        assert "--fresh" not in ran.err, "which would throw away what is kept"
+    assert "continuing after epoch 2 of 3" in plain(cli(*THREE)).err
+
+
+def test_an_interruption_as_json(cli: Cli, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts(monkeypatch, checkpoint, "save", 1)
+    found = one_json(cli(*THREE, "--json", "--name", "a"), "error fix", 130)
+    assert found["fix"].endswith("--epochs 3 --json --name a")
+
+
+def test_a_command_line_that_needs_quotes_is_told_with_them(cli: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "my nets"
+    place.mkdir()
+    (place / "net.py").write_text("raise KeyboardInterrupt\n" + NET)
+    ran = cli("train", "-m", "natural", "-a", f"{place}/net.py:Net", "-d", "digits")
+    refused(ran, 130, "interrupted", f"type: robustkt train -m natural -a '{place}/net.py:Net' -d digits")
+
+
+def test_a_damaged_checkpoint_is_refused(cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupts(patch, checkpoint, "save", 2)
+        cli(*THREE)
+    (kept,) = (tmp_path / "registry" / "jobs").glob("train-*/checkpoint.safetensors")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    refused(cli(*THREE), 1, f"the checkpoint {kept} is damaged", "--fresh")
+    plain(cli(*THREE, "--fresh"))
+
+
+def test_the_same_training_twice_at_once(cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupts(patch, checkpoint, "save", 1)
+        cli(*THREE)
+    (lock,) = (tmp_path / "registry" / "jobs").glob("train-*.lock")
+    with locked(lock, "it"):
+        refused(cli(*THREE), 1, f"this very training is held by process {os.getpid()} on ", "Wait until it has ended")
+    plain(cli(*THREE))
+
+
+# -- disks and damage --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_full_disk_during_training(
+    cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    command = [*THREE[:-1], "1"]
+    wanted = one_json(cli(*command, "--registry", "whole", "--json"), "id")["id"]
+    registry, refusals = Registry(tmp_path / "registry"), 0
+    real = getattr(os, call)
+    for fatal in range(100):
+        calls = []
+
+        def full(*args: Any, calls: list[int] = calls, fatal: int = fatal) -> Any:
+            calls.append(1)
+            if len(calls) - 1 == fatal:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, full)
+            ran = cli(*command)
+        if len(calls) <= fatal:
+            break
+        refused(ran, 1, "No space left on device", "Free some space and type the same command again: it continues.")
+        assert "cannot write " in ran.err
+        assert [g.id for g in registry.all()] in ([], [wanted])
+        assert not registry.exists or not [f for f in verify(registry) if f.damage]
+        assert one_json(cli(*command, "--json"), "id")["id"] == wanted
+        assert len(registry.all()) == 1
+        assert verify(registry) == []
+        shutil.rmtree(registry.root)
+        refusals += 1
+    assert refusals >= 6
+
+
+def test_a_full_disk_during_certification(cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = stored(here.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        ran = cli("certify", "gen0", *FEW)
+    refused(ran, 1, "No space left on device", "it continues")
+    assert stored(here.root) == before
+    plain(cli("certify", "gen0", *FEW))
+
+
+def test_a_registry_that_cannot_be_written(
+    cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "registry").write_text("a file")
+    refused(cli(*THREE), 1, f"cannot write {tmp_path / 'registry' / 'registry.json'}: ", "--registry DIR")
+    (tmp_path / "registry").unlink()
+
+    def read_only(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    trained = False
+
+    def train(*args: Any) -> Any:
+        nonlocal trained
+        trained = True
+
+    with monkeypatch.context() as patch:
+        plain(cli("list"))
+        patch.setattr(os, "replace", read_only)
+        patch.setattr(engine.Trainer, "_epoch", train)
+        refused(cli(*THREE), 1, "Read-only file system", "Make it writable, or name another place with --registry DIR")
+    assert not trained, "it is refused before hours of work"
+    assert "gen0" in plain(cli(*THREE)).out
+
+
+def test_a_registry_that_cannot_be_read(cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_bytes
+    path = here.root / "refs.json"
+
+    def forbidden(self: Path) -> bytes:
+        if self == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    for command in ("list", "show gen0", "certify", "distill --from gen2 --to smallcnn"):
+        refused(cli(*command.split()), 1, f"cannot use {path}: Permission denied", "yours to read")
+
+
+def test_damaged_weights_are_refused_named_and_made_again(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    gen0 = here.get("gen0")
+    path = here.object_path(gen0.weights)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    before = stored(here.root)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    for command in (
+        "certify gen0 --sigma 0.25",
+        "evaluate gen0",
+        "predict gen0 a.png",
+        "push gen0 --to published",
+        "distill --from gen0 --to smallcnn",
+    ):
+        refused(cli(*command.split()), 1, f"the weight file {path} is damaged", "Restore it from a copy, or run")
+        assert stored(here.root) == before
+    assert not (tmp_path / "published").exists()
+    ran = cli("verify")
+    assert ran.code == 3
+    assert str(path.relative_to(here.root)) in ran.out
+    command = GAUSSIAN.replace("--epochs 1", "--epochs 3") + "--batch-size 128"
+    found = one_json(cli(*command.split(), "--json"), "id generation")
+    assert (found["id"], found["generation"]) == (gen0.id, "gen0")
+    assert here.refs()["names"]["gen0"] == gen0.id
+    assert path.read_bytes() == whole
+    assert verify(here) == []
+    path.unlink()
+    refused(cli("certify", "gen0"), 1, f"the weight file {path} is missing", "run the command that made")
+    assert "making gen0 again" in plain(cli(*command.split())).err
+    assert verify(here) == []
+
+
+def test_weights_that_do_not_fit_are_refused(cli: Cli, here: Registry) -> None:
+    first = here.get("gen0")
+    here.add(replace(first, name="odd", weights=here.put_object(b"no safetensors")), {})
+    here.add(replace(first, name="other", recipe=replace(first.recipe, arch="resnet8")), {})
+    refused(cli("certify", "odd"), 1, "the weights of odd do not fit smallcnn", "robustkt verify")
+    refused(cli("certify", "other"), 1, "the weights of other do not fit resnet8", "robustkt verify")
+
+
+# -- certificates ------------------------------------------------------------------------------------------------------
+
+
+def timeless(log: str) -> list[list[str]]:
+    rows = [line.split("\t") for line in log.splitlines()]
+    time = rows[0].index("time")
+    return [row[:time] + row[time + 1 :] for row in rows]
+
+
+KEYS = "generation sigma alpha mode n images abstain_rate acr certified_accuracy samples_per_image seconds log"
+
+
+def test_certify_then_again(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    first = one_json(cli("certify", "gen1", *FEW, "--json"), KEYS)
+    assert (first["generation"], first["sigma"], first["mode"], first["n"]) == ("gen1", 0.25, "fixed", 50)
+    assert (first["images"], first["samples_per_image"], first["reused"]) == (8, 60, False)
+    log = Path(first["log"]).read_text()
+    rows = certlog.parse(log)
+    assert [row.idx for row in rows] == [45 * i for i in range(8)]
+    assert first["acr"] == pytest.approx(sum(row.radius * row.correct for row in rows) / 8)
+    assert first["certified_accuracy"]["0.25"] == sum(row.correct and row.radius >= 0.25 for row in rows) / 8
+    before = stored(here.root)
+    ran = cli("certify", "gen1", *FEW, "--json", "--batch-size", "64")
+    again = one_json(ran, KEYS)
+    assert "gen1 has this very certificate already; --fresh measures it again" in ran.err
+    assert again == {**first, "reused": True}
+    assert stored(here.root) == before
+    fresh = one_json(cli("certify", "gen1", *FEW, "--fresh", "--json"), KEYS)
+    assert not fresh["reused"]
+    assert timeless(Path(fresh["log"]).read_text()) == timeless(log)
+    text = plain(cli("certify", "gen1", *FEW)).out
+    assert "gen1  σ = 0.25, n = 50, α = 0.001, 8 test images" in text
+    assert "measured earlier" in text
+    other = one_json(cli("certify", "gen1", *FEW, "--sigma", "0.5", "--radii", "0,1/8,8/255", "--json"), KEYS)
+    assert list(other["certified_accuracy"]) == ["0", "0.125", "8/255"]
+    assert not other["reused"]
+    assert verify(here) == [] or {f.what for f in verify(here)} == {"a log that no result names"}
+
+
+@pytest.mark.parametrize("torn", [b"", b"315\t7\t7\t0.1", b"315\t7\t7\t0.1\t1\t0:00:00\t50\t50\t0.87"])
+def test_certify_interrupted_and_continued_gives_the_same_log(
+    cli: Cli, here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
+) -> None:
+    from robustkt.api import certifying
+
+    shutil.copytree(here.root, tmp_path / "whole")
+    command = ("certify", "gen1", *FEW, "--json")
+    whole = one_json(cli(*command, "--registry", "whole"), KEYS)
+    with monkeypatch.context() as patch:
+        patch.setattr(certifying, "FLUSH_SECONDS", -1.0)
+        interrupts(patch, certifying, "append_synced", 3)
+        one_json(cli(*command), "error fix", 130)
+    assert not here.results(here.get("gen1").id)
+    (log,) = (here.root / "jobs").glob("certify-*/log.tsv")
+    log.write_bytes(log.read_bytes() + torn)
+    ran = cli(*command)
+    found = one_json(ran, KEYS)
+    assert "continuing after 3 of 8 images" in ran.err
+    mine, theirs = Path(found["log"]).read_text(), Path(whole["log"]).read_text()
+    assert timeless(mine) == timeless(theirs)
+    varying = ("seconds", "log")
+    assert {k: v for k, v in found.items() if k not in varying} == {k: v for k, v in whole.items() if k not in varying}
+    assert verify(here) == []
+
+
+def test_an_interrupted_fresh_certification_continues(
+    cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robustkt.api import certifying
+
+    command = ("certify", "gen2", *FEW)
+    with monkeypatch.context() as patch:
+        patch.setattr(certifying, "FLUSH_SECONDS", -1.0)
+        interrupts(patch, certifying, "append_synced", 2)
+        ran = cli(*command, "--fresh")
+    refused(ran, 130, "interrupted", "type: robustkt certify gen2 --n 50")
+    assert "--fresh" not in ran.err
+    assert "continuing after 2 of 8 images" in plain(cli(*command)).err
+    assert "already" in plain(cli(*command)).err
+
+
+def test_last_takes_the_last_weights(cli: Cli, here: Registry) -> None:
+    gen0, gen1 = here.get("gen0"), here.get("gen1")
+    here.add(replace(gen0, name="two", weights=gen0.weights, last_weights=gen1.weights), {})
+    figures = {}
+    for name, option in {"gen0": (), "gen1": (), "two": (), "two last": ("--last",)}.items():
+        ran = cli("certify", name.split()[0], *FEW, "--n", "200", "--max-images", "20", *option, "--json")
+        figures[name] = timeless(Path(one_json(ran, KEYS)["log"]).read_text())
+    assert figures["two"] == figures["gen0"]
+    assert figures["two last"] == figures["gen1"]
+    assert figures["gen0"] != figures["gen1"]
+    assert (
+        one_json(cli("evaluate", "two", "--last", "--attack", "clean", "--json"), "clean_accuracy")["clean_accuracy"]
+        == one_json(cli("evaluate", "gen1", "--attack", "clean", "--json"), "clean_accuracy")["clean_accuracy"]
+    )
+
+
+def test_out_writes_the_log_there_too(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    found = one_json(cli("certify", "gen1", *FEW, "--out", "logs/new/gen1.tsv", "--json"), KEYS)
+    assert found["log"] == "logs/new/gen1.tsv"
+    (result,) = here.results(here.get("gen1").id, "certificate")
+    assert (tmp_path / found["log"]).read_bytes() == here.log(result)
+    (tmp_path / "folder").mkdir()
+    refused(cli("certify", "gen1", *FEW, "--out", "folder"), 1, "cannot write folder: Is a directory", "--out")
+    one_json(cli("certify", "gen1", *FEW, "--out", "again.tsv", "--json"), KEYS)
+    assert (tmp_path / "again.tsv").read_bytes() == here.log(result)
+
+
+def test_a_damaged_log_is_refused_and_measured_again(cli: Cli, here: Registry) -> None:
+    (result,) = here.results(here.get("gen2").id, "certificate")
+    path = here.log_path(result)
+    path.write_bytes(path.read_bytes().replace(b"\t1\t", b"\t0\t", 1))
+    refused(cli("certify", "gen2", *FEW), 1, f"the log {path} is damaged", "measure again with --fresh")
+    refused(cli("push", "--dry-run"), 1, f"the log {path} is damaged", "--fresh")
+    assert cli("verify").code == 3
+    plain(cli("certify", "gen2", *FEW, "--fresh"))
+    assert cli("verify").code == 0
+    result.path.write_bytes(result.path.read_bytes().replace(b'"acr":0.', b'"acr":9.'))
+    refused(cli("show"), 1, f"{result.path} is damaged", "--fresh")
+    refused(cli("certify", "gen2", *FEW), 1, f"{result.path} is damaged", "--fresh")
+    assert cli("verify").code == 3
+    plain(cli("certify", "gen2", *FEW, "--fresh"))
+    assert cli("verify").code == 0
+
+
+def test_a_network_that_knows_no_noise_gets_a_warning(cli: Cli, here: Registry) -> None:
+    ran = plain(cli("certify", "plain", "--sigma", "0.25", *FEW))
+    assert "plain was not trained under noise: expect abstentions and small radii" in ran.err
+
+
+# -- attacks and pictures ----------------------------------------------------------------------------------------------
+
+
+def test_evaluate_then_again(cli: Cli, here: Registry) -> None:
+    command = ("evaluate", "adv", "--attack", "clean,FGSM,pgd_sat", "--max-images", "50", "--json")
+    found = one_json(cli(*command), "generation images clean_accuracy attacks warnings")
+    assert list(found["attacks"]) == ["clean", "fgsm", "pgd-sat"]
+    assert found["attacks"]["fgsm"]["eps"] == "0.1"
+    assert found["attacks"]["fgsm"]["norm"] == "linf"
+    assert found["attacks"]["clean"]["accuracy"] == found["clean_accuracy"]
+    assert found["images"] == 45, "every 8th of 360"
+    ran = cli(*command)
+    assert one_json(ran, "attacks") == {**found, "reused": True}
+    assert "adv has this very evaluation already" in ran.err
+    other = one_json(cli("evaluate", "gen0", "--attack", "fgsm", "--max-images", "50", "--json"), "attacks")
+    assert other["attacks"]["fgsm"]["eps"] == "8/255"
+    text = plain(cli("evaluate", "gen0", "--attack", "fgsm", "--max-images", "50")).out
+    assert re.search(r"^fgsm .*% +linf +8/255$", text, re.MULTILINE)
+    assert "base network, without noise" in text
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """A digit as it is, one larger and in colour, one as a JPEG of another shape."""
+    split = data.load("digits").test
+    paths = [tmp_path / name for name in ("same.png", "large.png", "wide.jpg")]
+    images = [Image.fromarray(split.x[i, 0].numpy()) for i in range(3)]
+    images[0].save(paths[0])
+    images[1].resize((40, 40)).convert("RGB").save(paths[1])
+    images[2].resize((50, 24)).save(paths[2])
+    return paths
+
+
+def test_predict(cli: Cli, here: Registry, pictures: list[Path]) -> None:
+    names = [path.name for path in pictures]
+    ran = cli("predict", "gen0", *names, "--n", "200", "--json")
+    found = one_json(ran, "predictions generation sigma alpha n")
+    assert [p["file"] for p in found["predictions"]] == names
+    for p in found["predictions"]:
+        assert set(p) >= {"file", "class", "label", "radius", "abstained"}
+        assert p["abstained"] == (p["label"] is None) == (p["class"] is None) == (p["radius"] == 0)
+        assert p["abstained"] or p["class"] == str(p["label"])
+    assert not found["predictions"][0]["abstained"]
+    assert found["predictions"] == one_json(cli("predict", "gen0", *names, "--n", "200", "--json"), "n")["predictions"]
+    (alone,) = one_json(cli("predict", "gen0", names[1], "--n", "200", "--json"), "predictions")["predictions"]
+    assert alone == found["predictions"][1], "an answer does not depend on its neighbours"
+    ran = plain(cli("predict", *names, "--n", "200"))
+    assert "@latest is gen2" in ran.err
+    assert all(name in ran.out for name in names)
+    assert "smoothed gen2, σ = 0.25, n = 200" in ran.out
+    assert one_json(cli("predict", "plain", names[0], "--sigma", "0.1", "--n", "50", "--json"), "sigma")["sigma"] == 0.1
+
+
+def test_predict_on_what_is_no_picture(cli: Cli, frozen: Registry, pictures: list[Path], tmp_path: Path) -> None:
+    whole = pictures[0].read_bytes()
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("text.png", "half.png", "empty.png"):
+        refused(cli("predict", "gen0", "same.png", name), 1, f"{name} cannot be read: ", "Give a picture")
+        refused(cli("predict", name), 1, f"{name} cannot be read: ", "Give a picture")
+    refused(cli("predict", "gen0", "folder.png"), 1, "there is no image file folder.png")
+    refused(cli("predict", "gen9", "same.png"), 1, "unknown generation 'gen9'")
+    refused(cli("predict", "same.png", "--n", "0"), 2, "--n must be at least 1, not 0")
+    refused(cli("predict", "same.png", "--sigma", "0"), 2, "sigma must be above 0, not 0")
+    assert cli("predict").code == 2
+
+
+# -- the installed script ----------------------------------------------------------------------------------------------
+
+SCRIPT = Path(sys.executable).with_name("robustkt")
+
+
+def test_sigterm_in_a_pipe_continues_later(cli: Cli, net: Path, tmp_path: Path) -> None:
+    command = [*THREE[:-1], "40"]
+    process = subprocess.Popen(
+        [SCRIPT, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if line.startswith("epoch 2/40"):
+            process.send_signal(signal.SIGTERM)
+            break
+    out, rest = process.communicate(timeout=60)
+    err = "".join(seen) + rest
+    refused(
+        Ran(process.returncode, out, err), 130, "interrupted; what is done is kept", "type: robustkt train -m gauss"
+    )
+    assert "\x1b" not in err
+    assert "━" not in err
+    assert "\ntraining 40 epochs\nepoch 1/40  ce " in err
+    registry = Registry(tmp_path / "registry")
+    assert registry.all() == []
+    ran = cli(*command, "--json")
+    wanted = one_json(cli(*command, "--registry", "whole", "--json"), "id")["id"]
+    assert one_json(ran, "id")["id"] == wanted
+    assert re.search(r"continuing after epoch \d+ of 40", ran.err)
+    assert verify(registry) == []
+
+
+def test_a_terminal_gets_a_bar(net: Path, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "_TYPER_FORCE_DISABLE_TERMINAL")}
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [SCRIPT, *THREE],
+        cwd=tmp_path,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env={**environment, "TERM": "xterm-256color", "COLUMNS": "120"},
+    )
+    os.close(child)
+    shown = b""
+    while select.select([parent], [], [], 60)[0]:
+        try:
+            part = os.read(parent, 65536)
+        except OSError:  # Linux: the other side has gone
+            break
+        if not part:
+            break
+        shown += part
+    os.close(parent)
+    text = shown.decode()
+    assert process.wait(30) == 0, text
+    assert "\x1b[" in text
+    assert "━" in text
+    assert re.search(r"training 3 epochs .*\d+%", text)
+    assert re.search(r"\d:\d\d:\d\d", text), "the time left"
+    assert "epoch 1/3" not in text, "the bar stands for the lines"
+    assert "gen0" in text
