@@ -94,7 +94,7 @@ def evaluate(
                 results = attacked(model, split, threat, names, seed=seed, device=target, advance=bar.advance)
             figures: Mapping[str, Any] = {
                 "attacks": {result.name: _figures(result, threat) for result in results},
-                "warnings": masking_warnings(model, split, results, device=target),
+                "warnings": masking_warnings(model, split, results, device=target) if len(names) > 1 else [],
             }
             content = {"settings": settings, "figures": figures, **machine(target)}
             registry.put_result(found.id, "evaluation", key, content, _log(chosen, split.y, results))
