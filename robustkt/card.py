@@ -179,6 +179,9 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
 
 
 def _use(generation: Generation) -> str:
+    own = generation.recipe.arch_source is not None
+    name = generation.recipe.arch.rpartition(":")[2]
+    call = f'read_folder(Path("."), {name}(...))' if own else 'read_folder(Path("."))'
     return "\n".join(
         [
             "## Use",
@@ -189,7 +192,8 @@ def _use(generation: Generation) -> str:
             "from pathlib import Path",
             "from robustkt.hub import read_folder",
             "",
-            'model = read_folder(Path("."))  # images (B, C, H, W) in [0, 1] -> logits; runs no code from the folder',
+            *([f"# {name} is in architecture.py.txt: read it before you run it"] if own else []),
+            f"model = {call}  # images (B, C, H, W) in [0, 1] -> logits; runs no code from the folder",
             "```",
             "",
             f"`manifest.json` is the whole recipe; its SHA-256 is the id `{generation.id}`.",

@@ -127,19 +127,20 @@ def _foreign(folder: Path) -> str | None:
     return next((file for file in files if not PUBLISHED.fullmatch(file)), None)
 
 
-def read_folder(folder: Path) -> nn.Module:
+def read_folder(folder: Path, network: nn.Module | None = None) -> nn.Module:
     """The network of a published folder, in eval mode: images (B, C, H, W) in [0, 1] to logits (B, K).
 
-    Runs no code from the folder.
+    Runs no code from the folder: where the architecture is its author's own file, build `network` yourself (without
+    the normalisation, which is put in front of it).
 
     Raises:
         NotFoundError: it is no published folder.
         IntegrityError: the weights are not those of the manifest.
-        RobustKTError: the architecture is code of the author's own; build it yourself and load `model.safetensors`.
+        RobustKTError: the architecture is code of the author's own and no `network` was given.
     """
     from safetensors.torch import load as load_tensors
 
-    from robustkt.models import build, is_user_arch
+    from robustkt.models import Classifier, Normalize, build, is_user_arch
 
     for name in (MANIFEST, WEIGHTS):
         if not (folder / name).is_file():
@@ -148,11 +149,15 @@ def read_folder(folder: Path) -> nn.Module:
     data = (folder / WEIGHTS).read_bytes()
     if digest(data) != generation.weights:
         raise IntegrityError(f"{folder / WEIGHTS} is not what the manifest names", "Fetch it again.")
-    if generation.recipe.arch_source is not None or is_user_arch(generation.recipe.arch):
+    recipe = generation.recipe
+    if network is None and (recipe.arch_source is not None or is_user_arch(recipe.arch)):
         raise RobustKTError(
-            f"the architecture of {generation.name} is code of its author's own, {generation.recipe.arch}",
-            "Read architecture.py.txt, build the network yourself and load model.safetensors into it.",
+            f"the architecture in {folder} is code of its author's own, {recipe.arch}",
+            "Read architecture.py.txt, build the network and pass it: read_folder(folder, network).",
         )
-    network = build(generation.recipe.arch, generation.recipe.data)
-    network.load_state_dict(load_tensors(data), strict=True)
-    return network.eval()
+    if network is None:
+        whole = build(recipe.arch, recipe.data)
+    else:
+        whole = Classifier(Normalize(recipe.data.mean, recipe.data.std), network)
+    whole.load_state_dict(load_tensors(data), strict=True)
+    return whole.eval()

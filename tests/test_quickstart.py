@@ -49,7 +49,7 @@ def test_quickstart_makes_everything_once(registry: Registry, tmp_path: Path) ->
     assert (tmp_path / "out" / "gen2" / "README.md").is_file()
     for row in first["table"]:
         assert 0 <= row["robust_accuracy"] <= row["clean_accuracy"] <= 1
-        assert ("certified_accuracy" in row) == ("adversarial" not in row["generation"])
+        assert ("certified_accuracy" in row) == ("adv" not in row["generation"])
     assert [dict(g.parents) for g in registry.all() if g.name == "gen2"] == [{"teacher": registry.get("gen1").id}]
     assert api.verify(registry)["ok"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from robustkt import certlog, smooth
@@ -28,6 +29,7 @@ from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced, locked, write_atomic
 
 SAMPLES = 10_000  # the papers' 100,000 takes ten times as long; --n 100000 gives their table
+TELL_SECONDS = 60.0  # how often a line is written where no bar is drawn
 FLUSH_SECONDS = 1.0  # how much certified work a crash may cost
 
 
@@ -94,6 +96,7 @@ def certify(
     _check_options(mode, n, n0, alpha, noise, norm, skip, max_images, batch_size)
     if radii is not None and (not radii or min(radii) < 0):
         raise UsageError("--radii must be numbers from 0 up", "For instance --radii 0,0.25,0.5.")
+    _check_reach(n, alpha)
     found = registry.get(generation)
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
@@ -179,7 +182,7 @@ def _run(
             advance=bar.advance,
         )
         waiting: list[str] = []
-        flushed = time.monotonic()
+        flushed = told = time.monotonic()
         for idx, certificate, seconds in certified:
             row = certlog.Row.of(idx, int(dataset.test.y[idx]), certificate, seconds)
             done.append(row)
@@ -189,7 +192,11 @@ def _run(
                 append_synced(log, "".join(waiting).encode())
                 waiting, flushed = [], now
                 right = sum(row.correct for row in done) / len(done)
-                bar.advance(0, f"right and certified {right:.1%} of {len(done)}")
+                text = f"right and certified {right:.1%} of {len(done)}"
+                bar.advance(0, text)
+                if now - told > TELL_SECONDS:
+                    bar.line(f"{len(done)} of {len(indices)} images  {text}")
+                    told = now
 
 
 def _store(
@@ -268,9 +275,15 @@ def predict(
         )
     level = noise_level(chosen)
     _check_options("fixed", n, n0, alpha, "gaussian", "l2", None, 1, smooth.BATCH)
+    _check_reach(n, alpha)
     target = pick_device(device)
     spec = found.recipe.data
     pixels = [datasets.read_image(path, spec.shape) for path in images]
+    for path in images:
+        with Image.open(path) as image:
+            if image.size != (spec.shape[2], spec.shape[1]):
+                size = f"{image.size[0]}x{image.size[1]} to {spec.shape[2]}x{spec.shape[1]}"
+                progress.note(f"{path}: resized from {size}; the radius is one of the resized image")
     model = ready(load_network(registry, found), target, "fp32")
     certifier = CERTIFIERS.get("fixed")
 
@@ -308,6 +321,14 @@ def predict(
             for path, (_, c, _) in zip(images, results, strict=True)
         ],
     }
+
+
+def _check_reach(n: int, alpha: float) -> None:
+    if lower_bound(n, n, alpha) < 0.5:
+        least = math.ceil(math.log(alpha) / math.log(0.5))
+        raise UsageError(
+            f"--n {n} can certify nothing at α = {alpha:g}", f"Give at least --n {least}; the field uses 100000."
+        )
 
 
 def _check_options(

@@ -211,6 +211,11 @@ class _Job:
                 self.progress.note(f"the same id as {generation.name}: the run is reproduced")
             generation = self.registry.add(generation, record)
             shutil.rmtree(folder, ignore_errors=True)
+        selected = record["selected"]
+        self.progress.note(
+            f"{generation.name}: epoch {selected['epoch'] + 1} selected, {selected['metric']} "
+            f"{selected['score']:.1%} on held-out images, {record['seconds']:.0f} s"
+        )
         return outcome(generation, record, created=not there)
 
     def _done(self) -> dict[str, Any] | None:

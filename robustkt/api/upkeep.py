@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from robustkt import registry as store
@@ -95,7 +96,7 @@ def _row(registry: Registry, generation: Generation, names: Mapping[str, str]) -
         "id": generation.id,
         "method": recipe.method,
         "arch": recipe.arch,
-        "data": recipe.data.name,
+        "data": _data(recipe.data.name, record),
         "guarantee": f"σ {recipe.settings['sigma']}"
         if recipe.sigma
         else " ".join(_threat(recipe.settings))
@@ -106,6 +107,13 @@ def _row(registry: Registry, generation: Generation, names: Mapping[str, str]) -
         "seconds": record.get("seconds"),
         **headline(registry, generation),
     }
+
+
+def _data(name: str, record: Mapping[str, Any]) -> str:
+    """A data set's name; of a folder or file the last part of where it lay, as `folder` says little."""
+    paths = record.get("paths")
+    place = paths.get("data") if isinstance(paths, dict) else None
+    return Path(str(place)).name if place else name
 
 
 def _threat(settings: Mapping[str, Any]) -> tuple[str, str]:

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from robustkt.registry import Registry
 
 
+def _data_sets(incomplete: str) -> list[str]:
+    from robustkt import catalog
+
+    names = catalog.literal(Path(__file__).parents[1] / "data" / "__init__.py", "NAMES")
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def _generations(incomplete: str) -> list[str]:
     from robustkt.registry import Registry
 
@@ -80,7 +87,10 @@ To = Annotated[
     ),
 ]
 Data = Annotated[
-    str, typer.Option("--data", "-d", help="digits, mnist, fashion-mnist, cifar10 …, a folder, or an .npz.")
+    str,
+    typer.Option(
+        "--data", "-d", autocompletion=_data_sets, help="digits, mnist, fashion-mnist, cifar10 …, a folder, or an .npz."
+    ),
 ]
 OtherData = Annotated[
     str | None, typer.Option("--data", "-d", help="Other data of the same shape and classes.", show_default="its own")
@@ -118,6 +128,27 @@ def registry_of(folder: Path | None) -> Registry:
     from robustkt.registry import Registry
 
     return Registry.locate(folder)
+
+
+def check_names(method: str | None, arch: str, data: str | None) -> None:
+    """Answer a misspelt name at once, from the sources, before torch is imported.
+
+    Raises:
+        UsageError: an unknown method, architecture or data set.
+    """
+    from robustkt.catalog import ARCHITECTURES, METHODS, plain, unknown
+
+    if method is not None and not METHODS.has(method):
+        raise unknown("method", method, METHODS.names())
+    if arch.endswith(".py"):
+        raise UsageError(f"{arch} is a file; which network in it?", f"Write {arch}:NAME, a class or function in it.")
+    if ":" not in arch and not ARCHITECTURES.has(arch) and not plain(arch).startswith("wideresnet"):
+        raise unknown("architecture", arch, ARCHITECTURES.names())
+    if data is not None and not Path(data).exists() and not {"/", "."} & set(data):
+        known = _data_sets("")
+        if plain(data).replace("_", "-") not in known:
+            error = unknown("data set", data, known)
+            raise UsageError(error.what, f"{error.fix} Or a path to an image folder or an .npz; there is no ./{data}.")
 
 
 def given(pairs: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Output:
         """Print the command's result on stdout: as one JSON object, or as `render` draws it."""
         if self.as_json:
             sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+            sys.stdout.flush()
             return
         render(stdout_console(), result)
 
@@ -62,15 +63,17 @@ class Output:
     @contextmanager
     def _drawn(self, title: str, total: float, done: float) -> Iterator[Bar]:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
+        whole, rest = Column(no_wrap=True, min_width=8), Column(no_wrap=True, overflow="ellipsis", ratio=1)
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=10, table_column=Column(min_width=10)),
             TaskProgressColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", style="dim"),
+            TimeRemainingColumn(table_column=whole),
+            TextColumn("{task.fields[text]}", style="dim", table_column=rest),
         )
-        with Progress(*columns, console=self.stderr, transient=True) as progress:
+        with Progress(*columns, console=self.stderr, transient=True, expand=True) as progress:
             task = progress.add_task(title, total=total, completed=int(done), text="")
             yield _Drawn(self, progress, task)
 
@@ -112,8 +115,12 @@ def stdout_console() -> Console:
     """Rich on stdout; as wide as the lines need when it is no terminal."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal or os.environ.get("COLUMNS") else Console(highlight=False, width=400)
+    class Answer(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # Rich would end with status 1; `guarded` knows better
+
+    console = Answer(highlight=False)
+    return console if console.is_terminal or os.environ.get("COLUMNS") else Answer(highlight=False, width=400)
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -129,7 +136,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            again = shlex.join(["robustkt", *(a for a in sys.argv[1:] if a != "--fresh")])  # which would start over
+            from robustkt.cli.tables import program
+
+            again = shlex.join([program(), *(a for a in sys.argv[1:] if a != "--fresh")])  # which would start over
             _complain(
                 "interrupted; what is done is kept", f"To continue, type: {again}", as_json=bool(kwargs.get("as_json"))
             )

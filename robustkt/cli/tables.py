@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,16 @@ def _table(console: Console, *columns: str, left: int = 1) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
+    rules = box.SIMPLE_HEAD if console.is_terminal else None
+    table = Table(box=rules, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < left else "right", overflow="fold")
+        table.add_column(column, justify="left" if i < left else "right", no_wrap=True, overflow="ellipsis")
     return table
+
+
+def program() -> str:
+    """What to type to run this program here: its name where the shell finds it, else the path it was started by."""
+    return "robustkt" if shutil.which("robustkt") else sys.argv[0]
 
 
 def percent(value: float | None) -> str:
@@ -110,8 +118,8 @@ def predicted(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(escape(p["file"]), "abstained" if p["abstained"] else escape(p["class"]), f"{p['radius']:.4f}")
     console.print(table)
     console.print(
-        f"smoothed {result['generation']}, σ = {result['sigma']:g}, n = {result['n']:,}; each answer is wrong with "
-        f"probability at most {result['alpha']:g}"
+        f"smoothed {result['generation']}, σ = {result['sigma']:g}, n = {result['n']:,}; each radius fails to hold "
+        f"with probability at most {result['alpha']:g}; it does not say that the class is right"
     )
 
 
@@ -123,13 +131,17 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         where = escape(result["registry"])
         console.print(f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`")
         return
-    table = _table(console, "name", "method", "arch", "data", "for", "teacher", "certified", "n", "attacked", left=6)
+    shared = {row["data"] for row in result["generations"]}
+    columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
+    table = _table(console, *columns, "certified", "n", "attacked", left=len(columns))
     for row in result["generations"]:
-        table.add_row(
-            *map(escape, (row["generation"], row["method"], row["arch"], row["data"], row["guarantee"] or "–")),
-            row["teacher"] or "–", _certified(row), _samples(row), _robust(row),
-        )  # fmt: skip
+        told = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
+        told["teacher"] = row["teacher"] or "–"
+        figures = (_certified(row), _samples(row), _robust(row))
+        table.add_row(*(escape(told[column]) for column in columns), *figures)
     console.print(table)
+    if len(shared) == 1:
+        console.print(f"data: {escape(shared.pop())}")
     if result["unreadable"]:
         console.print(f"[red]damaged[/red]  {', '.join(result['unreadable'])}: `robustkt verify` says what is wrong")
     console.print(
@@ -153,7 +165,10 @@ def _samples(row: Mapping[str, Any]) -> str:
 
 def _robust(row: Mapping[str, Any]) -> str:
     robust = row["robust"]
-    return f"{percent(robust['robust_accuracy'])} @{robust['eps']}" if robust else "–"
+    if not robust:
+        return "–"
+    norm = "" if robust["norm"] == "linf" else robust["norm"] + " "
+    return f"{percent(robust['robust_accuracy'])} @{norm}{robust['eps']}"
 
 
 def shown(console: Console, result: Mapping[str, Any]) -> None:
@@ -247,8 +262,9 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
     total = sum(file["size"] for file in result["files"])
     if result["dry_run"]:
         console.print(result["card"], markup=False, soft_wrap=True)
-        goal = result["to"] or result["repo"] or "nowhere yet: name a folder with --to DIR"
-        console.print(f"dry run: {len(result['files'])} files, {total:,} bytes, would go to {goal}", markup=False)
+        goal = f"it would go to {result['to']}" if result["to"] else "add --to DIR to write it"
+        told = f"dry run: {len(result['files'])} files, {total:,} bytes; nothing is written, {goal}"
+        console.print(told, markup=False, soft_wrap=True)
     else:
         place = result["to"]
         told = f"{result['generation']}: {len(result['files'])} files, {total:,} bytes in {place}"
@@ -266,14 +282,14 @@ def quickstart(console: Console, result: Mapping[str, Any]) -> None:
         radii = row.get("certified_accuracy") or {}
         certified = [_points(radii.get(r)) for r in ("0", "0.25", "0.5")]
         table.add_row(
-            row["generation"].replace("adversarial", "adv"), row["method"], row["arch"], *certified,
+            row["generation"], row["method"], row["arch"], *certified,
             f"{row['acr']:.3f}" if "acr" in row else "–", _points(row.get("abstain_rate")),
             _points(row["clean_accuracy"]), _points(row["robust_accuracy"]), f"{row['train_seconds']:.0f} s",
         )  # fmt: skip
     console.print(table)
     console.print(
         f"in %. Certified at L2 radius r: smoothed with σ = {result['sigma']}, n = {result['n']:,}, α = 0.001. "
-        f"Clean and PGD: the network without noise, linf eps {result['eps']}. adv = adversarial."
+        f"Clean and PGD: the network without noise, linf eps {result['eps']}."
     )
     console.print(
         f"\ngen1 and scratch are the same network: carrying the robustness over took "
@@ -285,9 +301,10 @@ def quickstart(console: Console, result: Mapping[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
-    console.print(
-        "next: `robustkt lineage`, `robustkt distill --from gen2 --to resnet18`, `robustkt push gen2 --dry-run`"
-    )
+    name = program()
+    console.print(f"next       {name} lineage", markup=False, soft_wrap=True)
+    for further in ("distill --from gen2 --to resnet18", "certify --sigma 0.25", "push gen2 --dry-run"):
+        console.print(f"           {name} {further}", markup=False, soft_wrap=True)
 
 
 def _points(value: float | None) -> str:

@@ -74,6 +74,7 @@ def train(
     from robustkt import api
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    o.check_names(method, arch, data)
     result = api.train(
         method=method,
         arch=arch,
@@ -128,6 +129,8 @@ def distill(
     from robustkt import api
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    o.check_names(None if method == "auto" else method, to, None)
+    o.registry_of(registry).get(teacher)
     result = api.distill(
         teacher=teacher,
         arch=to,
