@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def record(name: str) -> Any:
@@ -122,7 +122,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def rendered(page: str) -> str:
     """The page with every table written anew."""
-    return BLOCK.sub(lambda m: m[1] + TABLES[m[2]]() + m[3], page)
+    return BLOCK.sub(lambda m: m[1] + TABLES[m[2]]() + "\n" + m[3], page)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from robustkt.errors import UsageError
+from robustkt.errors import UsageError, clip
 from robustkt.numbers import fraction
 
 
@@ -30,14 +31,18 @@ def parse(hint: Any, value: Any, name: str) -> Any:
         return _boolean(value, name)
     if hint is str:
         return str(value)
+    if hint is int:
+        return _whole(value, name)
     number = fraction(value, name)
-    if hint is Fraction:
-        return number
-    if hint is float:
-        return float(number)
-    if hint is int and number.denominator == 1:
-        return int(number)
-    raise UsageError(f"{name} must be a whole number, not {value}", f"For instance --set {name}=10.")
+    return number if hint is Fraction else float(number)
+
+
+def _whole(value: Any, name: str) -> int:
+    with contextlib.suppress(UsageError):
+        number = fraction(value, name)
+        if number.denominator == 1:
+            return int(number)
+    raise UsageError(f"{name} must be a whole number, not {clip(str(value), 60)}", "Write it as 10, for instance.")
 
 
 def _boolean(value: Any, name: str) -> bool:
@@ -45,7 +50,9 @@ def _boolean(value: Any, name: str) -> bool:
     try:
         return known[str(value).lower()]
     except KeyError:
-        raise UsageError(f"{name} must be true or false, not {value}", f"For instance --set {name}=true.") from None
+        raise UsageError(
+            f"{name} must be true or false, not {clip(str(value), 60)}", f"For instance --set {name}=true."
+        ) from None
 
 
 def fill(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:

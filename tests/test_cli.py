@@ -173,12 +173,13 @@ def test_list(cli: Cli, frozen: Registry) -> None:
     found = one_json(cli("list", "--json"), "registry generations")
     assert [row["generation"] for row in found["generations"]] == ["plain", "adv", "gen0", "gen1", "gen2"]
     assert all(set(keys.split()) <= set(row) for row in found["generations"])
-    lines = plain(cli("list")).out.splitlines()
-    assert lines[0].split() == ["name", "method", "arch", "data", "for", "teacher", "certified", "n", "attacked"]
-    assert lines[1].split() == ["plain", "natural", "smallcnn", "digits", "–", "–", "–", "–", "–"]
-    assert lines[2].split() == ["adv", "sat", "smallcnn", "digits", "linf", "0.1", "–", "–", "–", "–"]
-    assert lines[4].split() == ["gen1", "crt", "smallcnn", "digits", "σ", "0.25", "gen0", "–", "–", "–"]
-    assert re.fullmatch(r"gen2 +crt +smallcnn +digits +σ 0\.25 +gen1 +\S+% @0\.25 +50 +\S+% @0\.1", lines[5])
+    header, *lines = plain(cli("list")).out.splitlines()
+    assert header.split() == ["name", "method", "arch", "teacher", "certified", "n", "attacked"]
+    assert lines[0].split() == ["plain", "natural", "smallcnn", "–", "–", "–", "–"]
+    assert lines[1].split() == ["adv", "sat", "smallcnn", "–", "–", "–", "–"]
+    assert lines[3].split() == ["gen1", "crt", "smallcnn", "gen0", "–", "–", "–"]
+    assert re.fullmatch(r"gen2 +crt +smallcnn +gen1 +\S+% @0\.25 +50 +\S+% @0\.1", lines[4])
+    assert lines[5] == "data: digits"
 
 
 def test_list_of_nothing(cli: Cli, tmp_path: Path) -> None:
@@ -470,7 +471,7 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     ("distill --from gen9 --to smallcnn", 1, "unknown generation 'gen9'", "gen0"),
     ("distill --from gen2~3 --to smallcnn", 1, "gen0 has no teacher", "robustkt lineage gen0"),
     ("distill --from gen2~x --to smallcnn", 2, "'gen2~x' names no generation", "GEN~1"),
-    ("distill --from gen2 --to smalcnn", 2, "unknown architecture 'smalcnn': did you mean 'smallcnn'?", "torchvision:"),
+    ("distill --from gen2 --to smalcnn", 2, "unknown architecture 'smalcnn': did you mean 'smallcnn'?", "wideresnet"),
     ("distill --from gen2 --to torchvision:resnet19", 2, "did you mean 'resnet1", "resnet18"),
     # settings
     (GAUSSIAN + "--set unknown=1", 2, "unknown setting for gaussian 'unknown'", "Known: sigma, epochs, batch_size"),
@@ -485,10 +486,11 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     (GAUSSIAN + "--lr fast", 2, "lr 'fast' is not a number", "0.25"),
     (GAUSSIAN + "--lr 1e400", 2, "lr '1e400' is too large or too small", "0.25"),
     (GAUSSIAN + "--batch-size -3", 2, "batch_size must be above 0, not -3", "default"),
-    (GAUSSIAN + "--batch-size 1.5", 2, "batch_size must be a whole number, not 1.5", "batch_size=10"),
+    (GAUSSIAN + "--batch-size 1.5", 2, "batch_size must be a whole number, not 1.5", "10"),
+    (GAUSSIAN + "--lr 1e30", 1, "training diverged in epoch 1, step ", "Try a lower --lr"),
     (GAUSSIAN + "--image-size 2", 2, "image size 2 is too small", "32"),
     ("train -m natural -a smallcnn -d digits --epochs 0", 2, "epochs must be above 0, not 0", "default"),
-    ("train -m natural -a smallcnn -d digits --epochs ten", 2, "epochs 'ten' is not a number", "0.25"),
+    ("train -m natural -a smallcnn -d digits --epochs ten", 2, "epochs must be a whole number, not ten", "10"),
     # noise and threat
     (TRAIN + "-m gaussian", 2, "gaussian trains under Gaussian noise and needs its σ", "--sigma 0.25"),
     (TRAIN + "-m gaussian --sigma 0", 2, "sigma must be above 0, not 0", "0.25"),
@@ -545,6 +547,7 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     ("predict nowhere.png", 1, "there is no image file nowhere.png", "path"),
     ("predict nowhere.png elsewhere.png", 1, "there is no image file nowhere.png", "path"),
     ("predict gen1 nowhere.png", 1, "there is no image file nowhere.png", "path"),
+    ("predict gen1", 2, "gen1 is no picture, and none is named after it", "robustkt predict gen1 IMAGE"),
     ("predict plain nowhere.png", 2, "plain was not trained under noise", "--sigma 0.25"),
     ("push", 1, "does not upload yet", "robustkt push gen2 --to DIR"),
 ]
@@ -931,6 +934,31 @@ def test_weights_that_do_not_fit_are_refused(cli: Cli, here: Registry) -> None:
     refused(cli("certify", "other"), 1, "the weights of other do not fit resnet8", "robustkt verify")
 
 
+@pytest.mark.parametrize("name", ["refs.json", "registry.json"])
+def test_damaged_pointers_are_refused_and_named(cli: Cli, here: Registry, net: Path, name: str) -> None:
+    path = here.root / name
+    path.write_bytes(path.read_bytes()[:-3])
+    before = stored(here.root)
+    for command in (["list"], ["show", "gen0"], ["certify"], ["distill", "--from", "gen0", "--to", "smallcnn"], THREE):
+        refused(cli(*command), 1, f"{path} is not the JSON it should be", "robustkt verify")
+    assert stored(here.root) == before
+    ran = cli("verify")
+    assert ran.code == 3
+    assert name in ran.out
+
+
+def test_a_damaged_manifest_hides_no_other_generation(cli: Cli, here: Registry) -> None:
+    path = here.manifest_path(here.get("adv").id)
+    path.write_bytes(path.read_bytes().replace(b"smallcnn", b"resnet20"))
+    ran = plain(cli("list"))
+    assert "damaged  adv: `robustkt verify` says what is wrong" in ran.out
+    assert one_json(cli("list", "--json"), "unreadable")["unreadable"] == ["adv"]
+    refused(cli("show", "adv"), 1, f"the manifest {path} of adv is damaged", "Restore it from a copy")
+    plain(cli("show", "gen2"))
+    assert "gen2" in plain(cli("lineage")).out
+    assert cli("verify").code == 3
+
+
 # -- certificates ------------------------------------------------------------------------------------------------------
 
 
@@ -1178,7 +1206,10 @@ def test_sigterm_in_a_pipe_then_on_in_a_terminal(
     out, rest = process.communicate(timeout=60)
     err = "".join(seen) + rest
     refused(
-        Ran(process.returncode, out, err), 130, "interrupted; what is done is kept", "type: robustkt train -m gauss"
+        Ran(process.returncode, out, err),
+        130,
+        "interrupted; what is done is kept",
+        "robustkt train -m gaussian -a net.py:Net -d digits",
     )
     assert "\x1b" not in err
     assert "━" not in err
@@ -1195,6 +1226,23 @@ def test_sigterm_in_a_pipe_then_on_in_a_terminal(
     assert re.search(r"training 10 epochs .*\d+%", shown)
     assert re.search(r"\d:\d\d:\d\d", shown), "the time left"
     assert "epoch 10/10" not in shown, "the bar stands for the lines"
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("robustkt show ge", {"gen0", "gen1", "gen2"}),
+        ("robustkt show @", {"@latest"}),
+        ("robustkt train --arch resnet1", {"resnet18", "resnet110"}),
+        ("robustkt evaluate --attack clean,pgd", {"clean,pgd-sat", "clean,pgd-trades"}),
+    ],
+)
+def test_completion(frozen: Registry, monkeypatch: pytest.MonkeyPatch, words: str, completions: set[str]) -> None:
+    monkeypatch.setenv("_ROBUSTKT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    ran = subprocess.run([SCRIPT], capture_output=True, text=True, check=False)
+    assert set(ran.stdout.split()) == completions, ran
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]])

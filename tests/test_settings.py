@@ -66,9 +66,10 @@ def test_values_by_their_annotations(hint: Any, given: Any, value: Any) -> None:
     ("hint", "given", "what"),
     [
         (int, "1.5", "steps must be a whole number, not 1.5"),
-        (int, "none", "steps 'none' is not a number"),
-        (int, "true", "steps 'true' is not a number"),
-        (int, "", "steps '' is not a number"),
+        (int, "none", "steps must be a whole number, not none"),
+        (int, "true", "steps must be a whole number, not true"),
+        (int, "1e400", "steps must be a whole number, not 1e400"),
+        (int | None, "x" * 99, f"steps must be a whole number, not {'x' * 59}…"),
         (float, "abc", "steps 'abc' is not a number"),
         (float, "nan", "steps 'nan' is not a number"),
         (float, "inf", "steps 'inf' is not a number"),

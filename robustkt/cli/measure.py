@@ -170,6 +170,10 @@ def predict(
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     first, *rest = arguments
     named = bool(rest) and not Path(first).is_file() and Path(first).suffix.lower() not in PICTURES
+    if not rest and not Path(first).exists() and Path(first).suffix.lower() not in PICTURES:
+        raise UsageError(
+            f"{first} is no picture, and none is named after it", f"Type `robustkt predict {first} IMAGE`."
+        )
     if not named:
         output.note(f"@latest is {o.registry_of(registry).get('@latest').name}")
     result = api.predict(
