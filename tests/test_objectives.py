@@ -646,7 +646,7 @@ def test_noise_levels_that_cannot_be_are_refused(name: str, sigma: Any) -> None:
         ({"eps": "8/255", "steps": "2.5"}, "whole number"),
         ({"eps": "8/255", "steps": 0}, "steps must be above 0"),
         ({"eps": "8/255", "steps": -3}, "steps must be above 0"),
-        ({"eps": "8/255", "steps": "ten"}, "not a number"),
+        ({"eps": "8/255", "steps": "ten"}, "steps must be a whole number, not ten"),
         ({"eps": "8/255", "step_size": "0"}, "step_size must be above 0"),
         ({"eps": "8/255", "step_size": "-2/255"}, "step_size must be above 0"),
     ],

@@ -129,7 +129,8 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
 
     if not result["generations"]:
         where = escape(result["registry"])
-        console.print(f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`")
+        told = f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`"
+        console.print(told, soft_wrap=True)
         return
     shared = {row["data"] for row in result["generations"]}
     columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
