@@ -39,11 +39,11 @@ class Stage:
 
 # gen1 and scratch are the same network for the same number of epochs, so that their seconds compare.
 STAGES = (
-    Stage("adv0", "sat", "resnet8", given={"eps": EPS, "steps": 5, "epochs": 6}),
-    Stage("adv1", "rslad", "smallcnn", "adv0", {"steps": 5, "epochs": 6}),
-    Stage("gen0", "smoothmix", "resnet8", given={"sigma": SIGMA, "epochs": 10}),
-    Stage("scratch", "smoothmix", "smallcnn", given={"sigma": SIGMA, "epochs": 10}),
-    Stage("gen1", "crt", "smallcnn", "gen0", {"epochs": 10}),
+    Stage("adv0", "sat", "resnet8", given={"eps": EPS, "steps": 5, "epochs": 6, "batch_size": 64}),
+    Stage("adv1", "rslad", "smallcnn", "adv0", {"steps": 5, "epochs": 6, "batch_size": 64}),
+    Stage("gen0", "smoothmix", "resnet8", given={"sigma": SIGMA, "epochs": 10, "batch_size": 64}),
+    Stage("scratch", "smoothmix", "smallcnn", given={"sigma": SIGMA, "epochs": 10, "batch_size": 64}),
+    Stage("gen1", "crt", "smallcnn", "gen0", {"epochs": 10, "batch_size": 64}),
     Stage("gen2", "crt", "resnet20", "gen1", {"epochs": 12}),
 )
 
