@@ -136,10 +136,10 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
     columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
     table = _table(console, *columns, "certified", "n", "attacked", left=len(columns))
     for row in result["generations"]:
-        told = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
-        told["teacher"] = row["teacher"] or "–"
+        cells = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
+        cells["teacher"] = row["teacher"] or "–"
         figures = (_certified(row), _samples(row), _robust(row))
-        table.add_row(*(escape(told[column]) for column in columns), *figures)
+        table.add_row(*(escape(cells[column]) for column in columns), *figures)
     console.print(table)
     if len(shared) == 1:
         console.print(f"data: {escape(shared.pop())}")
