@@ -42,13 +42,17 @@ def fill(registry: Registry, count: int) -> None:
         )
         made = Generation(name="", recipe=recipe, weights=weights, last_weights=weights, parents=parents)
         added = registry.add(made, {"seconds": 1.0, "started": "2026-01-01T00:00:00+00:00", "epochs": []})
-        certified = {"0": 0.9, "0.25": 0.8}
-        figures = {"certified_accuracy": certified, "acr": 0.4, "abstain_rate": 0.02, "images": 500, "intervals": {}}
-        settings = {"sigma": "0.25", "n": 10_000, "alpha": 0.001, "weights": weights}
-        registry.put_result(added.id, "certificate", "0" * 16, {"settings": settings, "figures": figures})
-        attacks = {"clean": {"accuracy": 0.9}, "pgd-sat": {"accuracy": 0.6}}
-        settings = {"norm": "linf", "eps": "8/255", "images": 500, "weights": weights}
-        registry.put_result(added.id, "evaluation", "0" * 16, {"settings": settings, "figures": {"attacks": attacks}})
+        common = {"images": 500, "skip": 1, "seed": 0, "weights": weights, "data": data.fingerprint}
+        settings = {"sigma": "0.25", "mode": "fixed", "n": 10_000, "n0": 100, "alpha": 0.001, "noise": "gaussian"}
+        settings |= {"norm": "l2", "precision": "fp32", **common}
+        figures = {"certified_accuracy": {"0.25": 0.8}, "intervals": {"0.25": [0.7, 0.9]}, "acr": 0.4}
+        figures |= {"abstain_rate": 0.02, "images": 500}
+        content = {"settings": settings, "figures": figures}
+        registry.put_result(added.id, "certificate", "0" * 16, content, b"log")
+        settings = {"attacks": ["pgd-sat"], "norm": "linf", "eps": "8/255", **common}
+        attack = {"accuracy": 0.6, "interval": [0.5, 0.7], "norm": "linf", "eps": "8/255"}
+        content = {"settings": settings, "figures": {"attacks": {"clean": attack, "pgd-sat": attack}, "warnings": []}}
+        registry.put_result(added.id, "evaluation", "0" * 16, content, b"log")
         parents = {"teacher": added.id}
 
 
