@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from robustkt import data as datasets
-from robustkt import models
+from robustkt import models, places
 from robustkt.catalog import unknown
 from robustkt.core import InPrecision
 from robustkt.engine import PRECISIONS
@@ -159,7 +158,7 @@ def _mark(source: UserSource) -> str:
 
 
 def _trust_list() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "robustkt" / "trusted-code"
+    return places.state() / "trusted-code"
 
 
 def _trusted() -> dict[str, str]:

@@ -16,13 +16,12 @@ from robustkt.registry.measurements import own
 def list_generations(registry: Registry | None = None) -> dict[str, Any]:
     """Every generation, the oldest first: {"registry", "generations": [name, id, method, arch, …]}."""
     registry = registry or Registry.locate()
-    everything = registry.all()
-    names = {g.id: g.name for g in reversed(everything)}
-    readable = {g.name for g in everything}
+    names = registry.refs()["names"]
+    rows = _rows(registry, names)
     return {
         "registry": str(registry.root),
-        "generations": [_row(registry, generation, names) for generation in everything],
-        "unreadable": [name for name in registry.refs()["names"] if name not in readable],
+        "generations": [{**rows[identity], "generation": name} for name, identity in names.items() if identity in rows],
+        "unreadable": [name for name, identity in names.items() if identity not in rows],
     }
 
 
@@ -47,24 +46,23 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
 def lineage(generation: str | None = None, registry: Registry | None = None) -> dict[str, Any]:
     """Ancestors and descendants of a generation, or all: {"focus", "generations": [{…, "depth"}]}, parents first."""
     registry = registry or Registry.locate()
-    everything = {g.id: g for g in reversed(registry.all())}
+    everything = _rows(registry, registry.refs()["names"])
     if not everything:
         raise NotFoundError(f"there is no generation in {registry.root}", "Make one with `robustkt quickstart`.")
-    names = {identity: g.name for identity, g in everything.items()}
-    children: dict[str, list[Generation]] = {}
-    for g in reversed(everything.values()):
-        for parent in sorted(set(g.parents.values())):
-            children.setdefault(parent, []).append(g)
+    children: dict[str, list[str]] = {}
+    for identity, row in everything.items():
+        for parent in sorted(set(row["parents"].values())):
+            children.setdefault(parent, []).append(identity)
     focus = registry.get(generation) if generation else None
     kept = set(everything) if focus is None else _family(registry, focus, children)
 
-    roots = [g for g in reversed(everything.values()) if g.id in kept and not kept & set(g.parents.values())]
+    roots = [i for i, row in everything.items() if i in kept and not kept & set(row["parents"].values())]
     rows: list[dict[str, Any]] = []
-    stack = [(g, 0) for g in reversed(roots)]
+    stack = [(identity, 0) for identity in reversed(roots)]
     while stack:  # not recursive: a lineage may be thousands of generations long
-        g, depth = stack.pop()
-        rows.append({**_row(registry, g, names), "parents": dict(g.parents), "depth": depth})
-        stack += [(child, depth + 1) for child in reversed(children.get(g.id, [])) if child.id in kept]
+        identity, depth = stack.pop()
+        rows.append({**everything[identity], "depth": depth})
+        stack += [(child, depth + 1) for child in reversed(children.get(identity, [])) if child in kept]
     return {"focus": focus.name if focus else None, "generations": rows}
 
 
@@ -83,26 +81,31 @@ def verify(registry: Registry | None = None) -> dict[str, Any]:
     }
 
 
-def _row(registry: Registry, generation: Generation, names: Mapping[str, str]) -> dict[str, Any]:
+def _rows(registry: Registry, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What is told of each generation that can be read, by id, under its first name."""
+    first = {identity: name for name, identity in reversed(list(names.items()))}
+    facts = store.derived(registry, names.values(), lambda i: _facts(registry, registry.by_id(i, first[i])))
+    rows = {}
+    for identity, told in facts.items():
+        teacher = told["parents"].get("teacher")
+        parent = {"teacher": first.get(teacher, teacher[7:19]) if teacher else None}
+        rows[identity] = {"generation": first[identity], "id": identity, **told, **parent}
+    return rows
+
+
+def _facts(registry: Registry, generation: Generation) -> dict[str, Any]:
     recipe = generation.recipe
     try:
         record = registry.record(generation.id)
     except RobustKTError:
         record = {}  # `verify` names it
-    threat = recipe.threat
-    teacher = generation.parents.get("teacher")
+    threat = " ".join(_threat(recipe.settings)) if recipe.threat else None
     return {
-        "generation": generation.name,
-        "id": generation.id,
         "method": recipe.method,
         "arch": recipe.arch,
         "data": _data(recipe.data.name, record),
-        "guarantee": f"σ {recipe.settings['sigma']}"
-        if recipe.sigma
-        else " ".join(_threat(recipe.settings))
-        if threat
-        else None,
-        "teacher": names.get(teacher, teacher[7:19]) if teacher else None,
+        "guarantee": f"σ {recipe.settings['sigma']}" if recipe.sigma else threat,
+        "parents": dict(generation.parents),
         "created": record.get("started"),
         "seconds": record.get("seconds"),
         **headline(registry, generation),
@@ -164,11 +167,11 @@ def _robust(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _family(registry: Registry, focus: Generation, children: Mapping[str, list[Generation]]) -> set[str]:
+def _family(registry: Registry, focus: Generation, children: Mapping[str, list[str]]) -> set[str]:
     family = {focus.id, *(g.id for g in registry.ancestors(focus))}
     queue = [focus.id]
     while queue:
-        below = [g.id for g in children.get(queue.pop(), []) if g.id not in family]
+        below = [identity for identity in children.get(queue.pop(), []) if identity not in family]
         family.update(below)
         queue.extend(below)
     return family

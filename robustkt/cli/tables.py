@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+SCREEN = 100  # rows of a list on a terminal; a pipe gets all
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,16 +16,47 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
 
-def _table(console: Console, *columns: str, left: int = 1) -> Table:
-    """An empty table: ruled on a terminal, plain columns in a pipe; the first `left` columns hold text."""
-    from rich import box
-    from rich.table import Table
+class Columns:
+    """Rows under headings: a ruled Rich table on a terminal, aligned plain lines in a pipe."""
 
-    rules = box.SIMPLE_HEAD if console.is_terminal else None
-    table = Table(box=rules, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < left else "right", no_wrap=True, overflow="ellipsis")
-    return table
+    def __init__(self, *headings: str, left: int = 1) -> None:
+        self.headings, self.left = headings, left  # the first `left` columns hold text, the others figures
+        self.rows: list[tuple[str, ...]] = []
+
+    def add_row(self, *cells: str) -> None:
+        """One row of plain text."""
+        self.rows.append(cells)
+
+    def show(self, console: Console) -> None:
+        """Print the table."""
+        if console.is_terminal:
+            console.print(self._drawn())
+        else:  # Rich needs most of a millisecond a row
+            console.file.write("".join(f"{line}\n" for line in self._lines()))
+
+    def _drawn(self) -> Table:
+        from rich import box
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        for i, heading in enumerate(self.headings):
+            side = "left" if i < self.left else "right"
+            table.add_column(heading, justify=side, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+    def _lines(self) -> Iterator[str]:
+        from rich.cells import cell_len
+
+        everything = [self.headings, *self.rows]
+        sizes = [[cell_len(cell) for cell in row] for row in everything]
+        widths = [max(column) for column in zip(*sizes, strict=True)]
+        for row, lengths in zip(everything, sizes, strict=True):
+            gaps = [" " * (width - length) for width, length in zip(widths, lengths, strict=True)]
+            cells = [c + gap if i < self.left else gap + c for i, (c, gap) in enumerate(zip(row, gaps, strict=True))]
+            yield "  ".join(cells).rstrip()
 
 
 def program() -> str:
@@ -71,7 +104,7 @@ def trained(console: Console, result: Mapping[str, Any]) -> None:
 
 def certified(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of certify."""
-    table = _table(console, "L2 radius", "certified accuracy", "95 % interval", left=0)
+    table = Columns("L2 radius", "certified accuracy", "95 % interval", left=0)
     for radius, value in result["certified_accuracy"].items():
         low, high = result["intervals"][radius]
         table.add_row(radius, percent(value), f"{percent(low)} – {percent(high)}")
@@ -79,7 +112,7 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
         f"[bold]{result['generation']}[/bold]  σ = {result['sigma']:g}, n = {result['n']:,}, α = {result['alpha']:g}, "
         f"{result['images']} test images"
     )
-    console.print(table)
+    table.show(console)
     _facts(
         console,
         {
@@ -93,7 +126,7 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
 
 def evaluated(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of evaluate."""
-    table = _table(console, "attack", "accuracy", "95 % interval", "norm", "eps")
+    table = Columns("attack", "accuracy", "95 % interval", "norm", "eps")
     for name, attack in result["attacks"].items():
         low, high = attack["interval"]
         table.add_row(
@@ -104,19 +137,17 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
             attack["eps"] or "",
         )
     console.print(f"[bold]{result['generation']}[/bold]  {result['network']}, {result['images']} test images")
-    console.print(table)
+    table.show(console)
     for warning in result["warnings"]:
         console.print(f"[yellow]warning[/yellow]  {warning}")
 
 
 def predicted(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of predict."""
-    from rich.markup import escape
-
-    table = _table(console, "file", "class", "L2 radius", left=2)
+    table = Columns("file", "class", "L2 radius", left=2)
     for p in result["predictions"]:
-        table.add_row(escape(p["file"]), "abstained" if p["abstained"] else escape(p["class"]), f"{p['radius']:.4f}")
-    console.print(table)
+        table.add_row(p["file"], "abstained" if p["abstained"] else p["class"], f"{p['radius']:.4f}")
+    table.show(console)
     console.print(
         f"smoothed {result['generation']}, σ = {result['sigma']:g}, n = {result['n']:,}; each radius fails to hold "
         f"with probability at most {result['alpha']:g}; it does not say that the class is right"
@@ -134,13 +165,16 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         return
     shared = {row["data"] for row in result["generations"]}
     columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
-    table = _table(console, *columns, "certified", "n", "attacked", left=len(columns))
-    for row in result["generations"]:
+    table = Columns(*columns, "certified", "n", "attacked", left=len(columns))
+    hidden = len(result["generations"]) - SCREEN if console.is_terminal else 0
+    for row in result["generations"][max(hidden, 0) :]:
         cells = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
         cells["teacher"] = row["teacher"] or "–"
         figures = (_certified(row), _samples(row), _robust(row))
-        table.add_row(*(escape(cells[column]) for column in columns), *figures)
-    console.print(table)
+        table.add_row(*(cells[column] for column in columns), *figures)
+    if hidden > 0:
+        console.print(f"{hidden:,} earlier generations: `robustkt list | less` shows all")
+    table.show(console)
     if len(shared) == 1:
         console.print(f"data: {escape(shared.pop())}")
     if result["unreadable"]:
@@ -256,10 +290,10 @@ def verified(console: Console, result: Mapping[str, Any]) -> None:
 
 def pushed(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of push."""
-    table = _table(console, "file", "bytes")
+    table = Columns("file", "bytes")
     for file in result["files"]:
         table.add_row(file["path"], f"{file['size']:,}")
-    console.print(table)
+    table.show(console)
     total = sum(file["size"] for file in result["files"])
     if result["dry_run"]:
         console.print(result["card"], markup=False, soft_wrap=True)
@@ -276,8 +310,8 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
 
 def quickstart(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of quickstart."""
-    table = _table(
-        console, "generation", "method", "network", "r=0", "r=¼", "r=½", "ACR", "abst.", "clean", "PGD", "train", left=3
+    table = Columns(
+        "generation", "method", "network", "r=0", "r=¼", "r=½", "ACR", "abst.", "clean", "PGD", "train", left=3
     )
     for row in result["table"]:
         radii = row.get("certified_accuracy") or {}
@@ -287,7 +321,7 @@ def quickstart(console: Console, result: Mapping[str, Any]) -> None:
             f"{row['acr']:.3f}" if "acr" in row else "–", _points(row.get("abstain_rate")),
             _points(row["clean_accuracy"]), _points(row["robust_accuracy"]), f"{row['train_seconds']:.0f} s",
         )  # fmt: skip
-    console.print(table)
+    table.show(console)
     console.print(
         f"in %. Certified at L2 radius r: smoothed with σ = {result['sigma']}, n = {result['n']:,}, α = 0.001. "
         f"Clean and PGD: the network without noise, linf eps {result['eps']}."

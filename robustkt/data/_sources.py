@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustkt import places
 from robustkt.errors import IntegrityError, RobustKTError, clip
 
 OTHERWISE = "name the folder that holds it with --data-dir, or start with --data digits, which needs no download."
@@ -89,8 +90,7 @@ def default_directory() -> Path:
     """$ROBUSTKT_DATA, else `robustkt/data` in the user's cache."""
     if given := os.environ.get("ROBUSTKT_DATA"):
         return Path(given)
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if os.path.isabs(cache) else Path("~/.cache")) / "robustkt" / "data"
+    return places.cache() / "data"
 
 
 def whole(root: Path, source: Source, archive: str) -> bool:

@@ -120,9 +120,9 @@ class Registry:
                 generation = self.by_id(teacher)
         return generation
 
-    def by_id(self, identity: str) -> Generation:
-        """The generation with this whole id, its manifest checked against it."""
-        return self._read(identity, self.names_of(identity)[0])
+    def by_id(self, identity: str, name: str = "") -> Generation:
+        """The generation with this whole id, its manifest checked against it; `name` saves looking one up."""
+        return self._read(identity, name or self.names_of(identity)[0])
 
     def all(self) -> list[Generation]:
         """Every named generation that can be read, the oldest first: one damaged manifest hides no others."""
@@ -206,7 +206,7 @@ class Registry:
 
     def results(self, identity: str, kind: str | None = None) -> list[Result]:
         """The measurements of a generation, sorted by kind and key."""
-        folder = self.root / "results" / _hex(identity)
+        folder = self.results_path(identity)
         found = [(path, path.stem.partition("-")) for path in sorted(folder.glob("*-*.json"))]
         return [self._result(k, key, path) for path, (k, _, key) in found if kind in (None, k)]
 
@@ -244,9 +244,13 @@ class Registry:
         """Where a generation's run record lies."""
         return self.root / "records" / f"{_hex(identity)}.json"
 
+    def results_path(self, identity: str) -> Path:
+        """The folder of a generation's measurements."""
+        return self.root / "results" / _hex(identity)
+
     def result_path(self, identity: str, kind: str, key: str) -> Path:
         """Where a measurement lies."""
-        return self.root / "results" / _hex(identity) / f"{kind}-{key}.json"
+        return self.results_path(identity) / f"{kind}-{key}.json"
 
     def log_path(self, result: Result) -> Path:
         """Where the log of a measurement lies."""
