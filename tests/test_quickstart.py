@@ -75,9 +75,8 @@ def test_a_name_that_is_taken_is_said_before_anything_is_trained(registry: Regis
 def start(folder: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "XDG_STATE_HOME": str(folder / "state")}
     command = [sys.executable, "-m", "robustkt", "quickstart", "--json", "--registry", "registry"]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=(folder / "out.json").open("wb"), stderr=subprocess.DEVNULL
-    )
+    with (folder / "out.json").open("wb") as out:  # the child has its own copy
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.DEVNULL)
 
 
 def finish(folder: Path) -> dict[str, Any]:

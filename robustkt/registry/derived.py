@@ -64,17 +64,16 @@ def _load(registry: Registry, maker: str) -> dict[str, Any]:
 
 def _stamp(registry: Registry, identity: str) -> str:
     """What the operating system says of the generation's manifest, record and results."""
-    marks = [_mark(path) for path in (registry.manifest_path(identity), registry.record_path(identity))]
+    whole = (registry.manifest_path(identity), registry.record_path(identity))
+    marks = []
+    for path in whole:
+        try:
+            marks.append(_told(os.stat(path)))
+        except OSError:
+            marks.append("-")
     with contextlib.suppress(OSError), os.scandir(registry.results_path(identity)) as entries:
         marks += sorted(f"{e.name}:{_told(e.stat())}" for e in entries if e.name.endswith(".json"))
     return " ".join(marks)
-
-
-def _mark(path: Path) -> str:
-    try:
-        return _told(os.stat(path))
-    except OSError:
-        return "-"
 
 
 def _told(status: os.stat_result) -> str:

@@ -238,15 +238,15 @@ class Registry:
 
     def manifest_path(self, identity: str) -> Path:
         """Where a generation's manifest lies."""
-        return self.root / "generations" / f"{_hex(identity)}.json"
+        return self.root.joinpath("generations", f"{_hex(identity)}.json")
 
     def record_path(self, identity: str) -> Path:
         """Where a generation's run record lies."""
-        return self.root / "records" / f"{_hex(identity)}.json"
+        return self.root.joinpath("records", f"{_hex(identity)}.json")
 
     def results_path(self, identity: str) -> Path:
         """The folder of a generation's measurements."""
-        return self.root / "results" / _hex(identity)
+        return self.root.joinpath("results", _hex(identity))
 
     def result_path(self, identity: str, kind: str, key: str) -> Path:
         """Where a measurement lies."""
