@@ -30,3 +30,35 @@ def l2(target: Tensor, logits: Tensor) -> Tensor:
     """The Euclidean distance ‖logits − target‖₂ of two rows of raw logits (B, K), un-squared, shape (B,)."""
     distance: Tensor = torch.linalg.vector_norm(logits - target, dim=1)
     return distance
+
+
+def entropy(p: Tensor) -> Tensor:
+    """−Σ p log p, shape (B,), of probabilities (B, K)."""
+    return torch.special.entr(p).sum(dim=1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k≠y} z_k − z_y, shape (B,): above 0 where the network is wrong (the CW loss, 1608.04644)."""
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    return others - _at(logits, y)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio −(z_y − max_{k≠y} z_k)/(z_π1 − z_π3), shape (B,); K ≥ 3 (2003.01690)."""
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """−(z_y − z_t)/(z_π1 − (z_π3 + z_π4)/2), shape (B,); K ≥ 4 (2003.01690); `target` (B,) is the wanted class."""
+    top = logits.topk(4, dim=1).values
+    return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """z_t − z_y, shape (B,)."""
+    return _at(logits, target) - _at(logits, y)
+
+
+def _at(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.gather(1, y[:, None]).squeeze(1)
