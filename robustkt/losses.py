@@ -34,7 +34,8 @@ def l2(target: Tensor, logits: Tensor) -> Tensor:
 
 def entropy(p: Tensor) -> Tensor:
     """−Σ p log p, shape (B,), of probabilities (B, K)."""
-    return torch.special.entr(p).sum(dim=1)
+    total: Tensor = torch.special.entr(p).sum(dim=1)
+    return total
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
