@@ -51,7 +51,9 @@ def fill(registry: Registry, count: int) -> None:
         registry.put_result(added.id, "certificate", "0" * 16, content, b"log")
         settings = {"attacks": ["pgd-sat"], "norm": "linf", "eps": "8/255", **common}
         attack = {"accuracy": 0.6, "interval": [0.5, 0.7], "norm": "linf", "eps": "8/255"}
-        content = {"settings": settings, "figures": {"attacks": {"clean": attack, "pgd-sat": attack}, "warnings": []}}
+        worst = {"accuracy": 0.6, "interval": [0.5, 0.7]}
+        figures = {"attacks": {"clean": attack, "pgd-sat": attack}, "warnings": [], "worst": worst}
+        content = {"settings": settings, "figures": figures}
         registry.put_result(added.id, "evaluation", "0" * 16, content, b"log")
         parents = {"teacher": added.id}
 

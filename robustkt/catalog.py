@@ -44,6 +44,10 @@ class Catalog:
                 return getattr(importlib.import_module(module), attribute)
         raise unknown(self.kind, name, self.names())
 
+    def spelled(self, name: str) -> str:
+        """The one spelling of a name that the catalog has."""
+        return next(shown for shown in self.names() if plain(shown) == plain(name))
+
     def has(self, name: str) -> bool:
         """Whether `name` is in the catalog."""
         return any(plain(attribute) == plain(name) for _, attribute in self._entries())

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
-from robustkt.attacks import ascend
-from robustkt.catalog import ATTACKS
-from robustkt.core import Attack, ThreatModel, attacking, gaussian, generator
+from robustkt.attacks import Journal, Named, ascend, named
+from robustkt.certificates import Certificate, Certifying
+from robustkt.core import ThreatModel, attacking, gaussian, generator
 from robustkt.data import Split, to_float
+from robustkt.errors import IntegrityError, UsageError
 from robustkt.losses import ce
+from robustkt.smooth import certify
 
 BATCH = 250  # images at a time; the noise of a batch is keyed by its first image, so this is part of the result
 MASKING_IMAGES = 100
+VOTES, VOTE_ALPHA = 1_000, 0.001  # of a smoothed classifier's prediction at an attacked image
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,60 @@ class Attacked:
 
     name: str
     right: Tensor  # (N,), bool
-    accuracy: float
+    stages: Mapping[str, int] = field(default_factory=dict)  # images left after each attack of an ensemble
+    predicted: Tensor | None = None  # (N,), a smoothed classifier's answers, −1 where it abstained
+
+    @property
+    def accuracy(self) -> float:
+        """The share that is right."""
+        return float(self.right.double().mean())
+
+
+class Part(Journal):
+    """One attack's pages of what has been decided: rows of the images attacked, told on as rows of the split."""
+
+    def __init__(self, owner: Decided, attack: str, rows: Sequence[int], advance: Callable[[float], None]) -> None:
+        super().__init__()
+        self.owner, self.attack, self.rows, self.advance = owner, attack, rows, advance
+        self.names: Sequence[str] = []
+        self.share = 0.0
+
+    def plan(self, stages: Sequence[str], standing: int) -> None:
+        """Progress counts an image once for all stages."""
+        self.names, self.share = stages, 1 / max(1, len(stages))
+
+    def known(self, stage: str) -> Mapping[int, bool]:
+        """By place among the images attacked."""
+        kept = self.owner.known(f"{self.attack}/{stage}")
+        return {place: kept[row] for place, row in enumerate(self.rows) if row in kept}
+
+    def tell(self, stage: str, rows: Sequence[int], broken: Sequence[bool]) -> None:
+        """By place among the images attacked."""
+        self.owner.tell(f"{self.attack}/{stage}", [self.rows[place] for place in rows], broken)
+        self.advance(len(rows) * self.share)
+
+    def fallen(self, images: int) -> Tensor:
+        """(images,) bool: the rows of the split that some stage broke."""
+        out = torch.zeros(images, dtype=torch.bool)
+        for stage in self.names:
+            out[[row for row, broken in self.owner.known(f"{self.attack}/{stage}").items() if broken]] = True
+        return out
+
+    def survivors(self) -> dict[str, int]:
+        """Images left after each stage, where there are several."""
+        left, out = len(self.rows), {}
+        for stage in self.names:
+            left -= sum(self.owner.known(f"{self.attack}/{stage}").values())
+            out[stage] = left
+        return out if len(self.names) > 1 else {}
+
+
+class Decided(Journal):
+    """What a whole evaluation has decided, attack by attack."""
+
+    def part(self, attack: str, rows: Sequence[int], advance: Callable[[float], None]) -> Part:
+        """The pages of one attack on these rows of the split."""
+        return Part(self, attack, rows, advance)
 
 
 def noisy_accuracy(model: nn.Module, split: Split, sigma: Fraction, *, draws: int, device: torch.device) -> float:
@@ -50,6 +107,18 @@ def clean_accuracy(model: nn.Module, split: Split, *, device: torch.device) -> f
     return _accuracy(model, split, device, lambda x, y, rng: x, key="clean")
 
 
+def vote(*, n: int, alpha: float) -> Certifying:
+    """PREDICT (1902.02918): the top class of n copies, or none where the binomial test of the top two allows both."""
+    from scipy.stats import binomtest
+
+    counts = yield n
+    first, second, *_ = sorted(range(len(counts)), key=lambda k: -counts[k])
+    both = counts[first] + counts[second]
+    sure = binomtest(counts[first], both, 0.5).pvalue <= alpha
+    label = first if sure else None
+    return Certificate(label=label, radius=0.0, alpha=alpha, n=n, successes=counts[first], trials=both, p_low=0.0)
+
+
 def _accuracy(
     model: nn.Module,
     split: Split,
@@ -71,16 +140,23 @@ def _right(
     *,
     seed: int,
     key: str,
-    advance: Callable[[int], None] = lambda images: None,
+    advance: Callable[[float], None] = lambda images: None,
 ) -> Tensor:
-    """(N,) bool: which images of `split` are classified rightly in the given view of them."""
-    right = []
+    """(N,) bool: which images of `split` are classified rightly in the given view of them.
+
+    Raises:
+        IntegrityError: the network gives logits that are not finite numbers.
+    """
+    right = [torch.zeros(0, dtype=torch.bool)]
     for start in range(0, len(split), BATCH):
         x = to_float(split.x[start : start + BATCH].to(device))
         y = split.y[start : start + BATCH].to(device)
         x = view(x, y, generator(device, seed, key, start))
         with attacking(model), torch.no_grad():
-            right.append((model(x).argmax(dim=1) == y).cpu())
+            logits = model(x)
+        if not bool(logits.isfinite().all()):
+            raise IntegrityError("the network gives logits that are not finite numbers", "It cannot be scored.")
+        right.append((logits.argmax(dim=1) == y).cpu())
         advance(len(x))
     return torch.cat(right)
 
@@ -93,22 +169,112 @@ def attacked(
     *,
     seed: int,
     device: torch.device,
-    advance: Callable[[int], None] = lambda images: None,
+    sigma: Fraction | None = None,
+    advance: Callable[[float], None] = lambda images: None,
+    decided: Decided | None = None,
 ) -> list[Attacked]:
-    """Every named attack on every image of `split` (N images); the same seed gives the same attacks."""
+    """Every named attack on the images of `split` (N images); the same seed gives the same attacks.
+
+    The clean images come first: one that is wrong without an attack is wrong under each and is not attacked. An attack
+    that takes `sigma` is one on the smoothed classifier, and it is the smoothed classifier that is scored then.
+
+    Args:
+        model: the network; left as it was.
+        split: the images.
+        threat: the ball.
+        attacks: names of the attacks catalog, with settings as in `pgd:steps=100`.
+        seed: of every random number.
+        device: where the network is.
+        sigma: of the smoothed classifier.
+        advance: called with the images that are done, N in all for each attack; parts of one where attacks are stages.
+        decided: what an interrupted run has decided; images it knows are not attacked again.
+    """
+    wanted = [named(text) for text in attacks]
+    decided = decided or Decided()
+    right = _right(model, split, device, lambda x, y, rng: x, seed=seed, key="clean")
+    rows = right.nonzero().squeeze(1)
+    standing = Split(split.x[rows], split.y[rows])
     results = []
-    for name in attacks:
-        run: Attack = ATTACKS.get(name)
-
-        def view(x: Tensor, y: Tensor, rng: torch.Generator, run: Attack = run) -> Tensor:
-            return run(model, x, y, threat, rng=rng)
-
-        right = _right(model, split, device, view, seed=seed, key=name, advance=advance)
-        results.append(Attacked(name, right, float(right.double().mean())))
+    for attack in wanted:
+        if attack.name == "clean":
+            advance(len(split))
+            results.append(Attacked("clean", right))
+        elif attack.takes("sigma"):
+            results.append(_smoothed(model, split, threat, attack, seed, device, sigma, advance))
+        else:
+            advance(len(split) - len(rows))
+            journal = decided.part(attack.name, rows.tolist(), advance)
+            run = _pooled if attack.takes("journal") else _batched
+            run(model, standing, threat, attack, seed, device, journal)
+            stages = journal.survivors()
+            results.append(Attacked(attack.name, right & ~journal.fallen(len(split)), stages))
     return results
 
 
-def masking_warnings(model: nn.Module, split: Split, results: Sequence[Attacked], *, device: torch.device) -> list[str]:
+def _batched(
+    model: nn.Module, split: Split, threat: ThreatModel, attack: Named, seed: int, device: torch.device, journal: Part
+) -> None:
+    """An attack that takes a batch at a time; its verdicts go to the journal."""
+    known = journal.known("")
+    journal.plan([""], len(split))
+
+    def view(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+        return attack.run(model, x, y, threat, rng=rng, **attack.options)
+
+    for start in range(0, len(split), BATCH):
+        places = range(start, min(start + BATCH, len(split)))
+        if all(place in known for place in places):
+            continue
+        some = Split(split.x[start : start + BATCH], split.y[start : start + BATCH])
+        right = _right(model, some, device, view, seed=seed, key=f"{attack.name}/{start}")
+        journal.tell("", list(places), (~right).tolist())
+
+
+def _pooled(
+    model: nn.Module, split: Split, threat: ThreatModel, attack: Named, seed: int, device: torch.device, journal: Part
+) -> None:
+    """An attack that takes all images and tells the journal what it decides."""
+    if len(split):
+        x, y = to_float(split.x.to(device)), split.y.to(device)
+        attack.run(model, x, y, threat, rng=generator("cpu", seed, attack.name), journal=journal, **attack.options)
+
+
+def _smoothed(
+    model: nn.Module,
+    split: Split,
+    threat: ThreatModel,
+    attack: Named,
+    seed: int,
+    device: torch.device,
+    sigma: Fraction | None,
+    advance: Callable[[float], None],
+) -> Attacked:
+    """An attack on the smoothed classifier: right where it predicts the label at the attacked image."""
+    options = {"sigma": sigma, **attack.options}
+    if options["sigma"] is None:
+        raise UsageError(
+            f"{attack.name} attacks a smoothed classifier and needs its σ", f"Write {attack.name}:sigma=S."
+        )
+    predictions = []
+    for start in range(0, len(split), BATCH):
+        x = to_float(split.x[start : start + BATCH].to(device))
+        y = split.y[start : start + BATCH].to(device)
+        x_adv = attack.run(model, x, y, threat, rng=generator(device, seed, attack.name, start), **options)
+        with attacking(model), torch.no_grad():
+            classes = model(x[:1]).shape[1]
+        votes = certify(
+            model, enumerate(x_adv, start), lambda: vote(n=VOTES, alpha=VOTE_ALPHA), classes=classes,
+            sigma=options["sigma"], seed=seed, device=device,
+        )  # fmt: skip
+        predictions += [-1 if made.label is None else made.label for _, made, _ in votes]
+        advance(len(x))
+    predicted = torch.tensor(predictions, dtype=torch.int64)
+    return Attacked(attack.name, predicted == split.y, predicted=predicted)
+
+
+def masking_warnings(
+    model: nn.Module, split: Split, threat: ThreatModel, results: Sequence[Attacked], *, device: torch.device
+) -> list[str]:
     """Signs that the gradient misleads the attacks, so that the accuracies flatter the network (1802.00420)."""
     count = min(len(split), MASKING_IMAGES)
     chosen = torch.arange(count) * len(split) // count  # from all over a set that may be sorted
@@ -126,13 +292,32 @@ def masking_warnings(model: nn.Module, split: Split, results: Sequence[Attacked]
     if zero > 0.01:
         found.append(f"the gradient at the image is exactly zero for {zero:.0%} of the images")
     half = ThreatModel("linf", Fraction(1, 2))
-    left = attacked(model, some, half, ["pgd-sat"], seed=0, device=device)
-    if left[0].accuracy > float(y.bincount().max()) / len(y) + 0.1:
-        found.append(f"{left[0].accuracy:.0%} survive PGD at linf 0.5, where any image can be made uniform grey")
-    accuracy = {result.name: result.accuracy for result in results}
-    if accuracy.get("pgd-sat", 0.0) > accuracy.get("fgsm", 1.0) + 0.002:
+    (left,) = attacked(model, some, half, ["pgd-sat"], seed=0, device=device)
+    if left.accuracy > float(y.bincount().max()) / len(y) + 0.1:
+        found.append(f"{left.accuracy:.0%} survive PGD at linf 0.5, where any image can be made uniform grey")
+    by_name = {result.name: result for result in results}
+    if {"fgsm", "pgd-sat"} <= set(by_name) and by_name["pgd-sat"].accuracy > by_name["fgsm"].accuracy + 0.002:
         found.append("20 steps of PGD do less than one step of FGSM")
+    if "pgd-sat" in by_name:
+        (longer,) = attacked(model, some, threat, ["pgd:steps=100"], seed=0, device=device)
+        short = float(by_name["pgd-sat"].right[chosen].double().mean())
+        if longer.accuracy > short + 0.02:
+            found.append(f"100 steps of PGD leave {longer.accuracy:.0%} of {count} images, 20 steps {short:.0%}")
+    for result in results:
+        found += _square_warning(result, len(split))
     return found
+
+
+def _square_warning(result: Attacked, images: int) -> list[str]:
+    """Square sees no gradient: if it breaks what the white-box attacks could not, their gradients misled them."""
+    left = list(result.stages.items())
+    for (_, before), (stage, after) in itertools.pairwise(left):
+        if stage == "square" and before - after > 0.002 * images:
+            share = (before - after) / images
+            return [
+                f"Square breaks a further {share:.1%} after the gradient attacks of {result.name}: masked gradients"
+            ]
+    return []
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:

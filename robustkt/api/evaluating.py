@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,14 +14,17 @@ from torch import Tensor
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
 from robustkt.api.training import machine
-from robustkt.catalog import ATTACKS, unknown
+from robustkt.attacks import Named, named
 from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
-from robustkt.evaluate import Attacked, attacked, masking_warnings
+from robustkt.evaluate import Attacked, Decided, attacked, masking_warnings
+from robustkt.generation import Generation
 from robustkt.numbers import canonical, digest, exact, fraction
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
-from robustkt.registry.files import locked
+from robustkt.registry.files import append_synced, locked
+
+ORDER = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")  # the columns of 2108.07969
 
 
 def evaluate(
@@ -37,13 +41,16 @@ def evaluate(
     registry: Registry | None = None,
     device: str = "auto",
     fresh: bool = False,
+    base: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used.
 
+    An interrupted evaluation continues where it stopped.
+
     Args:
         generation: whose network is attacked; of one trained for smoothing, the base network.
-        attacks: names of the attacks catalog.
+        attacks: names of the attacks catalog, with settings as in `pgd:steps=100:restarts=5`.
         norm: linf or l2; the generation's own by default, else linf.
         eps: in [0, 1] pixel units; the generation's own by default, else 8/255.
         max_images: at most so many test images, spread over the test set.
@@ -54,18 +61,18 @@ def evaluate(
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
         fresh: measure again although a result is there.
+        base: let AutoAttack score the base network of a generation that is used smoothed.
         progress: where to report.
 
     Returns:
-        generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm}}, warnings, reused.
+        generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …}}, worst {accuracy,
+        interval} of the images that no attack broke, warnings, reused.
 
     Raises:
         RobustKTError: anything the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
-    for name in attacks:
-        if not ATTACKS.has(name):
-            raise unknown("attack", name, ATTACKS.names())
+    wanted = [named(text) for text in attacks]
     if max_images < 1:
         raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
     found = registry.get(generation)
@@ -73,9 +80,11 @@ def evaluate(
     if norm not in (None, own_norm) and eps is None:
         raise UsageError(f"an eps in {own_norm} means something else in {norm}", f"Give both: --norm {norm} --eps EPS.")
     threat = ThreatModel(norm or own_norm, fraction(own_eps if eps is None else eps, "eps"))  # type: ignore[arg-type]
+    if not base:
+        _refuse_base(found, wanted)
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
-    names = list(dict.fromkeys(["clean", *(a.lower().replace("_", "-") for a in attacks)]))
+    names = sorted({"clean", *(attack.name for attack in wanted)}, key=_place)
     step = spread(len(dataset.test), max_images)
     chosen = torch.arange(0, len(dataset.test), step)[:max_images]
     settings: dict[str, Any] = {
@@ -88,16 +97,26 @@ def evaluate(
         # the lock also tells at once, not after the work, that nothing can be written here
         job = registry.job_path("evaluate", digest(canonical([found.id, key]))[7:23])
         with locked(job.with_suffix(".lock"), "this very evaluation", timeout=1.0):
+            if fresh:
+                shutil.rmtree(job, ignore_errors=True)
             model = ready(load_network(registry, found, last=last), target, "fp32")
             split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
+            decided = Kept(job / "decided.tsv")
+            if decided.stages:
+                progress.note("continuing an interrupted evaluation")
             with progress.bar(f"attacking {found.name} in {threat}", len(names) * len(chosen)) as bar:
-                results = attacked(model, split, threat, names, seed=seed, device=target, advance=bar.advance)
+                results = attacked(
+                    model, split, threat, names, seed=seed, device=target, sigma=found.recipe.sigma,
+                    advance=bar.advance, decided=decided,
+                )  # fmt: skip
             figures: Mapping[str, Any] = {
                 "attacks": {result.name: _figures(result, threat) for result in results},
-                "warnings": masking_warnings(model, split, results, device=target) if len(names) > 1 else [],
+                "worst": _worst(results),
+                "warnings": masking_warnings(model, split, threat, results, device=target) if len(names) > 1 else [],
             }
             content = {"settings": settings, "figures": figures, **machine(target)}
             registry.put_result(found.id, "evaluation", key, content, _log(chosen, split.y, results))
+            shutil.rmtree(job, ignore_errors=True)
     else:
         figures = stored.content["figures"]
         progress.note(f"{found.name} has this very evaluation already; --fresh measures it again")
@@ -107,24 +126,75 @@ def evaluate(
         "images": len(chosen),
         "clean_accuracy": figures["attacks"]["clean"]["accuracy"],
         "attacks": {name: figures["attacks"][name] for name in names},
+        "worst": figures["worst"],
         "warnings": figures["warnings"],
         "network": "base network, without noise" if found.recipe.sigma is not None else "network",
         "reused": stored is not None,
     }
 
 
-def _figures(result: Attacked, threat: ThreatModel) -> dict[str, Any]:
-    """An attack's accuracy with its 95 % Wilson interval over images."""
+class Kept(Decided):
+    """What an evaluation has decided, in a file: a row of tabs a verdict, appended and synced."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
+            stage, *verdict = line.rstrip("\n").split("\t")
+            if line.endswith("\n") and len(verdict) == 2 and all(v.isdecimal() for v in verdict):  # not a torn last one
+                super().tell(stage, [int(verdict[0])], [verdict[1] == "1"])
+
+    def tell(self, stage: str, rows: Sequence[int], broken: Sequence[bool]) -> None:
+        """Remember, and write down."""
+        super().tell(stage, rows, broken)
+        lines = [f"{stage}\t{row}\t{int(fell)}\n" for row, fell in zip(rows, broken, strict=True)]
+        append_synced(self.path, "".join(lines).encode())
+
+
+def _refuse_base(found: Generation, wanted: Sequence[Named]) -> None:
+    """AutoAttack's figure of a smoothed generation would be read as one of the smoothed classifier."""
+    sigma = found.recipe.settings.get("sigma")
+    ensembles = [attack.name for attack in wanted if attack.name.startswith("autoattack")]
+    if sigma is not None and ensembles:
+        raise UsageError(
+            f"{found.name} is used smoothed; AutoAttack can score only its base network without the noise",
+            f"`robustkt certify {found.name} --sigma {sigma}` bounds every attack, `--attack smoothadv --norm l2 --eps "
+            f"{sigma}` attacks the smoothed classifier; --base scores the base network.",
+        )
+
+
+def _place(name: str) -> tuple[int, str]:
+    """The columns of the founding papers, then the rest."""
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def _worst(results: Sequence[Attacked]) -> dict[str, Any]:
+    """Images of the deterministic network that no attack broke."""
+    right = torch.stack([result.right for result in results if result.predicted is None]).all(dim=0)
+    return {"accuracy": float(right.double().mean()), "interval": _interval(right)}
+
+
+def _interval(right: Tensor) -> list[float]:
+    """The 95 % Wilson interval over images."""
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(int(result.right.sum()), len(result.right), method="wilson")
+    return [float(end) for end in proportion_confint(int(right.sum()), len(right), method="wilson")]
+
+
+def _figures(result: Attacked, threat: ThreatModel) -> dict[str, Any]:
     none = result.name == "clean"
-    return {
+    figures = {
         "accuracy": result.accuracy,
-        "interval": [float(low), float(high)],
+        "interval": _interval(result.right),
         "norm": None if none else threat.norm,
         "eps": None if none else exact(threat.eps),
     }
+    if result.stages:
+        figures["stages"] = {stage: left / len(result.right) for stage, left in result.stages.items()}
+    if result.predicted is not None:
+        figures["smoothed"] = True
+        figures["abstain_rate"] = float((result.predicted < 0).double().mean())
+    return figures
 
 
 def _log(indices: Tensor, labels: Tensor, results: Sequence[Attacked]) -> bytes:

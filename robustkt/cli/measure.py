@@ -111,15 +111,18 @@ def evaluate(
     registry: o.Where = None,
     device: o.Device = "auto",
     fresh: o.Fresh = False,
+    base: Annotated[bool, typer.Option("--base", help="Score a smoothed generation's base network.")] = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Accuracy under attack, with warnings when an attack was fooled rather than resisted.
 
-    Norm and eps default to the generation's own, else linf 8/255.
+    Norm and eps default to the generation's own, else linf 8/255. Settings of an attack follow its name. An
+    interrupted run continues where it stopped.
 
-    Example: `robustkt evaluate gen3 --attack clean,fgsm,pgd-sat --eps 8/255`
+    Examples: `robustkt evaluate gen3 --attack fgsm,pgd-sat,cw,autoattack --eps 8/255`,
+    `robustkt evaluate gen3 --attack pgd:steps=100:restarts=5`
     """
     from robustkt import api
 
@@ -140,6 +143,7 @@ def evaluate(
         registry=where,
         device=device,
         fresh=fresh,
+        base=base,
         progress=output,
     )
     output.answer(result, tables.evaluated)

@@ -136,10 +136,24 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
             attack["norm"] or "",
             attack["eps"] or "",
         )
+    worst = result["worst"]
+    low, high = worst["interval"]
+    table.add_row("worst case", percent(worst["accuracy"]), f"{percent(low)} – {percent(high)}", "", "")
     console.print(f"[bold]{result['generation']}[/bold]  {result['network']}, {result['images']} test images")
     table.show(console)
+    for name, attack in result["attacks"].items():
+        if attack.get("stages"):
+            left = "  ".join(f"{stage} {percent(share)}" for stage, share in _last_of_each(attack["stages"]).items())
+            console.print(f"{name}, left after each: {left}", markup=False)
+        if attack.get("smoothed"):
+            console.print(f"{name} attacks the smoothed classifier; the worst case is the network's", markup=False)
     for warning in result["warnings"]:
         console.print(f"[yellow]warning[/yellow]  {warning}")
+
+
+def _last_of_each(stages: Mapping[str, float]) -> dict[str, float]:
+    """`apgd-t 1` … `apgd-t 9` as one `apgd-t`: what was left after its last target."""
+    return {stage.partition(" ")[0]: share for stage, share in stages.items()}
 
 
 def predicted(console: Console, result: Mapping[str, Any]) -> None:

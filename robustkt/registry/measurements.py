@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,16 @@ class AttackFigures:
     interval: tuple[float, ...]
     norm: str | None
     eps: str | None
+    stages: Mapping[str, float] = field(default_factory=dict)  # accuracy left after each attack of an ensemble
+    smoothed: bool = False  # the smoothed classifier was attacked, not the network
+
+
+@dataclass(frozen=True)
+class Worst:
+    """What all attacks together left of the network."""
+
+    accuracy: float
+    interval: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ class EvaluationFigures:
 
     attacks: Mapping[str, AttackFigures]
     warnings: tuple[str, ...]
+    worst: Worst
 
 
 @dataclass(frozen=True)
