@@ -18,7 +18,7 @@ LAYERS = [
     {"core", "losses"},
     {"registry", "data", "models", "attacks", "certificates", "certlog", "schedules"},
     {"objectives", "smooth", "card", "report", "checkpoint"},
-    {"engine", "evaluate", "hub"},
+    {"engine", "bench", "evaluate", "hub"},
     {"api"},
     {"cli"},
 ]

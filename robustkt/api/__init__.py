@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustkt.api.benching import bench
     from robustkt.api.certifying import certify, predict
     from robustkt.api.evaluating import evaluate
     from robustkt.api.publishing import push
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from robustkt.api.upkeep import lineage, list_generations, show, verify
 
 __all__ = [
+    "bench",
     "certify",
     "distill",
     "evaluate",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "bench": "benching",
     "certify": "certifying",
     "distill": "training",
     "evaluate": "evaluating",

@@ -17,7 +17,7 @@ PICTURES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    for command in (certify, evaluate, predict):
+    for command in (certify, evaluate, predict, bench):
         app.command()(guarded(command))
 
 
@@ -147,6 +147,29 @@ def evaluate(
         progress=output,
     )
     output.answer(result, tables.evaluated)
+
+
+def bench(
+    subject: Annotated[str, typer.Argument(metavar="train", help="What to time.")],
+    arch: Annotated[str, typer.Option("--arch", "-a", help="Network of the training step.")] = "resnet20",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images a training step.")] = 128,
+    images: Annotated[int, typer.Option("--images", help="Images that AutoAttack is run on.")] = 64,
+    repeats: Annotated[int, typer.Option("--repeats", help="Pairs of training steps.")] = 5,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Speed on this machine against plain loops as the papers' scripts write them, in one run.
+
+    Example: `robustkt bench train --arch resnet18`
+    """
+    from robustkt import api
+
+    output = Output(as_json=as_json, quiet=quiet)
+    result = api.bench(
+        subject, arch=arch, batch_size=batch_size, images=images, repeats=repeats, device=device, progress=output
+    )
+    output.answer(result, tables.benched)
 
 
 def predict(

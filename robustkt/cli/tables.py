@@ -156,6 +156,18 @@ def _last_of_each(stages: Mapping[str, float]) -> dict[str, float]:
     return {stage.partition(" ")[0]: share for stage, share in stages.items()}
 
 
+def benched(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of bench."""
+    table = Columns("what", "ours", "plain loop", "times faster")
+    for name, figure in result["figures"].items():
+        ours, plain = duration(figure["ours_seconds"]), duration(figure["plain_seconds"])
+        table.add_row(name.replace("_", " "), ours, plain, f"{figure['ratio']:.2f}")
+    table.show(console)
+    machine = result["machine"]
+    told = f"{result['arch']}, batches of {result['batch_size']}; {machine['device']}, {machine['threads']} threads"
+    console.print(told, markup=False)
+
+
 def predicted(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of predict."""
     table = Columns("file", "class", "L2 radius", left=2)
