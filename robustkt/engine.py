@@ -186,11 +186,25 @@ class Trainer:
     def _select(self, epoch: int, entry: dict[str, Any]) -> None:
         score = self.score(InPrecision(self._selected(), torch.float32))  # attacks that score run in fp32
         entry["held_out"] = score
+        collapse = getattr(self.objective, "collapse", None)  # only objectives that can collapse have it
+        if collapse is not None and self.history.best_score - score > collapse:
+            self._go_back(epoch, score, entry)
         if score >= self.history.best_score:
             self.history.best_epoch, self.history.best_score = epoch, score
             self.best = self._state()
         self.history.epochs.append(entry)
         self.history.epoch = epoch + 1
+
+    def _go_back(self, epoch: int, score: float, entry: dict[str, Any]) -> None:
+        """Catastrophic overfitting of single-step training: take the state before this epoch, and go on."""
+        found = checkpoint.load(self.folder)
+        if found is not None:
+            self._load(found[0])
+            entry["restored"] = True
+            self.progress.note(
+                f"epoch {epoch + 1} collapsed: held-out {score:.4f} after {self.history.best_score:.4f}; its weights "
+                "are dropped"
+            )
 
     def _selected(self) -> nn.Module:
         """The network that is scored and kept: the average where there is one."""
@@ -216,7 +230,7 @@ class Trainer:
             tensors, history = found
             try:
                 self.history = History(**history)
-                self.student.load_state_dict(tensors["student"])
+                self._load(tensors)
             except (TypeError, RuntimeError, KeyError) as error:
                 raise IntegrityError(
                     f"the checkpoint in {self.folder} was written by another version: {error}",
@@ -224,14 +238,17 @@ class Trainer:
                 ) from error
             torch.set_num_threads(self.history.threads)
             self.best = tensors["best"]
-            for index, parameter in enumerate(all_parameters(self.optimizer)):
-                if str(index) in tensors["optimizer"]:
-                    self.optimizer.state[parameter]["momentum_buffer"] = tensors["optimizer"][str(index)].to(
-                        self.device
-                    )
-            if self.average is not None:
-                self.average.load_state_dict(tensors["average"])
             self.progress.note(f"continuing after epoch {self.history.epoch} of {self.training.epochs}")
+
+    def _load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Weights, momentum and average of a checkpoint."""
+        self.student.load_state_dict(tensors["student"])
+        for index, parameter in enumerate(all_parameters(self.optimizer)):
+            if str(index) in tensors["optimizer"]:
+                buffer = tensors["optimizer"][str(index)].to(self.device)
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        if self.average is not None:
+            self.average.load_state_dict(tensors["average"])
 
 
 def sgd(student: nn.Module, training: Training) -> torch.optim.SGD:

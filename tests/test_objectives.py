@@ -22,7 +22,8 @@ from robustkt.core import Batch, ThreatModel
 from robustkt.errors import UsageError
 from robustkt.objectives.adversarial import SAT, TRADES, Natural
 from robustkt.objectives.distillation import RSLAD, SoftView
-from robustkt.objectives.gaussian import Gaussian, MixView, SmoothMix
+from robustkt.objectives.gaussian import Gaussian
+from robustkt.objectives.smoothed import MixView, SmoothMix
 from robustkt.objectives.transfer import CRT, NoisyView
 
 SHAPE = (1, 4, 4)

@@ -1,15 +1,56 @@
-"""An end-to-end attack on a smoothed classifier: PGD through the expectation over its noise."""
+"""Attacks on a smoothed classifier: gradient ascent through the expectation over its noise."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from robustkt.core import Model, ThreatModel, attacking, gaussian
+from robustkt.core import Model, ThreatModel, attacking, gaussian, unit
 
 __all__ = ["smoothadv"]
+
+Project = Callable[[Tensor, Tensor], Tensor]  # a moved image and its origin (B, C, H, W) -> where it may be
+
+
+def rise(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    noise: Tensor | Callable[[], Tensor],
+    project: Project,
+    *,
+    steps: int,
+    length: float,
+    steepest: Callable[[Tensor], Tensor] = unit,
+) -> list[Tensor]:
+    """The points after each step up −log mean_i softmax f(x' + δ_i)_y from x, in eval mode.
+
+    Args:
+        model: the base network, images (B, C, H, W) to logits (B, K).
+        x: images (B, C, H, W) in [0, 1].
+        y: labels (B,).
+        noise: δ (m, B, C, H, W), the same at every step, or what draws it afresh.
+        project: where a step may end.
+        steps: how many.
+        length: of a step, in the norm of `steepest`.
+        steepest: the direction of a step, from the gradient.
+    """
+    path, at = [], x
+    with attacking(model):
+        for _ in range(steps):
+            at = at.detach().requires_grad_(True)
+            drawn = noise() if callable(noise) else noise
+            with torch.enable_grad():
+                logits = model((at + drawn).flatten(0, 1))
+                p = logits.softmax(dim=1).unflatten(0, (len(drawn), -1)).mean(dim=0)
+                rising = -p.gather(1, y[:, None]).clamp_min(1e-20).log().sum()
+                (grad,) = torch.autograd.grad(rising, at)
+            at = project(at.detach() + length * steepest(grad), x)
+            path.append(at)
+    return path
 
 
 def smoothadv(
@@ -37,15 +78,7 @@ def smoothadv(
         steps: gradient steps.
         step_size: in [0, 1] pixel units; 2 eps/steps by default, as in the paper.
     """
-    x_adv, length = x, float(step_size or 2 * threat.eps / steps)
-    with attacking(model):
-        for _ in range(steps):
-            at = x_adv.detach().requires_grad_(True)
-            total = torch.zeros(len(x), device=x.device)
-            with torch.enable_grad():
-                for _ in range(draws):
-                    probabilities = model(at + gaussian(x, sigma, rng)).softmax(dim=1)
-                    total = total + probabilities.gather(1, y[:, None]).squeeze(1)
-                (grad,) = torch.autograd.grad(-(total / draws).clamp_min(1e-20).log().sum(), at)
-            x_adv = threat.project(at.detach() + length * threat.steepest(grad), x)
-    return x_adv
+    return rise(
+        model, x, y, lambda: torch.stack([gaussian(x, sigma, rng) for _ in range(draws)]), threat.project,
+        steps=steps, length=float(step_size or 2 * threat.eps / steps), steepest=threat.steepest,
+    )[-1]  # fmt: skip
