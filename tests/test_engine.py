@@ -571,6 +571,74 @@ def test_averaging_by_hand() -> None:
         assert counter == 5
 
 
+# -- collapse ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Collapsing(Natural):
+    """Natural training that says how far a fall of the score is a collapse."""
+
+    collapse: float | None = 0.2
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("cut", [None, ("score", 2), ("line", 1), ("line", 2)])
+def test_after_a_collapse_the_state_before_it_goes_on(
+    cut: tuple[str, int] | None, ema: float | None, tmp_path: Path
+) -> None:
+    scores, seen = [0.5, 0.6, 0.3, 0.55], list[State]()  # the third epoch collapses
+
+    def scored(run: Trainer) -> Callable[[Any], float]:
+        def score(model: Any) -> float:
+            seen.append({name: value.clone() for name, value in model.module.state_dict().items()})
+            if cut == ("score", len(seen) - 1):
+                raise KeyboardInterrupt
+            return scores[run.history.epoch]
+
+        return score
+
+    def make(watch: Any) -> Trainer:
+        run = trainer(tmp_path, Collapsing(), ema=ema, momentum=0.9, progress=watch)
+        run.score = scored(run)
+        return run
+
+    if cut is not None:
+        with pytest.raises(KeyboardInterrupt):
+            make(Watch(stop=cut if cut[0] == "line" else None)).run()
+    cut, watch = None, Watch()
+    fit = make(watch).run()
+    assert [entry.get("restored", False) for entry in fit.history.epochs] == [False, False, True, False]
+    assert [entry["held_out"] for entry in fit.history.epochs] == scores
+    assert (fit.history.best_epoch, fit.history.best_score) == (1, 0.6)
+    assert equal(fit.last, seen[-1])
+
+    # written out: two epochs, the third dropped, the fourth from the state after the second
+    by_hand = trainer(tmp_path / "hand", Natural(), ema=ema, momentum=0.9)
+
+    def remember(model: Any) -> float:
+        state = checkpoint.load(tmp_path / "hand")
+        if by_hand.history.epoch == 2 and state is not None:
+            by_hand._load(state[0])
+        return scores[by_hand.history.epoch]
+
+    by_hand.score = remember
+    assert equal(by_hand.run().last, fit.last)
+
+
+def test_without_a_sentinel_nothing_goes_back(tmp_path: Path) -> None:
+    scores = iter([0.9, 0.1, 0.2, 0.3])
+    fit = trainer(tmp_path, Collapsing(collapse=None), score=lambda model: next(scores)).run()
+    assert not any("restored" in entry for entry in fit.history.epochs)
+
+
+def test_a_fall_within_the_limit_is_no_collapse(tmp_path: Path) -> None:
+    scores = iter([0.9, 0.71, 0.75, 0.8])
+    watch = Watch()
+    fit = trainer(tmp_path, Collapsing(), score=lambda model: next(scores), progress=watch).run()
+    assert not any("restored" in entry for entry in fit.history.epochs)
+    assert not [note for note in watch.calls["note"] if "collapsed" in note]
+
+
 # -- numbers that are none --------------------------------------------------------------------------------------------
 
 

@@ -463,6 +463,8 @@ def snapshot(net: nn.Module) -> Any:
 
 
 def tensors(view: Any) -> list[Tensor]:
+    if view is None:
+        return []
     return [view] if isinstance(view, Tensor) else [t for part in view for t in tensors(part)]
 
 
@@ -550,16 +552,21 @@ def test_the_loss_is_a_mean_over_the_batch_at_hand(name: str) -> None:
     net, guide = network(3), network(3, seed=5)
     objective, seen = METHODS.get(name)(**needed(name, guide)), batch(3, epoch=4)
     view = objective.perturb(net, seen)
-    halves = [t.unsqueeze(0) for t in tensors(view)]
+    draws = getattr(objective, "draws", 1)
 
     def twice(view: Any) -> Any:
-        if isinstance(view, MixView):
-            return MixView(view.noise.repeat(1, 2, 1, 1, 1), view.x_far.repeat(2, 1, 1, 1), view.share.repeat(2))
-        if isinstance(view, Tensor):
-            return torch.cat([view, view])
-        return type(view)(*[torch.cat([part, part]) for part in view])
+        """Every image and its noises once more."""
+        if view is None:
+            return None
+        if not isinstance(view, Tensor):
+            return type(view)(*map(twice, view))
+        if view.dim() == 5:  # noises, (m, B, C, H, W)
+            return torch.cat([view, view], dim=1)
+        if len(view) == draws * B and draws > 1:
+            return torch.cat([view.unflatten(0, (draws, B))] * 2, dim=1).flatten(0, 1)
+        return torch.cat([view, view])
 
-    assert halves
+    assert tensors(view)
     doubled = seen._replace(x=torch.cat([seen.x] * 2), y=torch.cat([seen.y] * 2))
     once, again = objective.loss(net, seen, view), objective.loss(net, doubled, twice(view))
     for term, value in once.items():
@@ -597,18 +604,22 @@ def test_settings_are_complete_plain_and_stable(name: str, teacher: Tiny) -> Non
 def test_settings_of_each_method() -> None:
     assert objectives.resolve("natural", {}) == {}
     assert objectives.resolve("sat", {"eps": "8/255"}) == {
-        "norm": "linf", "eps": "8/255", "steps": 10, "step_size": None,
+        "norm": "linf", "eps": "8/255", "steps": 10, "step_size": None, "inner": "pgd", "sentinel": 0.2,
     }  # fmt: skip
     assert objectives.resolve("TRADES", {"eps": "8/255", "beta": "1", "step_size": "2/255"}) == {
-        "norm": "linf", "eps": "8/255", "beta": 1.0, "steps": 10, "step_size": "2/255",
+        "norm": "linf", "eps": "8/255", "beta": 1.0, "steps": 10, "step_size": "2/255", "inner": "pgd", "sentinel": 0.2,
     }  # fmt: skip
     assert objectives.resolve("rslad", {"eps": 0.5, "norm": "l2", "steps": "7"}) == {
         "norm": "l2", "eps": "0.5", "steps": 7, "step_size": None, "adversarial_weight": "5/6", "kl_scale": 1.0,
+        "inner": "pgd", "sentinel": 0.2,
     }  # fmt: skip
-    assert objectives.resolve("gaussian", {"sigma": "0.250"}) == {"sigma": "0.25"}
-    assert objectives.resolve("crt", {"sigma": 0.12}) == {"sigma": "0.12"}
+    assert objectives.resolve("gaussian", {"sigma": "0.250"}) == {"sigma": "0.25", "draws": 1}
+    assert objectives.resolve("crt", {"sigma": 0.12}) == {
+        "sigma": "0.12", "match": "l2", "temperature": 1.0, "draws": 1, "ce_weight": 0.0,
+    }  # fmt: skip
     assert objectives.resolve("smoothmix", {"sigma": "1/3", "eta": "0"}) == {
         "sigma": "1/3", "draws": 2, "steps": 4, "step_size": None, "eta": 0.0, "warmup_epochs": 10,
+        "one_step": False,
     }  # fmt: skip
 
 
