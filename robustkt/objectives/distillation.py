@@ -92,7 +92,7 @@ class IAD(Distilled):
 
     max_x' CE(S(x'), y) from a uniform start;
     min_S α·τ²·A·KL_τ(T(x)‖S(x')) + α·(1 − A)·KL(S(x)‖S(x')) + (1 − α)·CE(S(x), y),  A = p_T(y|x')^β a row.
-    The second term starts at `begin_epoch`; its target S(x) is a constant, as the student teaches itself.
+    Before `begin_epoch` the teacher is believed wholly: A = 1. Gradients flow through both sides of the second term.
     """
 
     temperature: float = 1.0  # τ
@@ -109,8 +109,11 @@ class IAD(Distilled):
         """x', the teacher's logits at x, and A."""
         x_adv = self.maximise(student, batch, lambda z: losses.ce(z, batch.y), uniform_start)
         with torch.no_grad():
-            believed = -losses.ce(self.teacher(x_adv), batch.y)  # log p_T(y|x')
-            return AdversarialView(x_adv, self.teacher(batch.x), (self.beta * believed).exp())
+            target = self.teacher(batch.x)
+            trust = torch.ones_like(batch.y, dtype=target.dtype)
+            if batch.epoch >= self.begin_epoch:
+                trust = (-self.beta * losses.ce(self.teacher(x_adv), batch.y)).exp()  # p_T(y|x')^β
+            return AdversarialView(x_adv, target, trust)
 
     def loss(self, student: Model, batch: Batch, view: AdversarialView) -> Terms:
         """{"kl_adv"} and, once they count, {"kl_self", "ce"}."""
@@ -118,7 +121,7 @@ class IAD(Distilled):
         taught = tempered(view.target, z_adv, self.temperature)
         terms = {"kl_adv": self.kl_scale * self.alpha * ((trust if self.weighted else 1) * taught).mean()}
         if batch.epoch >= self.begin_epoch:
-            own = losses.kl(student(batch.x).detach(), z_adv)
+            own = losses.kl(student(batch.x), z_adv)
             terms["kl_self"] = self.kl_scale * self.alpha * ((1 - trust) * own).mean()
         return {**terms, **hard(1 - self.alpha, student, batch)}
 
