@@ -36,6 +36,8 @@ def students(options: argparse.Namespace, registry: Registry, seed: int) -> list
     ]  # fmt: skip
     for method in options.methods:
         name, start = f"{method}-{seed}", {**given}
+        if method == "iad":
+            start["begin_epoch"] = options.epochs * 3 // 10  # the paper's 60 of 200
         if METHODS.get(method).__dataclass_fields__.get("teacher"):
             one = api.distill(
                 teacher=f"teacher-{seed}", arch=options.student, method=method, name=name, given=start, **shared

@@ -75,3 +75,14 @@ def test_no_index_host_and_no_machine_path_is_named() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert not re.search(r"://|--index-url|--find-links|file:", lock)
     assert lock.count("--hash=sha256:") > 500
+
+
+def test_the_tables_of_objectives_are_those_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = module.PAGE.read_text()
+    assert module.rendered(text) == text, "docs/objectives.md is stale: python docs/generate.py"
+    assert module.rendered(text.replace("`temperature=30.0`", "`temperature=3.0`")) == text
