@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from robustkt import certlog
+from robustkt import certlog, objectives
 from robustkt.api.certifying import certify
 from robustkt.api.evaluating import evaluate
 from robustkt.api.publishing import push
@@ -139,7 +139,9 @@ def _check_names(registry: Registry, seed: int) -> None:
     there = {g.name: g.recipe for g in registry.all()} if registry.exists else {}
     for stage in STAGES:
         found = there.get(stage.name)
-        if found and (found.method, found.arch, found.seed) != (stage.method, stage.arch, seed):
+        fields = set(objectives.settings_of(stage.method))  # an older version's may have been fewer
+        wanted = (stage.method, stage.arch, seed, fields)
+        if found and (found.method, found.arch, found.seed, set(found.settings)) != wanted:
             raise RobustKTError(
                 f"the name {stage.name} belongs to another generation in {registry.root}",
                 "Give the quickstart a registry of its own: --registry DIR.",

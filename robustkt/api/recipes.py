@@ -104,8 +104,7 @@ def _preset(name: str | None, method: str) -> dict[str, Any]:
 
 
 def _check_keys(method: str, chosen: Mapping[str, Any]) -> None:
-    wanted = objectives.needs(method)
-    own = [*objectives.hyperparameters(method), *(("norm", "eps") if "threat" in wanted else ())]
+    own = objectives.settings_of(method)
     for key in chosen:
         if key in ("sigma", "norm", "eps") and key not in own:
             raise UsageError(f"{method} has no {key}", f"It takes: {', '.join([*own, *TRAINING])}.")

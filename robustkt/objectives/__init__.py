@@ -17,7 +17,7 @@ from robustkt.generation import Setting
 from robustkt.numbers import exact, fraction
 from robustkt.settings import fill
 
-__all__ = ["build", "hyperparameters", "needs", "resolve"]
+__all__ = ["build", "hyperparameters", "needs", "resolve", "settings_of"]
 
 OWN = ("teacher", "threat")  # fields that are not hyper-parameters themselves
 
@@ -31,6 +31,11 @@ def needs(method: str) -> set[str]:
 def hyperparameters(method: str) -> list[str]:
     """The names that `--set` takes for the method, besides those of the training."""
     return [field.name for field in dataclasses.fields(METHODS.get(method)) if field.name not in OWN]
+
+
+def settings_of(method: str) -> list[str]:
+    """The keys of a recipe's settings: hyper-parameters, and norm and eps where the method has a threat model."""
+    return [*hyperparameters(method), *(("norm", "eps") if "threat" in needs(method) else ())]
 
 
 def resolve(method: str, given: Mapping[str, Any]) -> dict[str, Setting]:
