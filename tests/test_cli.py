@@ -196,7 +196,7 @@ def test_show(cli: Cli, frozen: Registry) -> None:
     gen1, gen2 = frozen.get("gen1"), frozen.get("gen2")
     assert found["id"] == gen2.id
     assert found["parents"] == {"teacher": {"name": "gen1", "id": gen1.id}}
-    assert found["manifest"]["recipe"]["settings"] == {"sigma": "0.25"}
+    assert found["manifest"]["recipe"]["settings"] == CRT
     assert [e["epoch"] for e in found["epochs"]] == [0]
     assert len(found["certificates"]) == len(found["evaluations"]) == 1
     assert found == one_json(cli("show", "--json"), keys), "@latest"
@@ -306,7 +306,7 @@ def test_the_promised_distil_command_with_an_epoch(cli: Cli, here: Registry) -> 
     assert found["generation"] == "gen3"
     assert found["parents"] == {"teacher": here.get("gen2").id}
     recipe = here.get("gen3").recipe
-    assert (recipe.method, recipe.settings, recipe.data) == ("crt", {"sigma": "0.25"}, here.get("gen2").recipe.data)
+    assert (recipe.method, recipe.settings, recipe.data) == ("crt", CRT, here.get("gen2").recipe.data)
     assert found["cost"]["teacher_forward"] == found["cost"]["student_forward"] > 1000
 
 
@@ -446,6 +446,7 @@ class Squared:
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 TRAIN = "train -a smallcnn -d digits --epochs 1 "
+CRT = {"sigma": "0.25", "match": "l2", "temperature": 1.0, "draws": 1, "ce_weight": 0.0}
 GAUSSIAN = TRAIN + "-m gaussian --sigma 0.25 "
 REFUSALS: list[tuple[str, int, str, str]] = [
     # names
@@ -474,7 +475,12 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     ("distill --from gen2 --to smalcnn", 2, "unknown architecture 'smalcnn': did you mean 'smallcnn'?", "wideresnet"),
     ("distill --from gen2 --to torchvision:resnet19", 2, "did you mean 'resnet1", "resnet18"),
     # settings
-    (GAUSSIAN + "--set unknown=1", 2, "unknown setting for gaussian 'unknown'", "Known: sigma, epochs, batch_size"),
+    (
+        GAUSSIAN + "--set unknown=1",
+        2,
+        "unknown setting for gaussian 'unknown'",
+        "Known: sigma, draws, epochs, batch_size",
+    ),
     (GAUSSIAN + "--set momentun=0.8", 2, "unknown setting for gaussian 'momentun': did you mean 'momentum'?", "Known"),
     (GAUSSIAN + "--set steps", 2, "--set takes key=value, not 'steps'", "--set steps=10"),
     (GAUSSIAN + "--set =3", 2, "--set takes key=value, not '=3'", "--set steps=10"),
@@ -1234,7 +1240,7 @@ def test_sigterm_in_a_pipe_then_on_in_a_terminal(
         ("robustkt show ge", {"gen0", "gen1", "gen2"}),
         ("robustkt show @", {"@latest"}),
         ("robustkt train --arch resnet1", {"resnet18", "resnet110"}),
-        ("robustkt evaluate --attack clean,pgd", {"clean,pgd-sat", "clean,pgd-trades"}),
+        ("robustkt evaluate --attack clean,pgd", {"clean,pgd", "clean,pgd-sat", "clean,pgd-trades"}),
     ],
 )
 def test_completion(frozen: Registry, monkeypatch: pytest.MonkeyPatch, words: str, completions: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import shutil
 import time
@@ -63,8 +64,9 @@ def certify(
     Args:
         generation: whose network is smoothed.
         sigma: standard deviation of the Gaussian noise, in [0, 1] pixel units.
-        mode: the statistical procedure; `fixed` is CERTIFY of 1902.02918.
-        n: noisy copies that bound the probability.
+        mode: the statistical procedure; `fixed` is CERTIFY of 1902.02918; `sequential` and `looks` decide the radii and
+            stop; `adaptive` comes within 1 % of the radius of `fixed`.
+        n: noisy copies that bound the probability; at most so many in the other modes.
         n0: further ones that select the class.
         alpha: largest probability that a certificate is wrong, for each image.
         radii: where certified accuracy is reported, in [0, 1] pixel units; by default a grid up to the largest.
@@ -107,6 +109,9 @@ def certify(
         "seed": seed, "images": len(indices), "skip": step, "weights": found.last_weights if last else found.weights,
         "data": dataset.spec.fingerprint, "precision": pick_precision(precision),
     }  # fmt: skip
+    grid = list(radii or default_radii(level, n, alpha))
+    if _takes(mode, "radii"):
+        settings["radii"] = [exact(r) for r in grid]  # they decide when an image is done
     key = digest(canonical(settings))[7:23]
     # a device draws other noise from the same seed, so that a run is continued on the kind it began on
     folder = registry.job_path("certify", digest(canonical([found.id, key, target.type]))[7:23])
@@ -139,8 +144,8 @@ def certify(
         "id": found.id,
         **{name: settings[name] for name in ("alpha", "mode", "n", "n0", "norm", "noise", "precision")},
         "sigma": float(level),
-        **summarise(rows, radii or default_radii(level, n, alpha)),
-        "samples_per_image": n + n0,
+        **summarise(rows, grid),
+        "samples_per_image": sum(row.drawn for row in rows) / len(rows),
         "seconds": sum(row.seconds for row in rows),
         "log": str(out or registry.log_path(result)),
         "reused": stored is not None,
@@ -165,6 +170,8 @@ def _run(
     remaining = indices[len(done) :]
     certifier = CERTIFIERS.get(settings["mode"])
     arguments = {"sigma": float(Fraction(settings["sigma"])), **{k: settings[k] for k in ("alpha", "n0", "n")}}
+    if "radii" in settings:
+        arguments["radii"] = [float(Fraction(r)) for r in settings["radii"]]
     per_image = settings["n"] + settings["n0"]
     if done:
         progress.note(f"continuing after {len(done)} of {len(indices)} images")
@@ -185,6 +192,7 @@ def _run(
         flushed = told = time.monotonic()
         for idx, certificate, seconds in certified:
             row = certlog.Row.of(idx, int(dataset.test.y[idx]), certificate, seconds)
+            bar.advance(max(0, per_image - row.drawn))  # what was not needed
             done.append(row)
             waiting.append(row.line())
             now = time.monotonic()
@@ -205,7 +213,9 @@ def _store(
     log = (folder / "log.tsv").read_bytes()
     rows = certlog.parse(log.decode())
     level = Fraction(settings["sigma"])
-    figures = summarise(rows, default_radii(level, settings["n"], settings["alpha"]))
+    asked = [Fraction(r) for r in settings.get("radii", ())]
+    figures = summarise(rows, asked or default_radii(level, settings["n"], settings["alpha"]))
+    figures["samples_per_image"] = sum(row.drawn for row in rows) / len(rows)
     content = {"settings": dict(settings), "figures": figures, **machine(device)}
     registry.put_result(found.id, "certificate", key, content, log)
 
@@ -321,6 +331,10 @@ def predict(
             for path, (_, c, _) in zip(images, results, strict=True)
         ],
     }
+
+
+def _takes(mode: str, argument: str) -> bool:
+    return argument in inspect.signature(CERTIFIERS.get(mode)).parameters
 
 
 def _check_reach(n: int, alpha: float) -> None:

@@ -50,5 +50,7 @@ def radius_l2(p_low: float, sigma: float) -> float:
     """σ·Φ⁻¹(p_low) rounded down to a multiple of 1/GRID: the L2 radius in [0, 1] pixel units (1902.02918)."""
     from scipy.special import ndtri
 
+    if p_low <= 0.5:
+        return 0.0
     exact = sigma * float(ndtri(p_low))
     return max(0.0, math.floor(exact * (1 - 1e-12) * GRID) / GRID)

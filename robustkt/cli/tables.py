@@ -117,6 +117,7 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
         console,
         {
             "abstained": percent(result["abstain_rate"]),
+            "drawn": f"{result['samples_per_image']:,.0f} noisy copies an image ({result['mode']})",
             "ACR": f"{result['acr']:.4f}  (average certified radius; grows with n)",
             "took": duration(result["seconds"]) + (", measured earlier" if result["reused"] else ""),
             "log": result["log"],

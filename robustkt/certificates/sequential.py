@@ -1,0 +1,172 @@
+"""Certificates that stop as soon as they know: an e-process over a grid of radii, looks at a few sizes, two stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustkt.certificates import Certificate, Certifying, Counts, lower_bound, radius_l2
+
+__all__ = ["adaptive", "looks", "sequential"]
+
+FIRST_LOOK = 128  # draws before the first look
+GROWTH = 1.1  # each look is after this many times the draws of the one before: at most a tenth too many
+LOOKS = (0.002, 0.01, 0.05, 0.25, 1.0)  # shares of n: 200, 1k, 5k, 25k, 100k
+DECLINE = 0.01  # adaptive: the share of the largest n's radius that may be given up
+STAGE_ONE = 0.01  # adaptive: share of n that chooses the size of the second stage, at least 100 draws
+
+TINY = 1e-290  # below it doubles lose digits; the evidence is nil there anyway
+
+Floats = NDArray[np.float64]
+
+
+def log_e(successes: int | NDArray[np.int64], trials: int, p0: Floats) -> Floats:
+    """log of the truncated-mixture e-process for H0: p ≤ p0 after `successes` of `trials`, a value a p0 in (0, 1).
+
+    e = ∫_{p0}^1 L(p) dπ(p) / (π([p0, 1])·L(p0)) with Jeffreys' prior π = Beta(½, ½). By Ville's inequality
+    P(e ≥ 1/α at any time) ≤ α when p ≤ p0, under any rule of stopping.
+    """
+    from scipy.special import betainc, betaln
+
+    a, b = successes + 0.5, trials - successes + 0.5
+    after, before = betainc(b, a, 1 - p0), betainc(0.5, 0.5, 1 - p0)  # the prior's mass above p0, with and without data
+    with np.errstate(divide="ignore"):
+        kept = np.where(after > TINY, np.log(after), -np.inf) - np.log(before)
+    found: Floats = betaln(a, b) - betaln(0.5, 0.5) + kept
+    found = found - successes * np.log(p0) - (trials - successes) * np.log1p(-p0)
+    return found
+
+
+def log_e_below(successes: int | NDArray[np.int64], trials: int, p0: Floats) -> Floats:
+    """The mirror image, for H0: p ≥ p0: evidence that a radius cannot be certified."""
+    return log_e(trials - successes, trials, 1 - p0)
+
+
+def anytime_lower_bound(successes: int, trials: int, alpha: float) -> float:
+    """The p below which every p0 is rejected at this moment: a lower confidence bound valid at all moments at once."""
+    from scipy.optimize import brentq
+
+    def excess(p0: float) -> float:
+        return float(log_e(successes, trials, np.array([p0]))[0]) - math.log(1 / alpha)
+
+    low, high = 1e-9, min(max(successes / max(trials, 1), 2e-9), 1 - 1e-12)
+    if not successes or excess(low) < 0:
+        return 0.0
+    if excess(high) >= 0:
+        return high
+    root = float(brentq(excess, low, high, xtol=1e-14, rtol=8.9e-16))
+    return math.nextafter(root, 0.0) - 1e-13  # the root may lie a rounding error above
+
+
+def sequential(*, sigma: float, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
+    """Decide "is the radius at least r?" for every r of a grid, and stop as soon as all are decided.
+
+    Each look rejects p ≤ Φ(r/σ) when its e-process reaches 1/α, and gives r up when the mirror image does. The nulls
+    are nested, so one family serves all radii without correction. The radius reported comes from the best anytime
+    lower bound so far; at most `n` copies after the selection are drawn.
+    """
+    thresholds = _thresholds(radii, sigma)
+    selection = yield n0
+    label = _top(selection)
+    successes, trials, p_low = 0, 0, 0.0
+    certified, given_up = np.zeros(len(thresholds), bool), np.zeros(len(thresholds), bool)
+    for size in _sizes(n):
+        successes += int((yield size - trials)[label])
+        trials = size
+        enough = math.log(1 / alpha)
+        certified |= log_e(successes, trials, thresholds) >= enough
+        given_up |= log_e_below(successes, trials, thresholds) >= enough
+        if bool(certified.any()):
+            p_low = max(p_low, anytime_lower_bound(successes, trials, alpha), float(thresholds[certified].max()))
+        if bool((certified | given_up).all()):
+            break
+    return _certificate(label, p_low, sigma, alpha, n0 + trials, successes, trials)
+
+
+def looks(*, sigma: float, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
+    """Clopper–Pearson at five sizes, each at α/5: easy to explain, 20–40 % more draws than `sequential`.
+
+    Stops when every radius of the grid is certified or lies above the upper bound of that look.
+    """
+    thresholds = _thresholds(radii, sigma)
+    selection = yield n0
+    label = _top(selection)
+    share = alpha / len(LOOKS)
+    successes, trials, p_low = 0, 0, 0.0
+    for size in sorted({max(1, round(part * n)) for part in LOOKS}):
+        successes += int((yield size - trials)[label])
+        trials = size
+        p_low = max(p_low, lower_bound(successes, trials, share))
+        p_high = 1 - lower_bound(trials - successes, trials, share)
+        if bool(((thresholds <= p_low) | (thresholds > p_high)).all()):
+            break
+    return _certificate(label, p_low, sigma, alpha, n0 + trials, successes, trials)
+
+
+def adaptive(*, sigma: float, alpha: float, n0: int, n: int) -> Certifying:
+    """Two stages for a radius near the fixed procedure's: the first chooses the class and how many fresh draws to take.
+
+    The size is the least whose expected radius is within 1 % of that of `n` draws; Clopper–Pearson is taken on the
+    second stage alone, whose draws nothing has been chosen by.
+    """
+    first = max(n0, 100, round(STAGE_ONE * n))
+    selection = yield first
+    label = _top(selection)
+    share = min(max(selection[label] / first, 0.5), 1 - 0.5 / first)
+    size = _enough(share, n, sigma, alpha)
+    successes = int((yield size)[label])
+    p_low = lower_bound(successes, size, alpha)
+    return _certificate(label, p_low, sigma, alpha, first + size, successes, size)
+
+
+def _enough(p: float, n: int, sigma: float, alpha: float) -> int:
+    """The least size whose radius, were the share of successes p, is within DECLINE of that of n draws."""
+    goal = (1 - DECLINE) * radius_l2(lower_bound(round(p * n), n, alpha), sigma)
+    low, high = 1, n
+    while low < high:
+        middle = (low + high) // 2
+        if radius_l2(lower_bound(math.floor(p * middle), middle, alpha), sigma) >= goal > 0:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _thresholds(radii: Sequence[float], sigma: float) -> Floats:
+    """Φ(r/σ) of each radius, rounded up; r = 0 is among them, so that abstaining is decided too."""
+    from scipy.special import ndtr
+
+    grid = np.array(sorted({0.0, *radii}))
+    levels: Floats = np.minimum(ndtr(grid / sigma) * (1 + 1e-12), 1 - 1e-15)
+    return levels
+
+
+def _sizes(n: int) -> Iterator[int]:
+    """How many draws there have been at each look."""
+    size = min(FIRST_LOOK, n)
+    while size < n:
+        yield size
+        size = min(n, max(size + 1, math.ceil(size * GROWTH / 64) * 64))
+    yield n
+
+
+def _top(counts: Counts) -> int:
+    return max(range(len(counts)), key=lambda k: (counts[k], -k))
+
+
+def _certificate(
+    label: int, p_low: float, sigma: float, alpha: float, n: int, successes: int, trials: int
+) -> Certificate:
+    certified = p_low >= 0.5
+    return Certificate(
+        label=label if certified else None,
+        radius=radius_l2(p_low, sigma) if certified else 0.0,
+        alpha=alpha,
+        n=n,
+        successes=successes,
+        trials=trials,
+        p_low=p_low,
+    )
