@@ -45,11 +45,11 @@ class Part(Journal):
         super().__init__()
         self.owner, self.attack, self.rows, self.advance = owner, attack, rows, advance
         self.names: Sequence[str] = []
-        self.share = 0.0
 
     def plan(self, stages: Sequence[str], standing: int) -> None:
         """Progress counts an image once for all stages."""
-        self.names, self.share = stages, 1 / max(1, len(stages))
+        self.names = stages
+        self.advance(sum(self._done(row) for row in self.rows))
 
     def known(self, stage: str) -> Mapping[int, bool]:
         """By place among the images attacked."""
@@ -58,8 +58,17 @@ class Part(Journal):
 
     def tell(self, stage: str, rows: Sequence[int], broken: Sequence[bool]) -> None:
         """By place among the images attacked."""
+        before = sum(self._done(self.rows[place]) for place in rows)
         self.owner.tell(f"{self.attack}/{stage}", [self.rows[place] for place in rows], broken)
-        self.advance(len(rows) * self.share)
+        self.advance(sum(self._done(self.rows[place]) for place in rows) - before)
+
+    def _done(self, row: int) -> float:
+        """The share of the stages that are behind a row of the split; all of them, once it is broken."""
+        for number, stage in enumerate(self.names):
+            broken = self.owner.known(f"{self.attack}/{stage}").get(row)
+            if broken is not False:
+                return 1.0 if broken else number / len(self.names)
+        return 1.0
 
     def fallen(self, images: int) -> Tensor:
         """(images,) bool: the rows of the split that some stage broke."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustkt.core import Model, ThreatModel, attacking, gaussian
+from robustkt.losses import ce
 
 __all__ = ["smoothadv"]
 
@@ -41,11 +42,8 @@ def smoothadv(
     with attacking(model):
         for _ in range(steps):
             at = x_adv.detach().requires_grad_(True)
-            total = torch.zeros(len(x), device=x.device)
             with torch.enable_grad():
-                for _ in range(draws):
-                    probabilities = model(at + gaussian(x, sigma, rng)).softmax(dim=1)
-                    total = total + probabilities.gather(1, y[:, None]).squeeze(1)
-                (grad,) = torch.autograd.grad(-(total / draws).clamp_min(1e-20).log().sum(), at)
+                log_p = [-ce(model(at + gaussian(x, sigma, rng)), y) for _ in range(draws)]
+                (grad,) = torch.autograd.grad(-torch.stack(log_p).logsumexp(dim=0).sum(), at)  # a mean but for log n
             x_adv = threat.project(at.detach() + length * threat.steepest(grad), x)
     return x_adv
