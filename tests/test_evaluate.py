@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from robustkt.core import ThreatModel
 from robustkt.data import Split
-from robustkt.errors import UsageError
+from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.evaluate import (
     BATCH,
     Attacked,
+    Decided,
     attacked,
     clean_accuracy,
     masking_warnings,
@@ -318,3 +319,61 @@ def test_pgd_and_fgsm_may_tie(trained: nn.Module, images: Split, fgsm: float, pg
     assert [w for w in warnings if not w.startswith("100 steps")] == ([less] if heard else [])
     assert less not in masking_warnings(trained, images, LINF, results[1:], device=CPU)
     assert masking_warnings(trained, images, LINF, results[:1], device=CPU) == []
+
+
+def test_a_network_without_gradients_is_scored_by_square_and_said_to_have_none(
+    trained: nn.Module, images: Split
+) -> None:
+    """It is what the error of the gradient attacks advises."""
+    net = After(trained, after=lambda z: z.detach())
+    results = attacked(net, images, LINF, ["clean", "square:queries=10"], seed=0, device=CPU)
+    warnings = masking_warnings(net, images, LINF, results, device=CPU)
+    assert warnings == ["the network has no gradient with respect to its images: only Square says something"]
+    with pytest.raises(RobustKTError, match="no gradient"):
+        attacked(net, images, LINF, ["apgd-ce"], seed=0, device=CPU)
+
+
+@pytest.mark.parametrize(("broken", "heard"), [(0, False), (2, False), (3, True)])
+def test_square_after_the_white_box_attacks_is_noticed(
+    trained: nn.Module, images: Split, broken: int, heard: bool
+) -> None:
+    many = Split(images.x[:1].expand(1_000, -1, -1, -1), images.y[:1].expand(1_000))
+    left = {"apgd-ce": 600, "fab-t 9": 500, "square": 500 - broken}
+    results = [Attacked("autoattack", torch.arange(1_000) < 500 - broken, left)]
+    warnings = masking_warnings(trained, many, LINF, results, device=CPU)
+    assert any("Square breaks a further" in w for w in warnings) == heard
+
+
+def test_longer_pgd_that_leaves_more_is_noticed(trained: nn.Module, images: Split) -> None:
+    none = [Attacked("pgd-sat", torch.zeros(len(images), dtype=torch.bool))]
+    assert any("100 steps of PGD leave" in w for w in masking_warnings(trained, images, LINF, none, device=CPU))
+
+
+def test_a_network_whose_logits_are_no_numbers_is_refused(trained: nn.Module, images: Split) -> None:
+    net = After(trained, after=lambda z: z / 0 * 0)
+    with pytest.raises(IntegrityError, match="not finite"):
+        attacked(net, images, LINF, ["autoattack"], seed=0, device=CPU)
+
+
+def test_progress_counts_every_image_once_for_every_attack_also_after_an_interruption(
+    trained: nn.Module, images: Split
+) -> None:
+    attacks = ["clean", "fgsm", "apgd-t:steps=5", "square:queries=10"]
+    decided, told = Decided(), []
+
+    def advance(amount: float) -> None:
+        told.append(amount)
+        if stop and sum(told) > stop:
+            raise KeyboardInterrupt
+
+    stop = 2.5 * len(images)
+    with pytest.raises(KeyboardInterrupt):
+        attacked(trained, images, LINF, attacks, seed=0, device=CPU, advance=advance, decided=decided)
+    stop = 0
+    told.clear()
+    again = attacked(trained, images, LINF, attacks, seed=0, device=CPU, advance=advance, decided=decided)
+    assert sum(told) == pytest.approx(4 * len(images))
+    plain = attacked(trained, images, LINF, attacks, seed=0, device=CPU)
+    for a, b in zip(again, plain, strict=True):
+        assert torch.equal(a.right, b.right)
+        assert a.stages == b.stages
