@@ -45,11 +45,11 @@ class Part(Journal):
         super().__init__()
         self.owner, self.attack, self.rows, self.advance = owner, attack, rows, advance
         self.names: Sequence[str] = []
-        self.share = 0.0
 
     def plan(self, stages: Sequence[str], standing: int) -> None:
         """Progress counts an image once for all stages."""
-        self.names, self.share = stages, 1 / max(1, len(stages))
+        self.names = stages
+        self.advance(sum(self._done(row) for row in self.rows))
 
     def known(self, stage: str) -> Mapping[int, bool]:
         """By place among the images attacked."""
@@ -58,8 +58,17 @@ class Part(Journal):
 
     def tell(self, stage: str, rows: Sequence[int], broken: Sequence[bool]) -> None:
         """By place among the images attacked."""
+        before = sum(self._done(self.rows[place]) for place in rows)
         self.owner.tell(f"{self.attack}/{stage}", [self.rows[place] for place in rows], broken)
-        self.advance(len(rows) * self.share)
+        self.advance(sum(self._done(self.rows[place]) for place in rows) - before)
+
+    def _done(self, row: int) -> float:
+        """The share of the stages that are behind a row of the split; all of them, once it is broken."""
+        for number, stage in enumerate(self.names):
+            broken = self.owner.known(f"{self.attack}/{stage}").get(row)
+            if broken is not False:
+                return 1.0 if broken else number / len(self.names)
+        return 1.0
 
     def fallen(self, images: int) -> Tensor:
         """(images,) bool: the rows of the split that some stage broke."""
@@ -288,14 +297,17 @@ def masking_warnings(
         )
     if bool((first >= 0).all()) and torch.allclose(first.sum(dim=1), torch.ones(len(x), device=device), atol=1e-4):
         found.append("the network returns probabilities, not logits: its gradients vanish where it is sure")
+    by_name = {result.name: result for result in results}
+    squares = [warning for result in results for warning in _square_warning(result, len(split))]
     zero = _zero_gradients(model, x, y)
+    if zero is None:
+        return [*found, "the network has no gradient with respect to its images: only Square says something", *squares]
     if zero > 0.01:
         found.append(f"the gradient at the image is exactly zero for {zero:.0%} of the images")
     half = ThreatModel("linf", Fraction(1, 2))
     (left,) = attacked(model, some, half, ["pgd-sat"], seed=0, device=device)
     if left.accuracy > float(y.bincount().max()) / len(y) + 0.1:
         found.append(f"{left.accuracy:.0%} survive PGD at linf 0.5, where any image can be made uniform grey")
-    by_name = {result.name: result for result in results}
     if {"fgsm", "pgd-sat"} <= set(by_name) and by_name["pgd-sat"].accuracy > by_name["fgsm"].accuracy + 0.002:
         found.append("20 steps of PGD do less than one step of FGSM")
     if "pgd-sat" in by_name:
@@ -303,9 +315,7 @@ def masking_warnings(
         short = float(by_name["pgd-sat"].right[chosen].double().mean())
         if longer.accuracy > short + 0.02:
             found.append(f"100 steps of PGD leave {longer.accuracy:.0%} of {count} images, 20 steps {short:.0%}")
-    for result in results:
-        found += _square_warning(result, len(split))
-    return found
+    return found + squares
 
 
 def _square_warning(result: Attacked, images: int) -> list[str]:
@@ -326,9 +336,12 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of images at which the cross-entropy has no gradient at all."""
+def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> float | None:
+    """Share of images at which the cross-entropy has no gradient at all; None for a network without gradients."""
     with attacking(model), torch.enable_grad():
         x = x.clone().requires_grad_(True)
-        (grad,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), y, reduction="sum"), x)
+        loss = ce(model(x), y).sum()
+        if not loss.requires_grad:
+            return None
+        (grad,) = torch.autograd.grad(loss, x)
     return float((grad.flatten(1).abs().amax(dim=1) == 0).double().mean())

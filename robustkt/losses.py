@@ -12,6 +12,15 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
+def ce_unrounded(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy as log(1 + Σ_{k≠y} exp(z_k − z_y)), shape (B,): above 0 where `ce` of a sure network rounds to it.
+
+    What compares losses, as APGD does to choose its step, would else see a plateau from a margin of 17 on.
+    """
+    others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
+    return F.softplus(others - _at(logits, y))
+
+
 def kl(target: Tensor, logits: Tensor) -> Tensor:
     """KL(P‖Q) = Σ P log(P/Q), shape (B,); P from the `target` logits (B, K), Q from `logits` (B, K).
 

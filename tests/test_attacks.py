@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Literal
@@ -12,16 +13,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustkt.attacks import ascend, gradient
+from robustkt.attacks import apgd, ascend, autoattack, fab, gradient
+from robustkt.attacks.square import Square
 from robustkt.catalog import ATTACKS
 from robustkt.core import Attack, ThreatModel
-from robustkt.losses import ce
+from robustkt.losses import ce, ce_unrounded, margin
 
 NAMES = ATTACKS.names()
 SEARCHING = [name for name in NAMES if name != "clean"]
 SHAPE = (1, 4, 4)
 EPS = Fraction(8, 255)
 THREATS = [ThreatModel("linf", EPS), ThreatModel("linf", Fraction(1, 2)), ThreatModel("l2", Fraction(1, 2))]
+
+# An image that is broken is done: these do not go on to the worst image.
+STOPPING = {"apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", "autoattack"}
+BUDGETS: dict[str, dict[str, Any]] = {
+    "apgd-ce": {"steps": 30},
+    "apgd-dlr": {"steps": 30},
+    "apgd-t": {"steps": 30},
+    "fab-t": {"steps": 20},
+    "square": {"queries": 300},
+    "smoothadv": {"sigma": Fraction(1, 100), "draws": 3},
+}
+
+
+def get(name: str) -> Attack:
+    """The attack with a budget that small networks need."""
+    return functools.partial(ATTACKS.get(name), **BUDGETS.get(name, {}))
+
+
+@pytest.fixture(autouse=True)
+def _small_ensemble(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(classes: int) -> list[Any]:
+        first = apgd.untargeted("apgd-ce", ce_unrounded, 20, 1, 1)
+        return [*first, *apgd.targeted(classes, 2, 20), *fab.targeted(classes, 2, 10), Square(300)]
+
+    monkeypatch.setitem(autoattack.VERSIONS, "standard", small)
+
+
+def does_its_work(name: str, start: Tensor, reached: Tensor, most: Tensor) -> bool:
+    """Of margins (B,), above 0 where the network is wrong: as they are, as attacked, at the optimum in closed form."""
+    if name not in STOPPING:
+        return bool((reached - start >= 0.9 * (most - start)).all())
+    if name in ("square", "autoattack"):  # what stands to the end was last seen by Square, which has 3 x 3 windows
+        return bool(((reached > 0) | (reached - start >= 0.25 * (most - start))).all())
+    clear = most > 0.05 * (most - start)
+    return bool((reached[clear] > 0).all() and (reached - start >= 0.9 * (most - start))[most < 0].all())
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -80,7 +117,7 @@ def test_attacks_stay_in_ball_and_box(name: str, threat: ThreatModel, network: n
     x, y = images()
     x[0] = x[0].round()  # on the edge of the box
     kept = x.clone()
-    x_adv = ATTACKS.get(name)(network, x, y, threat, rng=rng())
+    x_adv = get(name)(network, x, y, threat, rng=rng())
     delta = (x_adv - x).flatten(1)
     far = delta.abs().amax(dim=1) if threat.norm == "linf" else delta.norm(dim=1)
     assert x_adv.shape == x.shape
@@ -96,10 +133,10 @@ def test_attacks_stay_in_ball_and_box(name: str, threat: ThreatModel, network: n
 def test_attacks_leave_the_network_as_it_was(name: str, network: nn.Sequential) -> None:
     before = snapshot(network)
     x, y = images()
-    first = ATTACKS.get(name)(network, x, y, THREATS[0], rng=rng())
+    first = get(name)(network, x, y, THREATS[0], rng=rng())
     assert snapshot(network) == before
     with torch.no_grad():
-        again = ATTACKS.get(name)(network, x, y, THREATS[0], rng=rng())
+        again = get(name)(network, x, y, THREATS[0], rng=rng())
     assert snapshot(network) == before
     assert torch.equal(first, again)
 
@@ -118,7 +155,7 @@ def test_attacks_leave_the_network_as_it_was_when_it_raises(name: str, network: 
     network.register_forward_pre_hook(fail)
     x, y = images()
     with pytest.raises(MemoryError):
-        ATTACKS.get(name)(network, x, y, THREATS[0], rng=rng())
+        get(name)(network, x, y, THREATS[0], rng=rng())
     assert snapshot(network) == before
 
 
@@ -130,12 +167,13 @@ def test_attacks_see_the_network_in_eval_mode_inside_the_box(name: str, network:
             (
                 any(m.training for m in module.modules()),
                 any(p.requires_grad for p in module.parameters()),
-                bool((inputs[0] < 0).any() or (inputs[0] > 1).any()),
+                # smoothed classifiers see noise that is not clipped
+                name != "smoothadv" and bool((inputs[0] < 0).any() or (inputs[0] > 1).any()),
             )
         )
     )
     x, y = images()
-    ATTACKS.get(name)(network, x, y, THREATS[1], rng=rng())
+    get(name)(network, x, y, THREATS[1], rng=rng())
     assert seen
     assert set(seen) == {(False, False, False)}
 
@@ -143,7 +181,7 @@ def test_attacks_see_the_network_in_eval_mode_inside_the_box(name: str, network:
 @pytest.mark.parametrize("name", NAMES)
 def test_attacks_depend_on_their_generator_alone(name: str, network: nn.Sequential) -> None:
     x, y = images()
-    attack: Attack = ATTACKS.get(name)
+    attack: Attack = get(name)
     torch.manual_seed(1)
     first, before = attack(network, x, y, THREATS[0], rng=rng(5)), torch.get_rng_state()
     torch.manual_seed(2)
@@ -159,7 +197,7 @@ def test_random_starts_differ_between_seeds_and_images(name: str, threat: Threat
     flat = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     nn.init.zeros_(flat[1].weight)  # no gradient: the start is what comes back
     x, y = torch.full((2, *SHAPE), 0.5), torch.zeros(2, dtype=torch.int64)
-    first, other = (ATTACKS.get(name)(flat, x, y, threat, rng=rng(seed)) for seed in (0, 1))
+    first, other = (get(name)(flat, x, y, threat, rng=rng(seed)) for seed in (0, 1))
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1])
     torch.testing.assert_close(first, threat.random_start(x, rng(0)), rtol=0, atol=1e-6)
@@ -171,9 +209,9 @@ def test_an_image_is_attacked_by_itself(name: str, threat: ThreatModel, network:
     """A mean over the batch in the gradient, or batch statistics, would make neighbours matter."""
     x, y = images()
     x, y, network = x.double(), y, network.double()
-    crowd = ATTACKS.get(name)(network, x, y, threat, rng=rng())
+    crowd = get(name)(network, x, y, threat, rng=rng())
     neighbours = torch.cat([x[:1], x[1:].flip(1, 2, 3)])
-    other = ATTACKS.get(name)(network, neighbours, y, threat, rng=rng())
+    other = get(name)(network, neighbours, y, threat, rng=rng())
     torch.testing.assert_close(crowd[0], other[0], rtol=0, atol=1e-9)
 
 
@@ -182,10 +220,13 @@ def test_an_image_is_attacked_by_itself(name: str, threat: ThreatModel, network:
 def test_attacks_reach_the_optimum_of_a_linear_network(name: str, norm: Literal["linf", "l2"]) -> None:
     model, (x, _), y = Linear(), images(low=0.2, high=0.8), torch.arange(8) % 2  # the ball stays inside the box
     threat = ThreatModel(norm, EPS)
-    x_adv, best = ATTACKS.get(name)(model, x, y, threat, rng=rng()), model.worst(x, y, threat)
-    start, reached, most = (ce(model(at), y) for at in (x, x_adv, best))
-    assert (reached - start >= 0.9 * (most - start)).all()
+    x_adv, best = get(name)(model, x, y, threat, rng=rng()), model.worst(x, y, threat)
+    start, reached, most = (margin(model(at), y) for at in (x, x_adv, best))
+    assert does_its_work(name, start, reached, most)
     assert (most > start + 0.01).all()
+    assert (most > 0).any()
+    if name in STOPPING:
+        return
     if norm == "linf":  # every coordinate moves to the wall: the distance is eps exactly, in the right direction
         # 20 steps of 0.003 are a little less than 2 eps: a start at the far wall does not come all the way over
         short = float(2 * EPS - 20 * Fraction("0.003")) if name == "pgd-trades" else 0.0
@@ -200,8 +241,8 @@ def test_attacks_use_the_corners_of_the_box(name: str) -> None:
     model, (x, _), y = Linear(), images(), torch.arange(8) % 2
     threat = ThreatModel("linf", Fraction(3, 10))
     corner = model.worst(x, y, threat).clamp(0, 1)
-    start, reached, most = (ce(model(at), y) for at in (x, ATTACKS.get(name)(model, x, y, threat, rng=rng()), corner))
-    assert (reached - start >= 0.95 * (most - start)).all()
+    start, reached, most = (margin(model(at), y) for at in (x, get(name)(model, x, y, threat, rng=rng()), corner))
+    assert does_its_work(name, start, reached, most)
     assert (reached <= most + 1e-5).all()
 
 
@@ -217,16 +258,16 @@ def test_a_network_that_is_very_sure_is_no_harder_to_attack(name: str, norm: Lit
     threat = ThreatModel(norm, EPS)
     start, reached, most = (
         model(at)[:, 1] * (1 - 2 * y)
-        for at in (x, ATTACKS.get(name)(model, x, y, threat, rng=rng()), model.worst(x, y, threat))
+        for at in (x, get(name)(model, x, y, threat, rng=rng()), model.worst(x, y, threat))
     )
-    assert (reached - start >= 0.9 * (most - start)).all()
+    assert does_its_work(name, start, reached, most)
 
 
 # -- each attack by itself --------------------------------------------------------------------------------------------
 
 
 def test_the_named_attacks_are_there() -> None:
-    assert {"clean", "fgsm", "pgd-sat", "pgd-trades"} <= set(NAMES)
+    assert {"clean", "fgsm", "pgd", "pgd-sat", "pgd-trades", "cw", "smoothadv", *STOPPING} <= set(NAMES)
 
 
 def test_clean_is_the_image(network: nn.Sequential) -> None:

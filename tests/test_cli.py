@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,13 @@ from PIL import Image
 
 import robustkt.objectives
 from robustkt import api, certlog, checkpoint, data, engine
+from robustkt.api import evaluating
+from robustkt.attacks import autoattack, named
+from robustkt.attacks.square import Square
 from robustkt.catalog import METHODS
 from robustkt.cli import app
 from robustkt.cli.output import Output
+from robustkt.progress import Silent
 from robustkt.registry import Registry, verify
 from robustkt.registry.files import locked
 from tests.conftest import Ran
@@ -1099,7 +1104,7 @@ def test_a_network_that_knows_no_noise_gets_a_warning(cli: Cli, here: Registry) 
 
 def test_evaluate_then_again(cli: Cli, here: Registry) -> None:
     command = ("evaluate", "adv", "--attack", "clean,FGSM,pgd_sat", "--max-images", "50", "--json")
-    found = one_json(cli(*command), "generation images clean_accuracy attacks warnings")
+    found = one_json(cli(*command), "generation images clean_accuracy attacks worst warnings")
     assert list(found["attacks"]) == ["clean", "fgsm", "pgd-sat"]
     assert found["attacks"]["fgsm"]["eps"] == "0.1"
     assert found["attacks"]["fgsm"]["norm"] == "linf"
@@ -1113,6 +1118,107 @@ def test_evaluate_then_again(cli: Cli, here: Registry) -> None:
     text = plain(cli("evaluate", "gen0", "--attack", "fgsm", "--max-images", "50")).out
     assert re.search(r"^fgsm .*% +linf +8/255$", text, re.MULTILINE)
     assert "base network, without noise" in text
+
+
+FAST = "fgsm,pgd:steps=3,apgd-t:steps=3:targets=2,square:queries=20"
+
+
+def test_an_interrupted_evaluation_continues_where_it_stopped(here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed by the bar after some verdicts, with a torn last line in what was kept."""
+    from torch import nn
+
+    passes, left = 0, 10**9
+
+    class Stopping(Silent):
+        @contextmanager
+        def bar(self, title: str, total: float, done: float = 0) -> Iterator[Silent]:
+            yield self
+
+        def advance(self, amount: float, text: str = "") -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes: list[str] = []
+    load = evaluating.load_network
+
+    def counted(*arguments: Any, **options: Any) -> nn.Module:
+        def count(*_: Any) -> None:
+            nonlocal passes
+            passes += 1
+
+        model = load(*arguments, **options)
+        model.register_forward_pre_hook(count)
+        return model
+
+    monkeypatch.setattr(evaluating, "load_network", counted)
+    ask: dict[str, Any] = {
+        "attacks": FAST.split(","), "max_images": 40, "registry": here, "device": "cpu", "progress": Stopping()
+    }  # fmt: skip
+    whole = api.evaluate("adv", fresh=True, **ask)
+    undisturbed, passes = passes, 0
+    left = 12
+    with pytest.raises(KeyboardInterrupt):
+        api.evaluate("adv", fresh=True, **ask)
+    (kept,) = (here.root / "jobs").rglob("decided.tsv")
+    with kept.open("a") as file:
+        file.write("square:queries=20/squ")
+    passes, left = 0, 10**9
+    monkeypatch.setattr(here, "result", lambda *_: None)
+    again = api.evaluate("adv", **ask)
+    assert passes < undisturbed
+    assert "continuing an interrupted evaluation" in notes
+    assert {k: again[k] for k in ("attacks", "worst", "warnings")} == {
+        k: whole[k] for k in ("attacks", "worst", "warnings")
+    }
+    assert not kept.exists()
+
+
+def test_the_worst_case_is_what_no_attack_broke(cli: Cli, here: Registry) -> None:
+    found = one_json(cli("evaluate", "adv", "--attack", FAST, "--max-images", "40", "--json"), "attacks worst")
+    names = list(found["attacks"])
+    assert names[0] == "clean"
+    assert set(names) == {"clean", *(named(text).name for text in FAST.split(","))}
+    assert found["worst"]["accuracy"] <= min(a["accuracy"] for a in found["attacks"].values())
+    made = [
+        r for r in here.results(here.get("adv").id, "evaluation") if set(r.content["figures"]["attacks"]) == set(names)
+    ]
+    rows = [line.split("\t")[2:] for line in here.log(made[-1]).decode().splitlines()[1:]]
+    alive = [all(mark == "1" for mark in row) for row in rows]
+    assert found["worst"]["accuracy"] == pytest.approx(sum(alive) / len(alive))
+    text = plain(cli("evaluate", "adv", "--attack", FAST, "--max-images", "40")).out
+    assert re.search(r"^worst case .*%", text, re.MULTILINE)
+    assert "left after each: apgd-t" in text
+
+
+def test_autoattack_scores_the_base_network_only_when_asked(
+    cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(autoattack.VERSIONS, "standard", lambda classes: [Square(10)])
+    ran = cli("evaluate", "gen0", "--attack", "autoattack", "--max-images", "10")
+    assert ran.code == 2
+    assert "gen0 is used smoothed; AutoAttack can score only its base network" in " ".join(ran.err.split())
+    assert "--base scores the base network" in " ".join(ran.err.split())
+    ran = cli("evaluate", "gen0", "--attack", "autoattack", "--max-images", "10", "--base")
+    assert ran.code == 0
+    assert "base network, without noise" in ran.out
+
+
+def test_the_smoothed_classifier_is_attacked_and_said_to_be(cli: Cli, here: Registry) -> None:
+    ask = ("evaluate", "gen0", "--attack", "smoothadv:draws=2:steps=2", "--norm", "l2", "--eps", "0.25")
+    found = one_json(cli(*ask, "--max-images", "5", "--json"), "attacks worst")
+    (attack,) = (a for name, a in found["attacks"].items() if name != "clean")
+    assert attack["smoothed"] is True
+    assert 0 <= attack["abstain_rate"] <= 1
+    assert found["worst"]["accuracy"] == found["clean_accuracy"], "the worst case is the network's"
+    assert "attacks the smoothed classifier" in cli(*ask, "--max-images", "5").out
+    ran = cli("evaluate", "plain", *ask[2:], "--max-images", "5")
+    assert ran.code == 2
+    assert "needs its σ" in ran.err
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from robustkt.core import ThreatModel
 from robustkt.data import Split
-from robustkt.errors import UsageError
+from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.evaluate import (
     BATCH,
     Attacked,
+    Decided,
     attacked,
     clean_accuracy,
     masking_warnings,
@@ -110,9 +111,9 @@ def test_attacks_take_exactly_the_small_margins(threat: ThreatModel) -> None:
     model, images, told = Linear(), split(BATCH + 50), []
     results = attacked(model, images, threat, ALL, seed=0, device=CPU, advance=told.append)
     assert [result.name for result in results] == list(ALL)
-    assert told == [BATCH, 50] * len(ALL)
+    assert sum(told) == pytest.approx(len(ALL) * len(images))
     reach = float(threat.eps) * torch.linalg.vector_norm(model.w.detach(), 1 if threat.norm == "linf" else 2)
-    safe, sure = margins(images), 0.05 * reach  # an attack may miss the optimum by so much
+    safe, sure = margins(images), 0.1 * reach  # an attack may miss the optimum by so much
     for result in results:
         far = 0 if result.name == "clean" else reach
         assert result.right.shape == (BATCH + 50,)
@@ -133,7 +134,7 @@ def test_attacks_are_the_same_for_the_same_seed_whatever_else_was_drawn_or_attac
         attacked(model, images, LINF, attacks[:-1], seed=seed, device=CPU)
         starts.clear()
         attacked(model, images, LINF, attacks[-1:], seed=seed, device=CPU)
-        return starts[0]
+        return starts[1]  # after the clean images
 
     first = start(("pgd-sat",), 0, 1)
     assert torch.equal(first, start(("fgsm", "pgd-trades", "pgd-sat"), 0, 2))
@@ -157,7 +158,7 @@ def test_networks_are_judged_in_eval_mode_and_left_as_they_were() -> None:
     noisy_accuracy(net, images, Fraction(1, 4), draws=1, device=CPU)
     robust_accuracy(net, images, LINF, steps=2, device=CPU)
     clean_accuracy(net, images, device=CPU)
-    masking_warnings(net, images, attacked(net, images, LINF, ALL, seed=0, device=CPU), device=CPU)
+    masking_warnings(net, images, LINF, attacked(net, images, LINF, ALL, seed=0, device=CPU), device=CPU)
     assert modes
     assert not any(modes)
     assert [m.training for m in net.modules()] == [True, True, True, False, True]
@@ -219,7 +220,7 @@ class Contrary(torch.autograd.Function):
 
 def found(net: nn.Module, images: Split) -> tuple[list[str], list[Attacked]]:
     results = attacked(net, images, LINF, ALL, seed=0, device=CPU)
-    return masking_warnings(net, images, results, device=CPU), results
+    return masking_warnings(net, images, LINF, results, device=CPU), results
 
 
 def test_an_ordinary_network_gives_no_warning(trained: nn.Module, images: Split) -> None:
@@ -303,14 +304,76 @@ def test_pgd_that_does_less_than_fgsm_is_noticed(trained: nn.Module, images: Spl
     net = After(trained, before=lambda x: Contrary.apply(x, False))  # misleading wherever a random start may lie
     results = attacked(net, images, wide, ALL, seed=0, device=CPU)
     assert results[1].accuracy < results[2].accuracy
-    warnings = masking_warnings(net, images, results, device=CPU)
+    warnings = masking_warnings(net, images, LINF, results, device=CPU)
     assert "20 steps of PGD do less than one step of FGSM" in warnings
 
 
 @pytest.mark.parametrize(("fgsm", "pgd", "heard"), [(0.5, 0.5, False), (0.5, 0.501, False), (0.5, 0.503, True)])
 def test_pgd_and_fgsm_may_tie(trained: nn.Module, images: Split, fgsm: float, pgd: float, heard: bool) -> None:
-    results = [Attacked("fgsm", torch.ones(1), fgsm), Attacked("pgd-sat", torch.ones(1), pgd)]
-    warnings = masking_warnings(trained, images, results, device=CPU)
-    assert warnings == (["20 steps of PGD do less than one step of FGSM"] if heard else [])
-    assert masking_warnings(trained, images, results[1:], device=CPU) == []
-    assert masking_warnings(trained, images, results[:1], device=CPU) == []
+    results = [
+        Attacked(name, torch.arange(1_000) < 1_000 * share) for name, share in (("fgsm", fgsm), ("pgd-sat", pgd))
+    ]
+    images = Split(images.x[:1].expand(1_000, -1, -1, -1), images.y[:1].expand(1_000))
+    warnings = masking_warnings(trained, images, LINF, results, device=CPU)
+    less = "20 steps of PGD do less than one step of FGSM"
+    assert [w for w in warnings if not w.startswith("100 steps")] == ([less] if heard else [])
+    assert less not in masking_warnings(trained, images, LINF, results[1:], device=CPU)
+    assert masking_warnings(trained, images, LINF, results[:1], device=CPU) == []
+
+
+def test_a_network_without_gradients_is_scored_by_square_and_said_to_have_none(
+    trained: nn.Module, images: Split
+) -> None:
+    """It is what the error of the gradient attacks advises."""
+    net = After(trained, after=lambda z: z.detach())
+    results = attacked(net, images, LINF, ["clean", "square:queries=10"], seed=0, device=CPU)
+    warnings = masking_warnings(net, images, LINF, results, device=CPU)
+    assert warnings == ["the network has no gradient with respect to its images: only Square says something"]
+    with pytest.raises(RobustKTError, match="no gradient"):
+        attacked(net, images, LINF, ["apgd-ce"], seed=0, device=CPU)
+
+
+@pytest.mark.parametrize(("broken", "heard"), [(0, False), (2, False), (3, True)])
+def test_square_after_the_white_box_attacks_is_noticed(
+    trained: nn.Module, images: Split, broken: int, heard: bool
+) -> None:
+    many = Split(images.x[:1].expand(1_000, -1, -1, -1), images.y[:1].expand(1_000))
+    left = {"apgd-ce": 600, "fab-t 9": 500, "square": 500 - broken}
+    results = [Attacked("autoattack", torch.arange(1_000) < 500 - broken, left)]
+    warnings = masking_warnings(trained, many, LINF, results, device=CPU)
+    assert any("Square breaks a further" in w for w in warnings) == heard
+
+
+def test_longer_pgd_that_leaves_more_is_noticed(trained: nn.Module, images: Split) -> None:
+    none = [Attacked("pgd-sat", torch.zeros(len(images), dtype=torch.bool))]
+    assert any("100 steps of PGD leave" in w for w in masking_warnings(trained, images, LINF, none, device=CPU))
+
+
+def test_a_network_whose_logits_are_no_numbers_is_refused(trained: nn.Module, images: Split) -> None:
+    net = After(trained, after=lambda z: z / 0 * 0)
+    with pytest.raises(IntegrityError, match="not finite"):
+        attacked(net, images, LINF, ["autoattack"], seed=0, device=CPU)
+
+
+def test_progress_counts_every_image_once_for_every_attack_also_after_an_interruption(
+    trained: nn.Module, images: Split
+) -> None:
+    attacks = ["clean", "fgsm", "apgd-t:steps=5", "square:queries=10"]
+    decided, told = Decided(), []
+
+    def advance(amount: float) -> None:
+        told.append(amount)
+        if stop and sum(told) > stop:
+            raise KeyboardInterrupt
+
+    stop = 2.5 * len(images)
+    with pytest.raises(KeyboardInterrupt):
+        attacked(trained, images, LINF, attacks, seed=0, device=CPU, advance=advance, decided=decided)
+    stop = 0
+    told.clear()
+    again = attacked(trained, images, LINF, attacks, seed=0, device=CPU, advance=advance, decided=decided)
+    assert sum(told) == pytest.approx(4 * len(images))
+    plain = attacked(trained, images, LINF, attacks, seed=0, device=CPU)
+    for a, b in zip(again, plain, strict=True):
+        assert torch.equal(a.right, b.right)
+        assert a.stages == b.stages

@@ -201,3 +201,61 @@ def test_l2_has_a_gradient_of_zero_where_the_networks_agree() -> None:
     losses.l2(torch.ones(2, 3), logits).sum().backward()
     assert logits.grad is not None
     assert torch.equal(logits.grad, torch.zeros(2, 3))
+
+
+# -- what attacks raise: against a plain evaluation, a row at a time ---
+
+
+def _other(z: Array, y: int) -> float:
+    return float(np.delete(z, y).max())
+
+
+ROWWISE: dict[str, tuple[int, Callable[..., Tensor], Callable[[Array, int, int], float]]] = {
+    "ce_unrounded": (2, losses.ce_unrounded, lambda z, y, t: float(-log_softmax(z)[y])),
+    "margin": (2, losses.margin, lambda z, y, t: _other(z, y) - z[y]),
+    "margin_targeted": (2, losses.margin_targeted, lambda z, y, t: z[t] - z[y]),
+    "dlr": (3, losses.dlr, lambda z, y, t: -(z[y] - _other(z, y)) / (np.sort(z)[-1] - np.sort(z)[-3])),
+    "dlr_targeted": (
+        4,
+        losses.dlr_targeted,
+        lambda z, y, t: -(z[y] - z[t]) / (np.sort(z)[-1] - (np.sort(z)[-3] + np.sort(z)[-4]) / 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 10, 100])
+@pytest.mark.parametrize("name", ROWWISE)
+def test_losses_of_attacks_are_those_of_the_papers(name: str, classes: int) -> None:
+    least, loss, reference = ROWWISE[name]
+    if classes < least:
+        pytest.skip(f"{name} needs {least} classes")
+    random = np.random.default_rng(classes)
+    z, y = 3 * random.standard_normal((40, classes)), random.integers(classes, size=40)
+    y[:20] = z[:20].argmax(axis=1)  # both sides of the boundary
+    target = (y + 1 + random.integers(classes - 1, size=40)) % classes
+    further = (torch.tensor(target),) if "targeted" in name else ()
+    logits = torch.tensor(z, requires_grad=True)
+    value = loss(logits, torch.tensor(y), *further)
+    wanted = [reference(*row) for row in zip(z, y, target, strict=True)]
+    np.testing.assert_allclose(value.detach().numpy(), wanted, rtol=1e-9, atol=1e-9)
+    few = torch.tensor(z[18:22], requires_grad=True)
+    rest = tuple(f[18:22] for f in further)
+    assert torch.autograd.gradcheck(lambda at: loss(at, torch.tensor(y[18:22]), *rest), (few,))
+    small = loss(torch.tensor(z, dtype=torch.float32), torch.tensor(y), *further)
+    np.testing.assert_allclose(small.numpy(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_entropy_is_that_of_scipy_and_its_end_is_finite() -> None:
+    p = softmax(np.random.default_rng(0).standard_normal((5, 7)), axis=1)
+    np.testing.assert_allclose(losses.entropy(torch.tensor(p)).numpy(), -(p * np.log(p)).sum(axis=1), rtol=1e-12)
+    assert torch.autograd.gradcheck(losses.entropy, (torch.tensor(p, requires_grad=True),))
+    assert losses.entropy(torch.tensor([[1.0, 0.0], [0.5, 0.5]])).tolist() == pytest.approx([0, math.log(2)])
+
+
+@pytest.mark.parametrize("gap", [5.0, 16.0, 30.0, 80.0])
+def test_the_unrounded_cross_entropy_of_a_sure_network_still_falls_with_its_margin(gap: float) -> None:
+    y = torch.tensor([0])
+    low, high = (losses.ce_unrounded(torch.tensor([[by, 0.0, -1.0]]), y).item() for by in (gap, 0.99 * gap))
+    assert 0 < low < high
+    assert low == pytest.approx(math.exp(-gap) * (1 + math.exp(-1)), rel=0.02)
+    assert losses.ce_unrounded(torch.tensor([[-500.0, 500.0]]), y).item() == pytest.approx(1000)

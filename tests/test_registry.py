@@ -517,7 +517,8 @@ def test_results_are_kept_apart_by_kind_and_key(full: Registry) -> None:
     settings = {"attacks": ["clean"], "norm": "linf", "eps": "0.1", "images": 2, "skip": 1, "seed": 0}
     settings |= {"weights": third.weights, "data": DATA.fingerprint}
     attacks = {"clean": {"accuracy": 0.5, "interval": [0.0, 1.0], "norm": None, "eps": None}}
-    content = {"settings": settings, "figures": {"attacks": attacks, "warnings": []}}
+    figures = {"attacks": attacks, "warnings": [], "worst": {"accuracy": 0.5, "interval": [0.0, 1.0]}}
+    content = {"settings": settings, "figures": figures}
     full.put_result(third.id, "evaluation", "cd34", content, log=b"idx\tlabel\tclean\n")
     assert [(r.kind, r.key) for r in full.results(third.id)] == [("certificate", "ab12"), ("evaluation", "cd34")]
     assert [r.key for r in full.results(third.id, "evaluation")] == ["cd34"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from robustkt.attacks._rolling import Journal
-from robustkt.attacks.gradient import ascend
+from robustkt.attacks.autoattack import VERSIONS
+from robustkt.attacks.gradient import LOSSES, ascend
 from robustkt.catalog import ATTACKS, unknown
 from robustkt.errors import UsageError
 from robustkt.numbers import exact
@@ -21,6 +22,7 @@ from robustkt.settings import parse
 __all__ = ["Journal", "Named", "ascend", "named"]
 
 INNER = ("rng", "journal", "batch_size")  # keyword arguments that are no settings of an attack
+CHOICES: Mapping[str, Collection[str]] = {"loss": (*LOSSES, "kl"), "version": VERSIONS}
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,14 @@ def named(text: str) -> Named:
         key = key.strip().replace("-", "_")
         if key not in known:
             raise unknown(f"setting for {head}", key, known)
+        if key in options:
+            raise UsageError(f"{key} is given twice to {head}", "Give it once, or write two attacks with a comma.")
         options[key] = parse(hints[key], value.strip(), key)
+        if key in CHOICES and options[key] not in CHOICES[key]:
+            raise unknown(key, options[key], CHOICES[key])
         if isinstance(options[key], (int, float, Fraction)) and options[key] <= 0:
             raise UsageError(f"{key} must be above 0, not {value}", f"Leave it out for the default of {head}.")
+    options = {key: value for key, value in options.items() if value is not None}  # none: the default
     spelled = [ATTACKS.spelled(head), *(f"{key}={_text(value)}" for key, value in sorted(options.items()))]
     return Named(":".join(spelled), function, options)
 

@@ -78,6 +78,11 @@ def hunt(
     with attacking(model), torch.no_grad():
         standing = _right(model, x, y, batch_size)
         journal.plan([search.name for search in searches], int(standing.sum()))
+        if searches and not bool(standing.all()):  # wrong as it is
+            fallen = (~standing).nonzero().squeeze(1).tolist()
+            fresh = [row for row in fallen if row not in journal.known(searches[0].name)]
+            if fresh:
+                journal.tell(searches[0].name, fresh, [True] * len(fresh))
         for search in searches:
             known = journal.known(search.name)
             fallen = [row for row, broken in known.items() if broken]

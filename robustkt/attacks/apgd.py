@@ -139,7 +139,7 @@ def apgd_ce(
     journal: Journal | None = None,
 ) -> Tensor:
     """APGD on the cross-entropy (2003.01690), stopping an image when it is broken."""
-    searches = untargeted("apgd-ce", losses.ce, steps, restarts, draws)
+    searches = untargeted("apgd-ce", losses.ce_unrounded, steps, restarts, draws)
     return hunt(model, x, y, threat, searches, rng=rng, batch_size=batch_size, journal=journal)
 
 

@@ -21,7 +21,7 @@ EOT_DRAWS = 20
 def standard(classes: int) -> list[Search]:
     """APGD-CE, APGD-T and FAB-T for min(9, K − 1) classes, Square."""
     return [
-        *apgd.untargeted("apgd-ce", losses.ce, 100, 1, 1),
+        *apgd.untargeted("apgd-ce", losses.ce_unrounded, 100, 1, 1),
         *apgd.targeted(classes, TARGETS, 100),
         *fab.targeted(classes, TARGETS, 100),
         Square(),
@@ -32,7 +32,7 @@ def rand(classes: int) -> list[Search]:
     """For networks that draw random numbers: APGD-CE and APGD-DLR with gradients over 20 passes."""
     loss = losses.dlr if classes >= 3 else losses.margin
     return [
-        *apgd.untargeted("apgd-ce", losses.ce, 100, 1, EOT_DRAWS),
+        *apgd.untargeted("apgd-ce", losses.ce_unrounded, 100, 1, EOT_DRAWS),
         *apgd.untargeted("apgd-dlr", loss, 100, 1, EOT_DRAWS),
     ]
 

@@ -43,7 +43,8 @@ class FAB:
     def step(self, model: Model, s: State, threat: ThreatModel) -> None:
         """One projection, one look at the network."""
         x, at, count = s["x"], s["at"], len(s["x"])
-        ahead, grad, _ = value_and_grad(model, at, lambda z: losses.margin_targeted(z, s["y"], s["target"]))
+        ahead, grad, logits = value_and_grad(model, at, lambda z: losses.margin_targeted(z, s["y"], s["target"]))
+        self._note(s, at, misclassified(logits, s["y"]), threat)  # a point on its way back may have come inside
         w = grad.flatten(1)
         level = (w * at.flatten(1)).sum(dim=1) - ahead  # the boundary is w·x = level
         points = torch.cat([at.flatten(1), x.flatten(1)])
@@ -53,12 +54,19 @@ class FAB:
         here, there = d[:count].view_as(x), d[count:].view_as(x)
         at = ((at + ETA * here) * (1 - a) + (x + ETA * there) * a).clamp(0, 1)
         wrong = misclassified(model(at), s["y"])
-        far = distance((at - x).flatten(1), threat.norm)
-        nearer = wrong & (far < s["nearest"])
-        s["nearest"] = torch.where(nearer, far, s["nearest"])
-        s["x_adv"] = keep(nearer, threat.project(at, x), s["x_adv"])  # outside the ball it is only the best direction
-        s["broken"] = s["broken"] | (wrong & (far <= float(threat.eps)))
+        self._note(s, at, wrong, threat)
         s["at"] = keep(wrong, x + BETA * (at - x), at)
+
+    @staticmethod
+    def _note(s: State, at: Tensor, wrong: Tensor, threat: ThreatModel) -> None:
+        """Keep the nearest point that the network gets wrong."""
+        far = distance((at - s["x"]).flatten(1), threat.norm)
+        nearer = wrong & (far < s["nearest"])
+        inside = far <= float(threat.eps)
+        s["nearest"] = torch.where(nearer, far, s["nearest"])
+        kept = keep(inside, at, threat.project(at, s["x"]))  # outside the ball it is only the best direction
+        s["x_adv"] = keep(nearer, kept, s["x_adv"])
+        s["broken"] = s["broken"] | (wrong & inside)
 
 
 def to_plane(x: Tensor, w: Tensor, level: Tensor, *, norm: str) -> Tensor:
@@ -73,7 +81,8 @@ def to_plane(x: Tensor, w: Tensor, level: Tensor, *, norm: str) -> Tensor:
         level: (B,).
         norm: linf or l2.
     """
-    gap = level - (w * x).sum(dim=1)
+    gap, largest = level - (w * x).sum(dim=1), w.abs().amax(dim=1).clamp_min(torch.finfo(w.dtype).tiny)
+    w, gap = w / largest[:, None], gap / largest  # the same plane; squares of small weights would vanish
     heading = w.sign() * gap.sign()[:, None]
     size = w.abs()
     speed = torch.ones_like(w) if norm == "linf" else size

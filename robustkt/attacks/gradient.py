@@ -168,8 +168,8 @@ def cw(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, rng: torch.Ge
 
 
 def misclassified(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,) bool: which rows of logits (B, K) have another class than `y` (B,) highest."""
-    return logits.argmax(dim=1) != y
+    """(B,) bool: which rows of logits (B, K) have another class than `y` (B,) highest, or one that is no number."""
+    return (logits.argmax(dim=1) != y) | logits.isnan().any(dim=1)
 
 
 def _loss(model: Model, x: Tensor, y: Tensor, name: str) -> Loss:

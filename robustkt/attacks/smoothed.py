@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustkt.core import Model, ThreatModel, attacking, gaussian, unit
+from robustkt.losses import ce
 
 __all__ = ["smoothadv"]
 
@@ -44,10 +45,8 @@ def rise(
             at = at.detach().requires_grad_(True)
             drawn = noise() if callable(noise) else noise
             with torch.enable_grad():
-                logits = model((at + drawn).flatten(0, 1))
-                p = logits.softmax(dim=1).unflatten(0, (len(drawn), -1)).mean(dim=0)
-                rising = -p.gather(1, y[:, None]).clamp_min(1e-20).log().sum()
-                (grad,) = torch.autograd.grad(rising, at)
+                log_p = -ce(model((at + drawn).flatten(0, 1)), y.repeat(len(drawn))).unflatten(0, (len(drawn), -1))
+                (grad,) = torch.autograd.grad(-log_p.logsumexp(dim=0).sum(), at)  # of the mean, but for log m
             at = project(at.detach() + length * steepest(grad), x)
             path.append(at)
     return path

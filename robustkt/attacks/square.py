@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustkt.attacks._rolling import Journal, Search, State, hunt, uniform
+from robustkt.attacks.gradient import misclassified
 from robustkt.core import Model, ThreatModel, unit
 from robustkt.losses import margin
 
@@ -39,20 +40,21 @@ class Square:
         """Stripes (linf) or a tiling of pyramids (l2)."""
         start = _stripes if threat.norm == "linf" else _tiling
         at = (x + float(threat.eps) * start(x, seeds)).clamp(0, 1)
-        value = margin(model(at), y)
+        logits = model(at)
         drawn = torch.zeros(len(x), BLOCK, 5 + x.shape[1], device=x.device)
-        return {"x_adv": at, "broken": value > 0, "value": value, "drawn": drawn}
+        return {"x_adv": at, "broken": misclassified(logits, y), "value": margin(logits, y), "drawn": drawn}
 
     def step(self, model: Model, s: State, threat: ThreatModel) -> None:
         """One proposal a row."""
         numbers = self._numbers(s)
         propose = _squares if threat.norm == "linf" else _windows
         at = propose(s, numbers, self._share(s["age"]), threat)
-        value = margin(model(at), s["y"])
-        better = (value > s["value"]) & ~s["broken"]
+        logits = model(at)
+        value, wrong = margin(logits, s["y"]), misclassified(logits, s["y"])
+        better = ((value > s["value"]) | wrong) & ~s["broken"]
         s["x_adv"] = torch.where(better.view(-1, 1, 1, 1), at, s["x_adv"])
         s["value"] = torch.where(better, value, s["value"])
-        s["broken"] = s["broken"] | (value > 0)
+        s["broken"] = s["broken"] | wrong
 
     def _share(self, age: Tensor) -> Tensor:
         """(B,): the share of the image that a patch covers after `age` queries."""
