@@ -22,6 +22,13 @@ PUBLISHED = {
     "trades-icml19": [74, 2],  # "if epoch >= 75" at the start of the epoch, counted from 1, of 76
     "gaussian-icml19": [30, 30, 30],
     "smoothmix-neurips21": [50, 50, 50],
+    "smoothadv-neurips19": [50, 50, 50],
+    "stability-neurips19": [50, 50, 50],
+    "consistency-neurips20": [50, 50, 50],
+    "macer-iclr20": [200, 200, 40],
+    "mart-iclr20": [74, 15, 10, 21],  # "if epoch >= 75", 90, 100 at the start of the epoch, counted from 1
+    "ard-aaai20": [100, 100],  # "if epoch in [100, 150]: lr *= 0.1" on a copy of the first rate, counted from 0
+    "iad-iclr22": [100, 100],  # the same
     "crt-neurips22": [100, 50, 50],
 }
 
@@ -37,7 +44,7 @@ def test_published_traces(preset: str, steps_an_epoch: int) -> None:
     training = Training(**fill(Training, METHODS.tables("PRESETS")[preset]))
     pieces = PUBLISHED[preset]
     assert training.epochs == sum(pieces)
-    wanted = [0.1 * 0.1**piece for piece, epochs in enumerate(pieces) for _ in range(epochs * steps_an_epoch)]
+    wanted = [training.lr * 0.1**piece for piece, epochs in enumerate(pieces) for _ in range(epochs * steps_an_epoch)]
     assert trace(training, steps_an_epoch) == pytest.approx(wanted, rel=1e-12)
 
 

@@ -20,9 +20,9 @@ PRESETS = {
         "weight_decay": 2e-4, "decay_norm": True, "schedule": "multistep", "milestones": ["74/76"], "ema": None,
     },
     "mart-iclr20": {
-        "method": "mart", "eps": "0.031", "lam": 6.0, "steps": 10, "step_size": "0.007",
-        "epochs": 90, "batch_size": 128, "lr": 0.01, "momentum": 0.9,
-        "weight_decay": 2e-4, "decay_norm": True, "schedule": "multistep", "milestones": ["74/90"], "ema": None,
+        "method": "mart", "eps": "0.031", "lam": 5.0, "steps": 10, "step_size": "0.007",
+        "epochs": 120, "batch_size": 128, "lr": 0.01, "momentum": 0.9, "weight_decay": 3.5e-3, "decay_norm": True,
+        "schedule": "multistep", "milestones": ["74/120", "89/120", "99/120"], "ema": None,
     },
     "sat-fast": {
         "method": "sat", "inner": "n-fgsm", "epochs": 30, "batch_size": 128, "lr": 0.1, "momentum": 0.9,
@@ -91,7 +91,7 @@ class MART(Adversarial):
     min_f CE(f(x'), y) − log(1.0001 − max_{k≠y} p'_k) + λ·KL(f(x)‖f(x'))·(1 − p_y(x)), p = f(x), p' = f(x').
     """
 
-    lam: float = 5.0  # λ; the released code uses 6
+    lam: float = 5.0  # λ; 6 for the released WideResNet
 
     def perturb(self, student: Model, batch: Batch) -> Tensor:
         """x' (B, C, H, W)."""

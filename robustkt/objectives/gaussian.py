@@ -31,7 +31,7 @@ PRESETS = {
     },
     "macer-iclr20": {
         "method": "macer", "draws": 16, "beta": 16.0, "hinge": 8.0, "epochs": 440, "batch_size": 64, "lr": 0.01,
-        "momentum": 0.9, "weight_decay": 1e-4, "decay_norm": True, "schedule": "multistep",
+        "momentum": 0.9, "weight_decay": 5e-4, "decay_norm": True, "schedule": "multistep",
         "milestones": ["200/440", "400/440"], "ema": None,
     },
 }  # fmt: skip
