@@ -70,6 +70,8 @@ def parse(text: str) -> list[Row]:
 
 def _row(line: str) -> Row:
     fields = line.rstrip("\n").split("\t")
+    if len(fields) == len(COLUMNS) - 1:  # an earlier version's, without the last column
+        fields.append(fields[-2])
     if len(fields) != len(COLUMNS) or not line.endswith("\n"):
         raise ValueError("not a whole row")
     idx, label, predict, radius, correct, took, successes, trials, p_low, drawn = fields

@@ -20,6 +20,7 @@ from robustkt.smooth import certify
 
 BATCH = 250  # images at a time; the noise of a batch is keyed by its first image, so this is part of the result
 MASKING_IMAGES = 100
+SMOOTHED_BATCH = 25  # images at a time of an attack through 32 noisy copies each
 VOTES, VOTE_ALPHA = 1_000, 0.001  # of a smoothed classifier's prediction at an attacked image
 
 
@@ -92,6 +93,20 @@ class Decided(Journal):
     def part(self, attack: str, rows: Sequence[int], advance: Callable[[float], None]) -> Part:
         """The pages of one attack on these rows of the split."""
         return Part(self, attack, rows, advance)
+
+
+class Answers:
+    """What a smoothed classifier answered, row by row, in pages of what has been decided: one a class."""
+
+    def __init__(self, owner: Decided, attack: str) -> None:
+        self.owner, self.page = owner, f"{attack}/answer "
+        pages = {name: rows for name, rows in owner.stages.items() if name.startswith(self.page)}
+        self.known = {row: int(name.removeprefix(self.page)) for name, rows in pages.items() for row in rows}
+
+    def tell(self, row: int, label: int) -> None:
+        """A row has been answered; −1 is an abstention."""
+        self.known[row] = label
+        self.owner.tell(f"{self.page}{label}", [row], [True])
 
 
 def noisy_accuracy(model: nn.Module, split: Split, sigma: Fraction, *, draws: int, device: torch.device) -> float:
@@ -209,7 +224,8 @@ def attacked(
             advance(len(split))
             results.append(Attacked("clean", right))
         elif attack.takes("sigma"):
-            results.append(_smoothed(model, split, threat, attack, seed, device, sigma, advance))
+            answers = Answers(decided, attack.name)
+            results.append(_smoothed(model, split, threat, attack, seed, device, sigma, answers, advance))
         else:
             advance(len(split) - len(rows))
             journal = decided.part(attack.name, rows.tolist(), advance)
@@ -256,6 +272,7 @@ def _smoothed(
     seed: int,
     device: torch.device,
     sigma: Fraction | None,
+    answers: Answers,
     advance: Callable[[float], None],
 ) -> Attacked:
     """An attack on the smoothed classifier: right where it predicts the label at the attacked image."""
@@ -264,10 +281,13 @@ def _smoothed(
         raise UsageError(
             f"{attack.name} attacks a smoothed classifier and needs its σ", f"Write {attack.name}:sigma=S."
         )
-    predictions = []
-    for start in range(0, len(split), BATCH):
-        x = to_float(split.x[start : start + BATCH].to(device))
-        y = split.y[start : start + BATCH].to(device)
+    for start in range(0, len(split), SMOOTHED_BATCH):
+        rows = range(start, min(start + SMOOTHED_BATCH, len(split)))
+        advance(len(rows))
+        if all(row in answers.known for row in rows):
+            continue
+        x = to_float(split.x[start : start + SMOOTHED_BATCH].to(device))
+        y = split.y[start : start + SMOOTHED_BATCH].to(device)
         x_adv = attack.run(model, x, y, threat, rng=generator(device, seed, attack.name, start), **options)
         with attacking(model), torch.no_grad():
             classes = model(x[:1]).shape[1]
@@ -275,9 +295,9 @@ def _smoothed(
             model, enumerate(x_adv, start), lambda: vote(n=VOTES, alpha=VOTE_ALPHA), classes=classes,
             sigma=options["sigma"], seed=seed, device=device,
         )  # fmt: skip
-        predictions += [-1 if made.label is None else made.label for _, made, _ in votes]
-        advance(len(x))
-    predicted = torch.tensor(predictions, dtype=torch.int64)
+        for row, made, _ in votes:
+            answers.tell(row, -1 if made.label is None else made.label)
+    predicted = torch.tensor([answers.known[row] for row in range(len(split))], dtype=torch.int64)
     return Attacked(attack.name, predicted == split.y, predicted=predicted)
 
 

@@ -93,6 +93,8 @@ def evaluate(
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]
     stored = None if fresh else registry.result(found.id, "evaluation", key)
+    if stored is not None and not stored.content["figures"].get("worst"):
+        stored = None  # an earlier version's, which judged attacks by their last iterate
     if stored is None:
         # the lock also tells at once, not after the work, that nothing can be written here
         job = registry.job_path("evaluate", digest(canonical([found.id, key]))[7:23])

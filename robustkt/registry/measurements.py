@@ -94,7 +94,7 @@ class EvaluationFigures:
 
     attacks: Mapping[str, AttackFigures]
     warnings: tuple[str, ...]
-    worst: Worst
+    worst: Worst | None = None  # earlier measurements have none
 
 
 @dataclass(frozen=True)
