@@ -102,6 +102,64 @@ def cost(name: str) -> str:
     return rows(head, *body)
 
 
+COLUMNS = {"clean": "clean", "fgsm": "FGSM", "pgd-sat": "PGD_SAT", "pgd-trades": "PGD_TRADES", "cw": "CW∞",
+           "autoattack": "AA"}  # fmt: skip
+
+
+def founding() -> str:
+    """Accuracy of best and last checkpoints under each attack: the mean over seeds, and its lowest and highest."""
+    found = record("founding-fashion-mnist")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        name = "teacher (trades)" if row["generation"].startswith("teacher") else row["method"]
+        groups.setdefault((name, row["checkpoint"]), []).append(row)
+    body = []
+    for (name, checkpoint), runs in groups.items():
+        cells = []
+        for attack in COLUMNS:
+            values = [100 * run["attacks"][attack]["accuracy"] for run in runs]
+            cells.append(f"{statistics.fmean(values):.1f} ({min(values):.1f}–{max(values):.1f})")
+        body.append([name, checkpoint, *cells])
+    machine, first = found["machine"], found["rows"][0]
+    told = (
+        f"\n\n`{found['command']}`; linf eps = {found['eps']}, {first['images']} test images; {machine['processor']}, "
+        f"{machine['processors']} cores, torch {machine['torch']}, commit {machine['commit']}."
+    )
+    return rows(["objective", "checkpoint", *COLUMNS.values()], *body) + told
+
+
+def parity() -> str:
+    """Images that each attack leaves right, ours and torchattacks', over seeds."""
+    found = record("parity")
+    body = []
+    for name, row in found["attacks"].items():
+        spans = ["–".join(map(str, sorted({*row[key]}))) for key in ("spread_ours", "spread_torchattacks")]
+        seeds = " / ".join(str(len(row[side]["robust"])) for side in ("ours", "torchattacks"))
+        body.append([name, *spans, seeds, f"{row['mean_difference']:+.1f}", "yes" if row["agree"] else "no"])
+    told = (
+        f"\n\n`{found['command']}` against torchattacks {found['torchattacks']}; {found['threat']}, "
+        f"{found['clean']} of {found['images']} test images of Fashion-MNIST right without an attack. "
+        f"PGD from the same start, step for step: largest difference of a pixel {found['pgd_largest_difference']:.1e}. "
+        f"Commit {found['machine']['commit']}."
+    )
+    return rows(["attack", "ours", "torchattacks", "runs", "mean difference", "agree"], *body) + told
+
+
+def bench_train() -> str:
+    """An RSLAD step and AutoAttack against plain loops."""
+    found = record("bench-train")
+    body = [
+        [name.replace("_", " "), f"{f['ours_seconds']:.2f}", f"{f['plain_seconds']:.2f}", f"{f['ratio']:.2f}"]
+        for name, f in found["figures"].items()
+    ]
+    machine = found["machine"]
+    told = (
+        f"\n\n`robustkt bench train --images {found['images']}`: {found['arch']}, batches of {found['batch_size']}; "
+        f"{machine['processors']} cores, {machine['threads']} threads, torch {machine['versions']['torch']}."
+    )
+    return rows(["what", "ours, s", "plain loop, s", "times faster"], *body) + told
+
+
 def _settings(found: dict[str, Any]) -> str:
     first, machine = found["rows"][0], found["machine"]
     return (
@@ -117,6 +175,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "transfer-fashion-mnist": lambda: transfer("transfer-fashion-mnist"),
     "cost-digits": lambda: cost("transfer-digits"),
     "cost-fashion-mnist": lambda: cost("transfer-fashion-mnist"),
+    "founding": founding,
+    "parity": parity,
+    "bench-train": bench_train,
 }
 
 

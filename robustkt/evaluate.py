@@ -342,7 +342,7 @@ def _square_warning(result: Attacked, images: int) -> list[str]:
     """Square sees no gradient: if it breaks what the white-box attacks could not, their gradients misled them."""
     left = list(result.stages.items())
     for (_, before), (stage, after) in itertools.pairwise(left):
-        if stage == "square" and before - after > 0.002 * images:
+        if stage == "square" and before - after > max(0.002 * images, 1):
             share = (before - after) / images
             return [
                 f"Square breaks a further {share:.1%} after the gradient attacks of {result.name}: masked gradients"
