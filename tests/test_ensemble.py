@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
+from scipy import optimize, stats
 from torch import Tensor, nn
 
+from robustkt import api, certlog
+from robustkt import data as datasets
+from robustkt.api.loading import load_network
 from robustkt.attacks import Journal, apgd, fab, named, square
 from robustkt.attacks._rolling import Search, hunt, uniform
 from robustkt.attacks.autoattack import standard
 from robustkt.core import ThreatModel
+from robustkt.data import Split
 from robustkt.errors import UsageError
+from robustkt.evaluate import attacked
 from robustkt.losses import ce_unrounded, dlr, margin
+from robustkt.registry import Registry
 
 Norm = Literal["linf", "l2"]
 
@@ -542,9 +549,6 @@ def test_dlr_is_refused_where_it_is_undefined() -> None:
 
 def test_smoothadv_respects_the_radius_of_a_linear_smoothed_classifier_and_succeeds_beyond() -> None:
     """A linear classifier smoothed is itself: its radius is the distance to the plane, whatever sigma."""
-    from robustkt.data import Split
-    from robustkt.evaluate import attacked
-
     w = torch.randn(16, generator=rng(3))
     w = w / w.norm()
 
@@ -567,3 +571,23 @@ def test_smoothadv_respects_the_radius_of_a_linear_smoothed_classifier_and_succe
     assert inside.accuracy > 0.9
     assert beyond.accuracy == 0
     assert (beyond.predicted == 1 - data.y).double().mean() > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("eps", ["1/4", "1/2"])
+def test_no_attack_turns_over_a_certified_image_of_a_trained_network(eps: str, registry: Registry) -> None:
+    """SmoothAdv inside the certified radius, away from the certified class: broken no more often than alpha allows."""
+    api.train(method="gaussian", arch="smallcnn", data="digits", registry=registry, given={"sigma": "1/4", "epochs": 8})
+    certified = api.certify("gen0", sigma="1/4", n=1_000, max_images=360, registry=registry, device="cpu")
+    log = certlog.parse(Path(certified["log"]).read_text())
+    sure = [row for row in log if row.predict >= 0 and row.radius_reaches(Fraction(eps))][:120]
+    assert len(sure) > 60
+    found = registry.get("gen0")
+    model = load_network(registry, found).eval()
+    test = datasets.load("digits").test
+    images = Split(test.x[[row.idx for row in sure]], torch.tensor([row.predict for row in sure]))
+    threat = ThreatModel("l2", Fraction(eps))
+    (result,) = attacked(model, images, threat, ["smoothadv"], seed=0, device=torch.device("cpu"), sigma=Fraction(1, 4))
+    assert result.predicted is not None
+    turned = int(((result.predicted != images.y) & (result.predicted >= 0)).sum())
+    assert stats.binomtest(turned, len(sure), 0.002, alternative="greater").pvalue > 1e-4  # α, and PREDICT's own
