@@ -1222,7 +1222,7 @@ def test_the_smoothed_classifier_is_attacked_and_said_to_be(cli: Cli, here: Regi
     assert attack["smoothed"] is True
     assert 0 <= attack["abstain_rate"] <= 1
     assert found["worst"]["accuracy"] == found["clean_accuracy"], "the worst case is the network's"
-    assert "attacks the smoothed classifier" in cli(*ask, "--max-images", "5").out
+    assert ": the smoothed classifier;" in cli(*ask, "--max-images", "5").out
     ran = cli("evaluate", "plain", *ask[2:], "--max-images", "5")
     assert ran.code == 2
     assert "needs its σ" in ran.err

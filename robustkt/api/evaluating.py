@@ -15,6 +15,7 @@ from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
 from robustkt.api.training import machine
 from robustkt.attacks import Named, named
+from robustkt.catalog import unknown
 from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
 from robustkt.evaluate import Attacked, Decided, attacked, masking_warnings
@@ -73,6 +74,10 @@ def evaluate(
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     wanted = [named(text) for text in attacks]
+    if not wanted:
+        raise UsageError("no attack is named", "For instance --attack clean,fgsm,pgd-sat.")
+    if norm not in (None, "linf", "l2"):
+        raise unknown("norm", norm, ["linf", "l2"])
     if max_images < 1:
         raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
     found = registry.get(generation)
@@ -80,6 +85,11 @@ def evaluate(
     if norm not in (None, own_norm) and eps is None:
         raise UsageError(f"an eps in {own_norm} means something else in {norm}", f"Give both: --norm {norm} --eps EPS.")
     threat = ThreatModel(norm or own_norm, fraction(own_eps if eps is None else eps, "eps"))  # type: ignore[arg-type]
+    smoothed = [attack.name for attack in wanted if attack.takes("sigma")]
+    if smoothed and eps is None and found.recipe.threat is None:
+        raise UsageError(
+            f"{smoothed[0]} needs to know how far it may go: certificates are in l2", "Add --norm l2 --eps 0.5, say."
+        )
     if not base:
         _refuse_base(found, wanted)
     target = pick_device(device)

@@ -124,6 +124,11 @@ def distill(
     registry, progress = registry or Registry.locate(), progress or Silent()
     origin = registry.get(teacher)
     method, merged = inherited(origin, method, given or {})
+    for need, has in (("sigma", origin.recipe.sigma), ("threat", origin.recipe.threat)):
+        if need in objectives.needs(method) and has is None:
+            progress.note(
+                f"{origin.name} was trained by {origin.recipe.method}: it has no such robustness to teach {method}"
+            )
     target, source = pick_device(device), _source(arch)
     _check_name(name)
     dataset = load_data(registry, origin, data, data_dir, who=f"the teacher {origin.name}")

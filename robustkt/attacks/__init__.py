@@ -55,12 +55,14 @@ def named(text: str) -> Named:
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INNER]
     options: dict[str, Any] = {}
     for pair in pairs:
-        key, _, value = pair.partition("=")
+        key, equals, value = pair.partition("=")
         key = key.strip().replace("-", "_")
         if key not in known:
             raise unknown(f"setting for {head}", key, known)
         if key in options:
             raise UsageError(f"{key} is given twice to {head}", "Give it once, or write two attacks with a comma.")
+        if not equals or not value.strip():
+            raise UsageError(f"{key} of {head} lacks its value", f"Write {head}:{key}=VALUE.")
         options[key] = parse(hints[key], value.strip(), key)
         if key in CHOICES and options[key] not in CHOICES[key]:
             raise unknown(key, options[key], CHOICES[key])

@@ -84,7 +84,7 @@ def _facts(console: Console, facts: Mapping[str, Any]) -> None:
 
     width = max(len(key) for key in facts)
     for key, value in facts.items():
-        console.print(f"[bold]{key:<{width}}[/bold]  {escape(str(value))}")
+        console.print(f"[bold]{key:<{width}}[/bold]  {escape(str(value))}", soft_wrap=True)
 
 
 def trained(console: Console, result: Mapping[str, Any]) -> None:
@@ -139,15 +139,16 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
         )
     worst = result["worst"]
     low, high = worst["interval"]
-    table.add_row("worst case", percent(worst["accuracy"]), f"{percent(low)} – {percent(high)}", "", "")
-    console.print(f"[bold]{result['generation']}[/bold]  {result['network']}, {result['images']} test images")
+    smoothed = [name for name, attack in result["attacks"].items() if attack.get("smoothed")]
+    if len(result["attacks"]) > 1 + len(smoothed):  # something searched the network itself
+        table.add_row("worst case", percent(worst["accuracy"]), f"{percent(low)} – {percent(high)}", "", "")
+    whose = result["network"] + (f"; {', '.join(smoothed)}: the smoothed classifier" if smoothed else "")
+    console.print(f"[bold]{result['generation']}[/bold]  {whose}; {result['images']} test images")
     table.show(console)
     for name, attack in result["attacks"].items():
         if attack.get("stages"):
             left = "  ".join(f"{stage} {percent(share)}" for stage, share in _last_of_each(attack["stages"]).items())
             console.print(f"{name}, left after each: {left}", markup=False)
-        if attack.get("smoothed"):
-            console.print(f"{name} attacks the smoothed classifier; the worst case is the network's", markup=False)
     for warning in result["warnings"]:
         console.print(f"[yellow]warning[/yellow]  {warning}")
 
