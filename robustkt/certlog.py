@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from robustkt.certificates import GRID, Certificate
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "nA", "n", "p_low", "drawn")
-HEADER = "\t".join(COLUMNS) + "\n"
+RANDOMISED = "u"  # a last column of logs with randomised bounds
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,15 @@ class Row:
     predict: int  # -1 = abstained
     radius: float  # rounded down
     correct: bool
-    seconds: float
+    seconds: float | None  # None = not measured: images share their batches, so that none has a time of its own
     successes: int  # nA
     trials: int  # n of the estimation
     p_low: float
     drawn: int  # noisy copies spent, selection included
+    u: float | None = None  # of a randomised bound
 
     @classmethod
-    def of(cls, idx: int, label: int, certificate: Certificate, seconds: float) -> Row:
+    def of(cls, idx: int, label: int, certificate: Certificate) -> Row:
         """The row of a certificate."""
         return cls(
             idx,
@@ -36,11 +38,12 @@ class Row:
             -1 if certificate.label is None else certificate.label,
             certificate.radius,
             certificate.label == label,
-            seconds,
+            None,
             certificate.successes,
             certificate.trials,
             certificate.p_low,
             certificate.n,
+            certificate.u,
         )
 
     def radius_reaches(self, r: Fraction) -> bool:
@@ -49,12 +52,22 @@ class Row:
 
     def line(self) -> str:
         """The row as text; six decimals hold a radius on its grid exactly."""
-        minutes, seconds = divmod(round(self.seconds * 1e6), 60_000_000)
-        took = f"{minutes // 60}:{minutes % 60:02d}:{seconds / 1e6:09.6f}"
+        took = "nan"
+        if self.seconds is not None:
+            minutes, seconds = divmod(round(self.seconds * 1e6), 60_000_000)
+            took = f"{minutes // 60}:{minutes % 60:02d}:{seconds / 1e6:09.6f}"
+        randomised = "" if self.u is None else f"\t{self.u:.9f}"
         return (
             f"{self.idx}\t{self.label}\t{self.predict}\t{self.radius:.6f}\t{int(self.correct)}\t{took}"
-            f"\t{self.successes}\t{self.trials}\t{math.floor(self.p_low * 1e9) / 1e9:.9f}\t{self.drawn}\n"
+            f"\t{self.successes}\t{self.trials}\t{math.floor(self.p_low * 1e9) / 1e9:.9f}\t{self.drawn}{randomised}\n"
         )
+
+
+def text(rows: Iterable[Row]) -> str:
+    """A whole log with its head; the same rows give the same bytes."""
+    rows = list(rows)
+    randomised = bool(rows) and rows[0].u is not None
+    return "\t".join([*COLUMNS, *([RANDOMISED] if randomised else [])]) + "\n" + "".join(row.line() for row in rows)
 
 
 def parse(text: str) -> list[Row]:
@@ -72,19 +85,20 @@ def _row(line: str) -> Row:
     fields = line.rstrip("\n").split("\t")
     if len(fields) == len(COLUMNS) - 1:  # an earlier version's, without the last column
         fields.append(fields[-2])
-    if len(fields) != len(COLUMNS) or not line.endswith("\n"):
+    if not len(COLUMNS) <= len(fields) <= len(COLUMNS) + 1 or not line.endswith("\n"):
         raise ValueError("not a whole row")
-    idx, label, predict, radius, correct, took, successes, trials, p_low, drawn = fields
-    hours, minutes, seconds = took.split(":")
+    idx, label, predict, radius, correct, took, successes, trials, p_low, drawn, *randomised = fields
+    hours, minutes, seconds = took.split(":") if took != "nan" else ("0", "0", "nan")
     return Row(
         idx=int(idx),
         label=int(label),
         predict=int(predict),
         radius=float(radius),
         correct=correct == "1",
-        seconds=int(hours) * 3600 + int(minutes) * 60 + float(seconds),
+        seconds=None if took == "nan" else int(hours) * 3600 + int(minutes) * 60 + float(seconds),
         successes=int(successes),
         trials=int(trials),
         p_low=float(p_low),
         drawn=int(drawn),
+        u=float(randomised[0]) if randomised else None,
     )

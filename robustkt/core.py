@@ -16,6 +16,7 @@ from robustkt.errors import UsageError
 from robustkt.numbers import exact
 
 Model = Callable[[Tensor], Tensor]  # images (B, C, H, W) in [0, 1] -> logits (B, K)
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of forward passes; states and losses stay in fp32
 Terms = Mapping[str, Tensor]  # named scalars; their sum is what is minimised
 
 

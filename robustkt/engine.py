@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from robustkt import checkpoint
-from robustkt.core import Batch, InPrecision, Objective, generator, seed_of
+from robustkt.core import PRECISIONS, Batch, InPrecision, Objective, generator, seed_of
 from robustkt.data import Split, crop_flip, to_float
 from robustkt.errors import DivergedError, IntegrityError
 from robustkt.generation import Training
 from robustkt.progress import Progress
 from robustkt.schedules import learning_rate
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GUARD_EVERY = 25  # steps between looks at the loss on devices where a look is a synchronisation
 
 

@@ -16,6 +16,7 @@ from robustkt.core import ThreatModel, attacking, gaussian, generator
 from robustkt.data import Split, to_float
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.losses import ce
+from robustkt.noises.gaussian import Gaussian
 from robustkt.smooth import certify
 
 BATCH = 250  # images at a time; the noise of a batch is keyed by its first image, so this is part of the result
@@ -292,8 +293,8 @@ def _smoothed(
         with attacking(model), torch.no_grad():
             classes = model(x[:1]).shape[1]
         votes = certify(
-            model, enumerate(x_adv, start), lambda: vote(n=VOTES, alpha=VOTE_ALPHA), classes=classes,
-            sigma=options["sigma"], seed=seed, device=device,
+            model, enumerate(x_adv, start), lambda row: vote(n=VOTES, alpha=VOTE_ALPHA), classes=classes,
+            noise=Gaussian(options["sigma"]), seed=seed, device=device,
         )  # fmt: skip
         for row, made, _ in votes:
             answers.tell(row, -1 if made.label is None else made.label)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from robustkt.catalog import CERTIFIERS
-from robustkt.certificates import GRID, Certificate, drive, lower_bound, radius_l2
-from robustkt.certificates.cohen import fixed
+from robustkt.certificates import GRID, Ball, Certificate, drive, lower_bound, radius_l2
+from robustkt.certificates.cohen import fixed, randomised, randomised_lower_bound
+from robustkt.noises.gaussian import Gaussian
 
 ALPHA = 0.001
+
+
+def l2(sigma: float) -> Ball:
+    return Ball(Gaussian(Fraction(sigma)), "l2", (1, 1, 1))
 
 
 def independent_bound(k: int, n: int, alpha: float) -> float:
@@ -68,7 +74,7 @@ def test_fixed_spends_fresh_samples_on_the_bound() -> None:
         asked.append(n)
         return [0, n, 0] if len(asked) == 1 else [0, n - 10, 10]
 
-    certificate = drive(fixed(sigma=0.5, alpha=ALPHA, n0=100, n=1_000), sample)
+    certificate = drive(fixed(ball=l2(0.5), alpha=ALPHA, n0=100, n=1_000), sample)
     assert asked == [100, 1_000]
     assert (certificate.label, certificate.successes, certificate.trials, certificate.n) == (1, 990, 1_000, 1_100)
     assert certificate.p_low == lower_bound(990, 1_000, ALPHA)
@@ -77,13 +83,13 @@ def test_fixed_spends_fresh_samples_on_the_bound() -> None:
 
 def test_fixed_abstains_when_the_estimation_contradicts_the_selection() -> None:
     rounds = iter([[10, 0], [0, 1_000]])
-    certificate = drive(fixed(sigma=0.5, alpha=ALPHA, n0=10, n=1_000), lambda n: next(rounds))
+    certificate = drive(fixed(ball=l2(0.5), alpha=ALPHA, n0=10, n=1_000), lambda n: next(rounds))
     assert certificate == Certificate(None, 0.0, ALPHA, 1_010, 0, 1_000, 0.0)
 
 
 def test_selection_takes_the_first_of_equals() -> None:
     rounds = iter([[5, 5], [1_000, 0]])
-    assert drive(fixed(sigma=0.5, alpha=ALPHA, n0=10, n=1_000), lambda n: next(rounds)).label == 0
+    assert drive(fixed(ball=l2(0.5), alpha=ALPHA, n0=10, n=1_000), lambda n: next(rounds)).label == 0
 
 
 @pytest.mark.parametrize("mode", CERTIFIERS.names())
@@ -93,11 +99,13 @@ def test_false_certificates_are_rarer_than_alpha(mode: str, p: float) -> None:
     rng, alpha, coins = np.random.default_rng(0), 0.05, 4_000
     truth = stats.norm.ppf(p)
     certifier = CERTIFIERS.get(mode)
-    radii = {"radii": [0.2, 0.8, 1.6]} if "radii" in inspect.signature(certifier).parameters else {}
+    takes = inspect.signature(certifier).parameters
+    radii = {"radii": [0.2, 0.8, 1.6]} if "radii" in takes else {}
     coins = coins if mode == "fixed" else 400  # test_sequential.py has 10⁵ for the others
     false = 0
     for _ in range(coins):
-        c = drive(certifier(sigma=1.0, alpha=alpha, n0=20, n=200, **radii), coin(p, rng))
+        more = radii | ({"u": 1 - rng.random()} if "u" in takes else {})
+        c = drive(certifier(ball=l2(1.0), alpha=alpha, n0=20, n=200, **more), coin(p, rng))
         false += c.label == 2 or (c.label == 1 and c.radius > truth)
     assert stats.binomtest(false, coins, alpha, alternative="greater").pvalue > 1e-4
     if p == 0.9 and mode == "fixed":  # and it is not merely timid: the bound is exceeded nearly as often as it may be
@@ -111,6 +119,38 @@ def test_coverage_at_the_published_alpha() -> None:
     false = sum(t for k, t in zip(counts, times, strict=True) if lower_bound(int(k), n, ALPHA) > p)
     assert false > 0
     assert stats.binomtest(int(false), coins, ALPHA, alternative="greater").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+@pytest.mark.parametrize(("n", "p"), [(1_000, 0.8), (200, 0.99), (10_000, 0.6914624612740131), (100, 0.5)])
+def test_the_randomised_bound_errs_with_probability_alpha_exactly(n: int, p: float, alpha: float) -> None:
+    """10⁵ coins, each with its own uniform number: the bound exceeds p in a share alpha, no more and no less."""
+    coins, rng = 100_000, np.random.default_rng(4)
+    hits, u = rng.binomial(n, p, size=coins), 1 - rng.random(coins)
+    # the bound is above p exactly where P(X > k) + u·P(X = k) at p is below alpha
+    false = int((stats.binom.sf(hits, n, p) + u * stats.binom.pmf(hits, n, p) < alpha).sum())
+    assert stats.binomtest(false, coins, alpha).pvalue > 1e-3
+    for k, draw in zip(hits[:200], u[:200], strict=True):
+        exceeds = randomised_lower_bound(int(k), n, alpha, float(draw)) > p
+        assert exceeds == (stats.binom.sf(k, n, p) + draw * stats.binom.pmf(k, n, p) < alpha)
+
+
+@pytest.mark.parametrize(
+    ("k", "n"), [(0, 10), (1, 10), (7, 10), (10, 10), (990, 1_000), (100_000, 100_000), (61_234, 100_000)]
+)
+@pytest.mark.parametrize("u", [1e-9, 0.25, 0.5, 1.0])
+def test_the_randomised_bound_solves_its_equation(k: int, n: int, u: float) -> None:
+    bound = randomised_lower_bound(k, n, ALPHA, u)
+    level = stats.binom.sf(k, n, bound) + u * stats.binom.pmf(k, n, bound)
+    assert lower_bound(k, n, ALPHA) <= bound <= (lower_bound(k + 1, n, ALPHA) if k < n else 1)
+    if 0 < bound < 1 - 1e-12:
+        assert level == pytest.approx(ALPHA, rel=1e-5)
+    if u == 1:
+        assert bound == pytest.approx(lower_bound(k, n, ALPHA), abs=1e-11)
+    certificate = drive(
+        randomised(ball=l2(1.0), alpha=ALPHA, n0=5, n=n, u=u), lambda m: [0, m] if m == 5 else [n - k, k]
+    )
+    assert (certificate.p_low, certificate.u) == (bound, u)
 
 
 def test_radius_of_a_bound_below_half_is_zero() -> None:

@@ -39,7 +39,7 @@ from tests.conftest import Ran
 
 Cli = Callable[..., Ran]
 TINY = {"epochs": 1, "batch_size": 128}
-FEW = ("--n", "50", "--n0", "10", "--max-images", "8")
+FEW = ("--n", "50", "--n0", "10", "--max-images", "8", "--mode", "fixed")
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 NET = """
@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     api.train(method="gaussian", data="digits", name="gen0", given={"sigma": "0.25", **TINY, "epochs": 3}, **tiny)
     api.distill(teacher="gen0", name="gen1", given=TINY, **tiny)
     api.distill(teacher="gen1", name="gen2", given=TINY, **tiny)
-    api.certify("gen2", sigma="0.25", n=50, n0=10, max_images=8, registry=registry, device="cpu")
+    api.certify("gen2", sigma="0.25", n=50, n0=10, max_images=8, mode="fixed", registry=registry, device="cpu")
     api.evaluate("gen2", attacks=["fgsm"], eps="0.1", max_images=20, registry=registry, device="cpu")
     return registry.root
 
@@ -472,7 +472,11 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     (GAUSSIAN + "--precision fp23", 2, "unknown precision 'fp23': did you mean 'fp32'?", "auto, fp32, bf16"),
     ("certify --mode fixd", 2, "unknown mode 'fixd': did you mean 'fixed'?", "fixed"),
     ("certify --noise gausian", 2, "unknown noise 'gausian': did you mean 'gaussian'?", "gaussian"),
-    ("certify --norm linf", 2, "unknown norm for certificates 'linf'", "l2"),
+    ("certify --norm l1", 2, "unknown norm for certificates under gaussian noise 'l1'", "l2, linf, l4"),
+    ("certify --norm l2 --noise laplace", 2, "unknown norm for certificates under laplace noise 'l2'", "l1"),
+    ("certify --noise ablation", 2, "ablation noise needs its keep", "ablation:keep=VALUE"),
+    ("certify --noise ablation:keep=3 --sigma 1", 2, "ablation has no σ", "alone"),
+    ("certify --compile maybe", 2, "unknown value of --compile 'maybe'", "auto, on, off"),
     ("evaluate --attack clean,pgd_sta", 2, "unknown attack 'pgd_sta': did you mean 'pgd-sat'?", "pgd-trades"),
     ("evaluate --norm l2", 2, "an eps in linf means something else in l2", "--norm l2 --eps EPS"),
     ("evaluate --norm l3 --eps 0.1", 2, "unknown norm 'l3'", "linf, l2"),
@@ -999,7 +1003,7 @@ def test_certify_then_again(cli: Cli, here: Registry, tmp_path: Path) -> None:
     assert first["acr"] == pytest.approx(sum(row.radius * row.correct for row in rows) / 8)
     assert first["certified_accuracy"]["0.25"] == sum(row.correct and row.radius >= 0.25 for row in rows) / 8
     before = stored(here.root)
-    ran = cli("certify", "gen1", *FEW, "--json", "--batch-size", "64")
+    ran = cli("certify", "gen1", *FEW, "--json")
     again = one_json(ran, KEYS)
     assert "gen1 has this very certificate already; --fresh measures it again" in ran.err
     assert again == {**first, "reused": True}
@@ -1030,7 +1034,7 @@ def test_certify_interrupted_and_continued_gives_the_same_log(
         interrupts(patch, certifying, "append_synced", 3)
         one_json(cli(*command), "error fix", 130)
     assert not here.results(here.get("gen1").id)
-    (log,) = (here.root / "jobs").glob("certify-*/log.tsv")
+    (log,) = (here.root / "jobs").glob("certify-*/log-0.tsv")
     log.write_bytes(log.read_bytes() + torn)
     ran = cli(*command)
     found = one_json(ran, KEYS)
@@ -1256,7 +1260,7 @@ def test_predict(cli: Cli, here: Registry, pictures: list[Path]) -> None:
     ran = plain(cli("predict", *names, "--n", "200"))
     assert "@latest is gen2" in ran.err
     assert all(name in ran.out for name in names)
-    assert "smoothed gen2, σ = 0.25, n = 200" in ran.out
+    assert "smoothed gen2, σ = 0.25" in ran.out
     assert one_json(cli("predict", "plain", names[0], "--sigma", "0.1", "--n", "50", "--json"), "sigma")["sigma"] == 0.1
 
 

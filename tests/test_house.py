@@ -16,8 +16,8 @@ PACKAGE = ROOT / "robustkt"
 LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "progress"},
     {"core", "losses"},
-    {"registry", "data", "models", "attacks", "certificates", "certlog", "schedules"},
-    {"objectives", "smooth", "card", "report", "checkpoint"},
+    {"registry", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"},
+    {"objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
     {"engine", "bench", "evaluate", "hub"},
     {"api"},
     {"cli"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from robustkt.core import Batch, Model
 from robustkt.objectives.gaussian import Gaussian
 from robustkt.objectives.transfer import CRT
 from robustkt.registry import Registry
-from robustkt.smooth import chunk_seed
 
 
 def test_a_student_begins_elsewhere_and_sees_other_noise_than_its_teacher(
@@ -47,15 +45,3 @@ def test_a_student_begins_elsewhere_and_sees_other_noise_than_its_teacher(
     assert len(seen["teacher"]) == len(seen["student"]) > 0
     for noise in seen["student"]:
         assert all(not torch.allclose(noise, other) for other in seen["teacher"])
-
-
-@pytest.mark.parametrize("seed", [0, 1, 12345])
-def test_the_chunks_of_an_image_have_seeds_that_a_cpu_generator_tells_apart(seed: int) -> None:
-    chunks = math.ceil(1_000_000 / 64) + 2  # a million draws
-    for image in range(20):
-        assert len({chunk_seed(seed, image, chunk) % 2**32 for chunk in range(chunks)}) == chunks
-
-
-def test_other_images_and_seeds_have_other_streams() -> None:
-    first = {chunk_seed(seed, image, 0) for seed in range(50) for image in range(500)}
-    assert len(first) >= 50 * 500 - 5  # 32 bits: a rare meeting of two images is harmless

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from robustkt.certificates import drive, lower_bound, radius_l2
+from robustkt.certificates import Ball, drive, lower_bound, radius_l2
 from robustkt.certificates.cohen import fixed
 from robustkt.certificates.sequential import (
     LOOKS,
@@ -21,9 +22,14 @@ from robustkt.certificates.sequential import (
     looks,
     sequential,
 )
+from robustkt.noises.gaussian import Gaussian
 
 ALPHA = 0.001
 RADII = [0.25, 0.5, 0.75, 1.0]
+
+
+def l2(sigma: float) -> Ball:
+    return Ball(Gaussian(Fraction(sigma)), "l2", (1, 1, 1))
 
 
 def coin(p: float, seed: int = 0) -> Callable[[int], list[int]]:
@@ -114,7 +120,7 @@ def test_the_second_stage_of_adaptive_is_fresh() -> None:
             asked.append(size)
             return [hits, 100 - hits] if len(asked) == 1 else [size, 0]
 
-        drive(adaptive(sigma=1.0, alpha=alpha, n0=100, n=n), sample)
+        drive(adaptive(ball=l2(1.0), alpha=alpha, n0=100, n=n), sample)
         assert asked[0] == 100
         sizes[int(hits)] = asked[1]
     assert len(set(sizes.values())) > 3  # the first stage does choose
@@ -134,8 +140,8 @@ def test_decisions_are_those_of_the_fixed_procedure_for_far_fewer_draws(
 ) -> None:
     """At radii that are not within a hair of the truth."""
     n, share = 100_000, max(p, 1 - p)
-    whole = drive(fixed(sigma=0.5, alpha=ALPHA, n0=100, n=n), coin(p))
-    quick = drive(certifier(sigma=0.5, alpha=ALPHA, n0=100, n=n, radii=RADII), coin(p))  # type: ignore[arg-type]
+    whole = drive(fixed(ball=l2(0.5), alpha=ALPHA, n0=100, n=n), coin(p))
+    quick = drive(certifier(ball=l2(0.5), alpha=ALPHA, n0=100, n=n, radii=RADII), coin(p))  # type: ignore[arg-type]
     truth = 0.5 * stats.norm.ppf(min(share, 1 - 1e-12))
     for radius in RADII:
         if abs(truth - radius) > 0.02:
@@ -155,7 +161,7 @@ def test_selection_draws_are_no_evidence() -> None:
             asked.append(n)
             return [n, 0] if len(asked) == 1 else [0, n]
 
-        certificate = drive(certifier(sigma=0.5, alpha=ALPHA, n0=500, n=2_000, radii=RADII), sample)
+        certificate = drive(certifier(ball=l2(0.5), alpha=ALPHA, n0=500, n=2_000, radii=RADII), sample)
         assert asked[0] == 500
         assert certificate.label is None
         assert certificate.successes == 0
@@ -173,7 +179,7 @@ def test_no_more_is_drawn_than_was_allowed(n: int) -> None:
             drawn.append(k)
             return [k - k // 2, k // 2]
 
-        certificate = drive(certifier(sigma=1.0, alpha=ALPHA, n0=10, n=n, **more), sample)
+        certificate = drive(certifier(ball=l2(1.0), alpha=ALPHA, n0=10, n=n, **more), sample)
         assert all(k >= 1 for k in drawn)
         assert sum(drawn[1:]) <= n
         assert certificate.label is None
@@ -183,8 +189,8 @@ def test_adaptive_gives_up_one_per_cent_of_the_radius_at_most() -> None:
     for p in (0.7, 0.9, 0.99, 0.9999):
         pairs = [
             (
-                drive(fixed(sigma=0.5, alpha=ALPHA, n0=100, n=100_000), coin(p, seed)),
-                drive(adaptive(sigma=0.5, alpha=ALPHA, n0=100, n=100_000), coin(p, seed + 99)),
+                drive(fixed(ball=l2(0.5), alpha=ALPHA, n0=100, n=100_000), coin(p, seed)),
+                drive(adaptive(ball=l2(0.5), alpha=ALPHA, n0=100, n=100_000), coin(p, seed + 99)),
             )
             for seed in range(20)
         ]
@@ -195,6 +201,6 @@ def test_adaptive_gives_up_one_per_cent_of_the_radius_at_most() -> None:
 
 def test_a_bound_is_never_below_a_radius_it_certified() -> None:
     for seed in range(30):
-        made = drive(sequential(sigma=0.5, alpha=ALPHA, n0=50, n=3_000, radii=RADII), coin(0.93, seed))
+        made = drive(sequential(ball=l2(0.5), alpha=ALPHA, n0=50, n=3_000, radii=RADII), coin(0.93, seed))
         reached: Sequence[float] = [r for r in RADII if made.radius >= r]
         assert made.p_low >= max((stats.norm.cdf(r / 0.5) for r in reached), default=0.0) - 1e-9

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkt.api.benching import bench
-    from robustkt.api.certifying import certify, predict
+    from robustkt.api.certifying import certify
     from robustkt.api.evaluating import evaluate
+    from robustkt.api.predicting import predict
     from robustkt.api.publishing import push
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.training import distill, train
@@ -39,7 +40,7 @@ _HOMES = {
     "evaluate": "evaluating",
     "lineage": "upkeep",
     "list_generations": "upkeep",
-    "predict": "certifying",
+    "predict": "predicting",
     "push": "publishing",
     "quickstart": "quickstarting",
     "show": "upkeep",

@@ -1,44 +1,58 @@
-"""Certificates by randomized smoothing, of a test set or of image files; results are kept and re-used."""
+"""Certificates of a test set by randomized smoothing; what was interrupted goes on, what is finished is re-used."""
 
 from __future__ import annotations
 
-import inspect
+import contextlib
+import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import nn
 
-from robustkt import certlog, smooth
+from robustkt import certlog, inference, smooth
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, spread
+from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, spread
+from robustkt.api.sharding import Ranks, ranks
+from robustkt.api.smoothing import (
+    SAMPLES,
+    check_options,
+    check_reach,
+    default_radii,
+    noise_for,
+    pick_compile,
+    takes,
+    tell_other_levels,
+    uniform_number,
+)
 from robustkt.api.training import machine
-from robustkt.catalog import CERTIFIERS, unknown
-from robustkt.certificates import lower_bound, radius_l2
-from robustkt.errors import UsageError
+from robustkt.catalog import CERTIFIERS
+from robustkt.certificates import Ball, Certifying
 from robustkt.generation import Generation
+from robustkt.noises import Noise, spelled
 from robustkt.numbers import canonical, digest, exact
-from robustkt.objectives import noise_level
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced, locked, write_atomic
+from robustkt.votes import Votes
 
-SAMPLES = 10_000  # the papers' 100,000 takes ten times as long; --n 100000 gives their table
 TELL_SECONDS = 60.0  # how often a line is written where no bar is drawn
-FLUSH_SECONDS = 1.0  # how much certified work a crash may cost
+FLUSH_SECONDS = 1.0  # how often finished rows are written
+STOPS_AT = 5  # what share of the copies a mode that stops takes, roughly
+CHECKED = 8  # images whose votes are compared with the plain fp32 network's
 
 
 def certify(
     generation: str = "@latest",
     *,
-    sigma: str | float | Fraction,
-    mode: str = "fixed",
+    sigma: str | float | Fraction | None = None,
+    mode: str = "sequential",
     n: int = SAMPLES,
     n0: int = 100,
     alpha: float = 0.001,
@@ -46,7 +60,8 @@ def certify(
     skip: int | None = None,
     max_images: int = 500,
     noise: str = "gaussian",
-    norm: str = "l2",
+    norm: str | None = None,
+    simultaneous: bool = False,
     seed: int = 0,
     out: Path | None = None,
     last: bool = False,
@@ -55,169 +70,281 @@ def certify(
     registry: Registry | None = None,
     device: str = "auto",
     precision: str = "auto",
-    batch_size: int = smooth.BATCH,
+    compile: str = "auto",
+    batch_size: int | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Certificates of the smoothed classifier on test images; an interrupted run continues, a finished one is re-used.
 
+    Under `torchrun` the ranks share the images; the first of them keeps the result.
+
     Args:
         generation: whose network is smoothed.
-        sigma: standard deviation of the Gaussian noise, in [0, 1] pixel units.
-        mode: the statistical procedure; `fixed` is CERTIFY of 1902.02918; `sequential` and `looks` decide the radii and
-            stop; `adaptive` comes within 1 % of the radius of `fixed`.
-        n: noisy copies that bound the probability; at most so many in the other modes.
+        sigma: standard deviation of the noise, in [0, 1] pixel units; by default the one it was trained under.
+        mode: the statistical procedure; `fixed` is CERTIFY of 1902.02918 and `randomised` its exact form; `sequential`
+            and `looks` decide the radii and stop; `adaptive` comes within 1 % of the radius of `fixed`.
+        n: noisy copies that bound the probability; at most so many in the modes that stop.
         n0: further ones that select the class.
         alpha: largest probability that a certificate is wrong, for each image.
-        radii: where certified accuracy is reported, in [0, 1] pixel units; by default a grid up to the largest.
+        radii: where certified accuracy is reported, in units of the norm; by default a grid up to the largest.
         skip: take every skip-th test image; by default as many as give `max_images` spread over the test set.
         max_images: at most so many.
-        noise: only `gaussian` so far.
-        norm: only `l2` so far.
+        noise: `gaussian`, `quantised`, `uniform`, `laplace` or `ablation:keep=K`.
+        norm: `l2`, `linf`, `l4` … (gaussian, quantised), `l1` (uniform, laplace), `l0` (ablation).
+        simultaneous: `alpha` bounds the probability that any certificate of the set is wrong: a share each.
         seed: of the noise.
-        out: also write the log there.
+        out: also write the log there, and its header beside it as OUT.json.
         last: the last epoch's weights instead of the selected ones.
         data: another data set of the same shape and classes, instead of the generation's own.
         data_dir: where named data sets lie.
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
-        precision: of the forward pass; noise is drawn and added in fp32 in any case.
+        precision: of the forward pass; `auto` is the fastest of the device. Noise is drawn and added in fp32.
+        compile: `on`, `off`, or `auto`: where there is a compiler and enough work.
         batch_size: noisy images a forward pass; does not change the noise.
         fresh: measure again although a result is there.
         progress: where to report.
 
     Returns:
-        generation, id, sigma, alpha, mode, n, n0, images, abstain_rate, acr, certified_accuracy {radius: value},
-        intervals {radius: [low, high]}, samples_per_image, seconds, log, reused.
+        generation, id, sigma, alpha, mode, n, n0, noise, norm, images, abstain_rate, acr, certified_accuracy
+        {radius: value}, intervals {radius: [low, high]}, samples_per_image, seconds, self_check, log, reused.
 
     Raises:
         RobustKTError: anything the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
-    level = noise_level(sigma)
-    _check_options(mode, n, n0, alpha, noise, norm, skip, max_images, batch_size)
-    if radii is not None and (not radii or min(radii) < 0):
-        raise UsageError("--radii must be numbers from 0 up", "For instance --radii 0,0.25,0.5.")
-    _check_reach(n, alpha)
+    check_options(mode, n, n0, alpha, skip, max_images, batch_size, radii)
     found = registry.get(generation)
+    kind, norm = noise_for(found, noise, sigma, norm)
+    level = getattr(kind, "sigma", None)
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
     step = skip or spread(len(dataset.test), max_images)
     indices = list(range(0, len(dataset.test), step))[:max_images]
+    share = alpha / len(indices) if simultaneous else alpha
+    check_reach(n, share)
+    draws = len(indices) * (n + n0) // (STOPS_AT if takes(mode, "radii") else 1)
     settings: dict[str, Any] = {
-        "sigma": exact(level), "mode": mode, "n": n, "n0": n0, "alpha": alpha, "noise": noise, "norm": norm,
-        "seed": seed, "images": len(indices), "skip": step, "weights": found.last_weights if last else found.weights,
-        "data": dataset.spec.fingerprint, "precision": pick_precision(precision),
+        "sigma": exact(level) if level else "", "mode": mode, "n": n, "n0": n0,
+        "alpha": alpha, "noise": spelled(kind), "norm": norm, "seed": seed, "images": len(indices), "skip": step,
+        "weights": found.last_weights if last else found.weights, "data": dataset.spec.fingerprint,
+        "precision": inference.fastest_precision(target) if precision == "auto" else pick_precision(precision),
+        "compiled": pick_compile(compile, target, draws),
+        "batch_size": batch_size or smooth.BATCH[target.type],
+        **({"alpha_image": share} if simultaneous else {}),
     }  # fmt: skip
-    grid = list(radii or default_radii(level, n, alpha))
-    if _takes(mode, "radii"):
+    ball = Ball(kind, norm, dataset.spec.shape)
+    grid = list(radii or default_radii(ball, n, share))
+    if takes(mode, "radii"):
         settings["radii"] = [exact(r) for r in grid]  # they decide when an image is done
     key = digest(canonical(settings))[7:23]
     # a device draws other noise from the same seed, so that a run is continued on the kind it began on
     folder = registry.job_path("certify", digest(canonical([found.id, key, target.type]))[7:23])
+    job = _Job(found, settings, ball, dataset, indices, folder, target, progress)
 
     def there() -> Result | None:
-        unfinished = (folder / "log.tsv").is_file()  # also of an interrupted --fresh, beside the earlier result
+        unfinished = any(folder.glob("*.tsv"))  # also of an interrupted --fresh, beside the earlier result
         return None if fresh or unfinished else registry.result(found.id, "certificate", key)
 
-    stored = there()
-    if stored is None:
-        with locked(folder.with_suffix(".lock"), "this very certification", timeout=1.0):
-            stored = there()  # by the process that held the lock before
-            if stored is None:
-                model = ready(load_network(registry, found, last=last), target, settings["precision"])
-                if fresh:
-                    (folder / "log.tsv").unlink(missing_ok=True)
-                _run(model, found, settings, dataset, indices, folder, target, batch_size, progress)
-                _store(registry, found, key, settings, folder, target)
-                shutil.rmtree(folder, ignore_errors=True)
-    else:
-        progress.note(f"{found.name} has this very certificate already; --fresh measures it again")
+    with ranks() as group:
+        stored = there()
+        if not group.first_says(stored is not None):
+            alone = locked(folder.with_suffix(".lock"), "this very certification", timeout=1.0)
+            with alone if group.rank == 0 else contextlib.nullcontext():
+                stored = there()  # by the process that held the lock before
+                if not group.first_says(stored is not None):
+                    job.measure(registry, group, last=last, fresh=fresh)
+        elif group.rank == 0:
+            progress.note(f"{found.name} has this very certificate already; --fresh measures it again")
+        group.gather(b"")  # nobody looks before the first has stored it
     result = stored or registry.result(found.id, "certificate", key)
-    assert result is not None  # it has just been stored
+    if result is None:  # on another machine of the group, which has no view of the first one's registry
+        return {"generation": found.name, "id": found.id, "log": None}
     log = registry.log(result)
-    if out is not None:
+    if out is not None and group.rank == 0:
         write_atomic(out, log)
+        write_atomic(out.with_name(out.name + ".json"), header(found, result))
     rows = certlog.parse(log.decode())
+    tell_other_levels(registry, found, settings, progress)
     return {
         "generation": found.name,
         "id": found.id,
-        **{name: settings[name] for name in ("alpha", "mode", "n", "n0", "norm", "noise", "precision")},
-        "sigma": float(level),
+        **{name: settings[name] for name in ("alpha", "mode", "n", "n0", "norm", "noise", "precision", "compiled")},
+        "alpha_image": share,
+        "sigma": float(level) if level else None,
+        "conversion": kind.about,
         **summarise(rows, grid),
         "samples_per_image": sum(row.drawn for row in rows) / len(rows),
-        "seconds": sum(row.seconds for row in rows),
+        "seconds": result.content.get("seconds", sum(row.seconds or 0 for row in rows)),
+        "self_check": result.content.get("self_check"),
         "log": str(out or registry.log_path(result)),
         "reused": stored is not None,
     }
 
 
-def _run(
-    model: nn.Module,
-    found: Generation,
-    settings: Mapping[str, Any],
-    dataset: datasets.Dataset,
-    indices: Sequence[int],
-    folder: Path,
-    device: torch.device,
-    batch_size: int,
-    progress: Progress,
-) -> None:
-    """Certify the images that the log in `folder` lacks, appending to it."""
-    log = folder / "log.tsv"
-    done = certlog.parse(log.read_text()) if log.is_file() else []
-    write_atomic(log, (certlog.HEADER + "".join(row.line() for row in done)).encode())  # without a torn line
-    remaining = indices[len(done) :]
-    certifier = CERTIFIERS.get(settings["mode"])
-    arguments = {"sigma": float(Fraction(settings["sigma"])), **{k: settings[k] for k in ("alpha", "n0", "n")}}
-    if "radii" in settings:
-        arguments["radii"] = [float(Fraction(r)) for r in settings["radii"]]
-    per_image = settings["n"] + settings["n0"]
-    if done:
-        progress.note(f"continuing after {len(done)} of {len(indices)} images")
-    title = f"certifying {len(indices)} images of {found.name}"
-    with progress.bar(title, len(indices) * per_image, len(done) * per_image) as bar:
-        certified = smooth.certify(
-            model,
-            ((i, datasets.to_float(dataset.test.x[i])) for i in remaining),
-            lambda: certifier(**arguments),
-            classes=len(dataset.spec.classes),
-            sigma=Fraction(settings["sigma"]),
-            seed=settings["seed"],
-            device=device,
-            batch_size=batch_size,
-            advance=bar.advance,
+@dataclass(frozen=True)
+class _Job:
+    """One certification: what to measure and where its unfinished state lies."""
+
+    found: Generation
+    settings: dict[str, Any]
+    ball: Ball
+    dataset: datasets.Dataset
+    indices: Sequence[int]
+    folder: Path
+    device: torch.device
+    progress: Progress
+
+    def measure(self, registry: Registry, group: Ranks, *, last: bool, fresh: bool) -> None:
+        """This rank's images; then the first rank stores everybody's."""
+        if fresh and group.rank == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        group.gather(b"")
+        plain = load_network(registry, self.found, last=last)
+        settings, target = self.settings, self.device
+        model = inference.prepare(
+            plain, self.dataset.spec.shape, target, settings["precision"], compiled=settings["compiled"]
         )
-        waiting: list[str] = []
-        flushed = told = time.monotonic()
-        for idx, certificate, seconds in certified:
-            row = certlog.Row.of(idx, int(dataset.test.y[idx]), certificate, seconds)
-            bar.advance(max(0, per_image - row.drawn))  # what was not needed
-            done.append(row)
-            waiting.append(row.line())
-            now = time.monotonic()
-            if now - flushed > FLUSH_SECONDS or len(done) == len(indices):
-                append_synced(log, "".join(waiting).encode())
-                waiting, flushed = [], now
-                right = sum(row.correct for row in done) / len(done)
-                text = f"right and certified {right:.1%} of {len(done)}"
-                bar.advance(0, text)
-                if now - told > TELL_SECONDS:
-                    bar.line(f"{len(done)} of {len(indices)} images  {text}")
-                    told = now
+        check = self._self_check(model, plain) if group.rank == 0 else {}
+        rows, seconds = self._run(model, group)
+        parts = group.gather(json.dumps(seconds).encode() + b"\n" + certlog.text(rows).encode())
+        if group.rank:
+            return
+        merged: dict[int, certlog.Row] = {}
+        for part in parts:
+            merged |= {row.idx: row for row in certlog.parse(part.decode().split("\n", 1)[1])}
+        longest = max(float(part.split(b"\n", 1)[0]) for part in parts)
+        _store(registry, self, [merged[i] for i in self.indices], longest, check | {"ranks": group.world})
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, model: nn.Module, group: Ranks) -> tuple[list[certlog.Row], float]:
+        """The rows of this rank's images, those of earlier runs among them, and the seconds of all runs."""
+        log = self.folder / f"log-{group.rank}.tsv"
+        mine = self.indices[group.rank :: group.world]
+        kept = {
+            row.idx: row for file in self.folder.glob("log-*.tsv") for row in certlog.parse(file.read_text())
+        }  # of any rank: the last run may have had another number of them
+        done = {i: kept[i] for i in mine if i in kept}
+        group.gather(b"")  # everybody has read before anybody writes
+        write_atomic(log, certlog.text(done.values()).encode())
+        votes = Votes(self.folder / f"votes-{group.rank}.tsv", self.folder.glob("votes-*.tsv"))
+        with contextlib.closing(votes):
+            group.gather(b"")
+            self._certify(model, mine, done, votes, log)
+        return list(done.values()), votes.seconds
+
+    def _certify(
+        self, model: nn.Module, mine: Sequence[int], done: dict[int, certlog.Row], votes: Votes, log: Path
+    ) -> None:
+        """The images of `mine` that are not `done` yet, into `done` and `log`."""
+        settings = self.settings
+        per_image = settings["n"] + settings["n0"]
+        if done:
+            self.progress.note(f"continuing after {len(done)} of {len(mine)} images")
+        title = f"certifying {len(mine)} images of {self.found.name}"
+        with self.progress.bar(title, len(mine) * per_image, len(done) * per_image) as bar:
+            certified = smooth.certify(
+                model,
+                ((i, datasets.to_float(self.dataset.test.x[i])) for i in mine if i not in done),
+                self._program,
+                classes=len(self.dataset.spec.classes),
+                noise=self._noise,
+                seed=settings["seed"],
+                device=self.device,
+                batch_size=settings["batch_size"],
+                journal=votes,
+                advance=bar.advance,
+            )
+            waiting: list[str] = []
+            flushed = told = time.monotonic()
+            try:
+                for idx, certificate, _ in certified:
+                    row = certlog.Row.of(idx, int(self.dataset.test.y[idx]), certificate)
+                    bar.advance(max(0, per_image - row.drawn))  # what was not needed
+                    done[idx] = row
+                    waiting.append(row.line())
+                    now = time.monotonic()
+                    if now - flushed > FLUSH_SECONDS or len(done) == len(mine):
+                        append_synced(log, "".join(waiting).encode())
+                        waiting, flushed = [], now
+                        text = self._so_far(list(done.values()))
+                        bar.advance(0, text)
+                        if now - told > TELL_SECONDS:
+                            bar.line(f"{len(done)} of {len(mine)} images  {text}")
+                            told = now
+            except KeyboardInterrupt:
+                self._tell_partial(list(done.values()), len(mine))
+                raise
+
+    @property
+    def _noise(self) -> Noise:
+        return self.ball.noise  # type: ignore[return-value]
+
+    def _program(self, idx: int) -> Certifying:
+        settings = self.settings
+        arguments = {"ball": self.ball, "alpha": settings.get("alpha_image", settings["alpha"])}
+        arguments |= {name: settings[name] for name in ("n0", "n")}
+        if "radii" in settings:
+            arguments["radii"] = [float(Fraction(r)) for r in settings["radii"]]
+        if takes(settings["mode"], "u"):
+            arguments["u"] = uniform_number(settings["seed"], idx)
+        certifying: Certifying = CERTIFIERS.get(settings["mode"])(**arguments)
+        return certifying
+
+    def _self_check(self, model: nn.Module, plain: nn.Module) -> dict[str, Any]:
+        """How many votes differ from those of the network as it was trained, unfolded, in fp32, on a few images."""
+        few = self.indices[:: max(1, len(self.indices) // CHECKED)][:CHECKED]
+        differ, votes = smooth.disagreements(
+            model,
+            plain,
+            ((i, datasets.to_float(self.dataset.test.x[i])) for i in few),
+            noise=self._noise,
+            seed=self.settings["seed"],
+            device=self.device,
+            batch_size=self.settings["batch_size"],
+        )
+        return {"self_check": {"votes": votes, "differ_from_fp32": differ}}
+
+    def _so_far(self, rows: Sequence[certlog.Row]) -> str:
+        low, high = summarise(rows, [Fraction(0)])["intervals"]["0"]
+        right = sum(row.correct for row in rows) / len(rows)
+        spent = sum(row.drawn for row in rows) / len(rows) / (self.settings["n"] + self.settings["n0"])
+        saved = f", {1 - spent:.0%} of copies saved" if spent < 0.99 else ""
+        return f"right and certified {right:.1%} [{low:.1%}, {high:.1%}] of {len(rows)}{saved}"
+
+    def _tell_partial(self, rows: Sequence[certlog.Row], wanted: int) -> None:
+        """The table so far, for somebody who stops a run."""
+        if not rows:
+            return
+        grid = [Fraction(r) for r in self.settings.get("radii", ())]
+        share = self.settings.get("alpha_image", self.settings["alpha"])
+        figures = summarise(rows, grid or default_radii(self.ball, self.settings["n"], share))
+        self.progress.note(f"so far, {len(rows)} of {wanted} images:")
+        for radius, value in figures["certified_accuracy"].items():
+            low, high = figures["intervals"][radius]
+            self.progress.note(f"  certified at {radius:>6}: {value:6.1%}  [{low:.1%}, {high:.1%}]")
 
 
-def _store(
-    registry: Registry, found: Generation, key: str, settings: Mapping[str, Any], folder: Path, device: torch.device
-) -> None:
-    log = (folder / "log.tsv").read_bytes()
-    rows = certlog.parse(log.decode())
-    level = Fraction(settings["sigma"])
+def _store(registry: Registry, job: _Job, rows: Sequence[certlog.Row], seconds: float, more: dict[str, Any]) -> None:
+    settings = job.settings
+    share = settings.get("alpha_image", settings["alpha"])
     asked = [Fraction(r) for r in settings.get("radii", ())]
-    figures = summarise(rows, asked or default_radii(level, settings["n"], settings["alpha"]))
+    figures = summarise(rows, asked or default_radii(job.ball, settings["n"], share))
     figures["samples_per_image"] = sum(row.drawn for row in rows) / len(rows)
-    content = {"settings": dict(settings), "figures": figures, **machine(device)}
-    registry.put_result(found.id, "certificate", key, content, log)
+    content = {"settings": dict(settings), "figures": figures, "seconds": seconds, **more, **machine(job.device)}
+    registry.put_result(
+        job.found.id, "certificate", digest(canonical(settings))[7:23], content, certlog.text(rows).encode()
+    )
+
+
+def header(found: Generation, result: Result) -> bytes:
+    """What a log's rows do not say, as JSON to lie beside it: generation, preprocessing, settings, versions."""
+    data = found.recipe.data
+    content = {key: value for key, value in result.content.items() if key not in ("log", "log_hash")}
+    preprocessing = {"shape": list(data.shape), "mean": list(data.mean), "std": list(data.std), "range": [0, 1]}
+    told = {"generation": found.name, "id": found.id, "arch": found.recipe.arch, "preprocessing": preprocessing}
+    return json.dumps({**content["settings"], **content, **told}, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def summarise(rows: Sequence[certlog.Row], radii: Sequence[Fraction]) -> dict[str, Any]:
@@ -233,139 +360,3 @@ def summarise(rows: Sequence[certlog.Row], radii: Sequence[Fraction]) -> dict[st
         "certified_accuracy": {r: k / len(rows) for r, k in right.items()},
         "intervals": intervals,
     }
-
-
-def default_radii(sigma: Fraction, n: int, alpha: float) -> list[Fraction]:
-    """0, then steps of ¼ (σ where that is smaller, σ/4 where larger) up to the largest radius n samples can certify."""
-    largest = radius_l2(lower_bound(n, n, alpha), float(sigma))
-    step = max(min(Fraction(1, 4), sigma), sigma / 4)
-    return [step * i for i in range(int(Fraction(largest) / step) + 1)]
-
-
-def predict(
-    generation: str = "@latest",
-    *,
-    images: Sequence[Path],
-    sigma: str | float | Fraction | None = None,
-    n: int = SAMPLES,
-    n0: int = 100,
-    alpha: float = 0.001,
-    seed: int = 0,
-    registry: Registry | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """The smoothed class of image files with its certified L2 radius, or an abstention.
-
-    Args:
-        generation: whose network is smoothed.
-        images: files; they are brought to the network's channels and size.
-        sigma: of the noise; the generation's own by default.
-        n: noisy copies that bound the probability.
-        n0: further ones that select the class.
-        alpha: largest probability that an answer is wrong.
-        seed: of the noise, which also depends on the image's pixels.
-        registry: the nearest one by default.
-        device: auto, cpu, cuda or mps.
-        progress: where to report.
-
-    Returns:
-        generation, sigma, alpha, n, predictions [{file, class, label, radius, abstained}].
-
-    Raises:
-        RobustKTError: anything the user can fix.
-    """
-    registry, progress = registry or Registry.locate(), progress or Silent()
-    found = registry.get(generation)
-    chosen = sigma if sigma is not None else found.recipe.sigma
-    if chosen is None:
-        raise UsageError(
-            f"{found.name} was not trained under noise, so it has no σ of its own",
-            "Add --sigma 0.25, or take another GEN.",
-        )
-    level = noise_level(chosen)
-    _check_options("fixed", n, n0, alpha, "gaussian", "l2", None, 1, smooth.BATCH)
-    _check_reach(n, alpha)
-    target = pick_device(device)
-    spec = found.recipe.data
-    pixels = [datasets.read_image(path, spec.shape) for path in images]
-    for path in images:
-        with Image.open(path) as image:
-            if image.size != (spec.shape[2], spec.shape[1]):
-                size = f"{image.size[0]}x{image.size[1]} to {spec.shape[2]}x{spec.shape[1]}"
-                progress.note(f"{path}: resized from {size}; the radius is one of the resized image")
-    model = ready(load_network(registry, found), target, "fp32")
-    certifier = CERTIFIERS.get("fixed")
-
-    def keyed() -> Iterator[tuple[str, torch.Tensor]]:
-        for x in pixels:
-            yield digest(x.numpy().tobytes()), datasets.to_float(x)
-
-    with progress.bar(f"predicting with {found.name}", len(pixels) * (n + n0)) as bar:
-        results = list(
-            smooth.certify(
-                model,
-                keyed(),
-                lambda: certifier(sigma=float(level), alpha=alpha, n0=n0, n=n),
-                classes=len(spec.classes),
-                sigma=level,
-                seed=seed,
-                device=target,
-                advance=bar.advance,
-            )
-        )
-    return {
-        "generation": found.name,
-        "id": found.id,
-        "sigma": float(level),
-        "alpha": alpha,
-        "n": n,
-        "predictions": [
-            {
-                "file": str(path),
-                "class": None if c.label is None else spec.classes[c.label],
-                "label": c.label,
-                "radius": c.radius,
-                "abstained": c.label is None,
-            }
-            for path, (_, c, _) in zip(images, results, strict=True)
-        ],
-    }
-
-
-def _takes(mode: str, argument: str) -> bool:
-    return argument in inspect.signature(CERTIFIERS.get(mode)).parameters
-
-
-def _check_reach(n: int, alpha: float) -> None:
-    if lower_bound(n, n, alpha) < 0.5:
-        least = math.ceil(math.log(alpha) / math.log(0.5))
-        raise UsageError(
-            f"--n {n} can certify nothing at α = {alpha:g}", f"Give at least --n {least}; the field uses 100000."
-        )
-
-
-def _check_options(
-    mode: str,
-    n: int,
-    n0: int,
-    alpha: float,
-    noise: str,
-    norm: str,
-    skip: int | None,
-    max_images: int,
-    batch_size: int,
-) -> None:
-    if not CERTIFIERS.has(mode):
-        raise unknown("mode", mode, CERTIFIERS.names())
-    if noise != "gaussian":
-        raise unknown("noise", noise, ["gaussian"])
-    if norm != "l2":
-        raise unknown("norm for certificates", norm, ["l2"])
-    if not 0 < alpha < 0.5:
-        raise UsageError(f"--alpha must lie between 0 and ½, not {alpha}", "The field uses 0.001.")
-    counts = {"--n": n, "--n0": n0, "--max-images": max_images, "--batch-size": batch_size}
-    counts |= {} if skip is None else {"--skip": skip}
-    for option, value in counts.items():
-        if value < 1:
-            raise UsageError(f"{option} must be at least 1, not {value}", f"Leave {option} out for the default.")

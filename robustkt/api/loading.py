@@ -13,8 +13,7 @@ from torch import nn
 from robustkt import data as datasets
 from robustkt import models, places
 from robustkt.catalog import unknown
-from robustkt.core import InPrecision
-from robustkt.engine import PRECISIONS
+from robustkt.core import PRECISIONS, InPrecision
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import Generation
 from robustkt.models import UserSource

@@ -136,7 +136,11 @@ def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
     threat = generation.recipe.threat
     level = generation.recipe.settings.get("sigma")
     certificates = [
-        r.content for r in results if r.kind == "certificate" and level in (None, r.content["settings"]["sigma"])
+        r.content
+        for r in results
+        if r.kind == "certificate"
+        and level in (None, r.content["settings"]["sigma"])
+        and r.content["settings"]["norm"] == "l2"
     ]
     attacked = [
         r.content
@@ -152,7 +156,7 @@ def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
 
 def _certified(content: Mapping[str, Any]) -> dict[str, Any]:
     settings, figures = content["settings"], content["figures"]
-    told = {name: settings[name] for name in ("sigma", "n", "alpha", "seed")}
+    told = {name: settings[name] for name in ("sigma", "n", "alpha", "mode", "seed")}
     return told | {name: figures[name] for name in ("certified_accuracy", "acr", "abstain_rate", "images")}
 
 

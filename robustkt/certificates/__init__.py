@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 Counts = Sequence[int]  # (K,), how many noisy copies fell into each class
 
@@ -26,6 +27,7 @@ class Certificate:
     successes: int  # nA: copies of the estimation that fell into the selected class
     trials: int  # copies of the estimation
     p_low: float  # lower confidence bound on the selected class's probability
+    u: float | None = None  # the uniform number of a randomised bound, drawn before the data
 
 
 def drive(certifying: Certifying, sample: Callable[[int], Counts]) -> Certificate:
@@ -50,7 +52,41 @@ def radius_l2(p_low: float, sigma: float) -> float:
     """σ·Φ⁻¹(p_low) rounded down to a multiple of 1/GRID: the L2 radius in [0, 1] pixel units (1902.02918)."""
     from scipy.special import ndtri
 
-    if p_low <= 0.5:
-        return 0.0
-    exact = sigma * float(ndtri(p_low))
+    return round_down(sigma * float(ndtri(p_low))) if p_low > 0.5 else 0.0
+
+
+def round_down(exact: float) -> float:
+    """A radius on the grid that is no larger than `exact`, whatever the last digits of a double hold."""
     return max(0.0, math.floor(exact * (1 - 1e-12) * GRID) / GRID)
+
+
+class Geometry(Protocol):
+    """What turns a probability into a radius: a noise (robustkt.noises)."""
+
+    def radius(self, p: float, norm: str, shape: tuple[int, ...]) -> float:
+        """The exact radius of a lower bound p > ½."""
+        ...
+
+    def needed(self, radius: float, norm: str, shape: tuple[int, ...]) -> float:
+        """The probability whose radius it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ball:
+    """Radii in one norm around images of one shape, from the votes under one noise."""
+
+    noise: Geometry
+    norm: str
+    shape: tuple[int, ...]  # (C, H, W)
+
+    def radius(self, p_low: float) -> float:
+        """The radius that a lower bound certifies, rounded down to the grid; 0 up to ½."""
+        if p_low <= 0.5:
+            return 0.0
+        exact = self.noise.radius(p_low, self.norm, self.shape)
+        return exact if self.norm == "l0" else round_down(exact)
+
+    def needed(self, radius: float) -> float:
+        """The probability that certifies `radius`, rounded up."""
+        return min(self.noise.needed(radius, self.norm, self.shape) * (1 + 1e-12), 1 - 1e-15)

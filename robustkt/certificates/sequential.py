@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from robustkt.certificates import Certificate, Certifying, Counts, lower_bound, radius_l2
+from robustkt.certificates import Ball, Certifying, lower_bound
+from robustkt.certificates.cohen import certificate, top
 
 __all__ = ["adaptive", "looks", "sequential"]
 
@@ -61,40 +62,42 @@ def anytime_lower_bound(successes: int, trials: int, alpha: float) -> float:
     return math.nextafter(root, 0.0) - 1e-13  # the root may lie a rounding error above
 
 
-def sequential(*, sigma: float, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
+def sequential(*, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
     """Decide "is the radius at least r?" for every r of a grid, and stop as soon as all are decided.
 
-    Each look rejects p ≤ Φ(r/σ) when its e-process reaches 1/α, and gives r up when the mirror image does. The nulls
-    are nested, so one family serves all radii without correction. The radius reported comes from the best anytime
-    lower bound so far; at most `n` copies after the selection are drawn.
+    Each look rejects p ≤ the probability that r needs, Φ(r/σ) in L2, when its e-process reaches 1/α, and gives r up
+    when the mirror image does. The nulls are nested, so one family serves all radii without correction. The radius
+    reported comes from the anytime lower bound at stopping; at most `n` copies after the selection are drawn.
     """
-    thresholds = _thresholds(radii, sigma)
+    thresholds = _thresholds(radii, ball)
     selection = yield n0
-    label = _top(selection)
+    label = top(selection)
     successes, trials, p_low = 0, 0, 0.0
-    certified, given_up = np.zeros(len(thresholds), bool), np.zeros(len(thresholds), bool)
+    enough = math.log(1 / alpha)
+    certified = np.zeros(len(thresholds), bool)
+    given_up = log_e(n, n, thresholds) < enough  # out of reach even if every copy agrees: nothing to wait for
     for size in _sizes(n):
         successes += int((yield size - trials)[label])
         trials = size
-        enough = math.log(1 / alpha)
         certified |= log_e(successes, trials, thresholds) >= enough
         given_up |= log_e_below(successes, trials, thresholds) >= enough
-        if bool(certified.any()):
-            p_low = max(p_low, anytime_lower_bound(successes, trials, alpha), float(thresholds[certified].max()))
         if bool((certified | given_up).all()):
             break
-    return _certificate(label, p_low, sigma, alpha, n0 + trials, successes, trials)
+    if bool(certified.any()):
+        p_low = max(anytime_lower_bound(successes, trials, alpha), float(thresholds[certified].max()))
+    return certificate(label, p_low, ball, alpha, n0 + trials, successes, trials)
 
 
-def looks(*, sigma: float, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
+def looks(*, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
     """Clopper–Pearson at five sizes, each at α/5: easy to explain, 20–40 % more draws than `sequential`.
 
     Stops when every radius of the grid is certified or lies above the upper bound of that look.
     """
-    thresholds = _thresholds(radii, sigma)
+    thresholds = _thresholds(radii, ball)
     selection = yield n0
-    label = _top(selection)
+    label = top(selection)
     share = alpha / len(LOOKS)
+    thresholds = thresholds[thresholds <= lower_bound(n, n, share)]  # the others are out of reach in any case
     successes, trials, p_low = 0, 0, 0.0
     for size in sorted({max(1, round(part * n)) for part in LOOKS}):
         successes += int((yield size - trials)[label])
@@ -103,10 +106,10 @@ def looks(*, sigma: float, alpha: float, n0: int, n: int, radii: Sequence[float]
         p_high = 1 - lower_bound(trials - successes, trials, share)
         if bool(((thresholds <= p_low) | (thresholds > p_high)).all()):
             break
-    return _certificate(label, p_low, sigma, alpha, n0 + trials, successes, trials)
+    return certificate(label, p_low, ball, alpha, n0 + trials, successes, trials)
 
 
-def adaptive(*, sigma: float, alpha: float, n0: int, n: int) -> Certifying:
+def adaptive(*, ball: Ball, alpha: float, n0: int, n: int) -> Certifying:
     """Two stages for a radius near the fixed procedure's: the first chooses the class and how many fresh draws to take.
 
     The size is the least whose expected radius is within 1 % of that of `n` draws; Clopper–Pearson is taken on the
@@ -114,34 +117,30 @@ def adaptive(*, sigma: float, alpha: float, n0: int, n: int) -> Certifying:
     """
     first = max(n0, 100, round(STAGE_ONE * n))
     selection = yield first
-    label = _top(selection)
+    label = top(selection)
     share = min(max(selection[label] / first, 0.5), 1 - 0.5 / first)
-    size = _enough(share, n, sigma, alpha)
+    size = _enough(share, n, ball, alpha)
     successes = int((yield size)[label])
     p_low = lower_bound(successes, size, alpha)
-    return _certificate(label, p_low, sigma, alpha, first + size, successes, size)
+    return certificate(label, p_low, ball, alpha, first + size, successes, size)
 
 
-def _enough(p: float, n: int, sigma: float, alpha: float) -> int:
+def _enough(p: float, n: int, ball: Ball, alpha: float) -> int:
     """The least size whose radius, were the share of successes p, is within DECLINE of that of n draws."""
-    goal = (1 - DECLINE) * radius_l2(lower_bound(round(p * n), n, alpha), sigma)
+    goal = (1 - DECLINE) * ball.radius(lower_bound(round(p * n), n, alpha))
     low, high = 1, n
     while low < high:
         middle = (low + high) // 2
-        if radius_l2(lower_bound(math.floor(p * middle), middle, alpha), sigma) >= goal > 0:
+        if ball.radius(lower_bound(math.floor(p * middle), middle, alpha)) >= goal > 0:
             high = middle
         else:
             low = middle + 1
     return low
 
 
-def _thresholds(radii: Sequence[float], sigma: float) -> Floats:
-    """Φ(r/σ) of each radius, rounded up; r = 0 is among them, so that abstaining is decided too."""
-    from scipy.special import ndtr
-
-    grid = np.array(sorted({0.0, *radii}))
-    levels: Floats = np.minimum(ndtr(grid / sigma) * (1 + 1e-12), 1 - 1e-15)
-    return levels
+def _thresholds(radii: Sequence[float], ball: Ball) -> Floats:
+    """The probability that each radius needs, rounded up; r = 0 is among them, so that abstaining is decided too."""
+    return np.array([ball.needed(radius) for radius in sorted({0.0, *radii})])
 
 
 def _sizes(n: int) -> Iterator[int]:
@@ -151,22 +150,3 @@ def _sizes(n: int) -> Iterator[int]:
         yield size
         size = min(n, max(size + 1, math.ceil(size * GROWTH / 64) * 64))
     yield n
-
-
-def _top(counts: Counts) -> int:
-    return max(range(len(counts)), key=lambda k: (counts[k], -k))
-
-
-def _certificate(
-    label: int, p_low: float, sigma: float, alpha: float, n: int, successes: int, trials: int
-) -> Certificate:
-    certified = p_low >= 0.5
-    return Certificate(
-        label=label if certified else None,
-        radius=radius_l2(p_low, sigma) if certified else 0.0,
-        alpha=alpha,
-        n=n,
-        successes=successes,
-        trials=trials,
-        p_low=p_low,
-    )

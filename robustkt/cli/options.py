@@ -56,6 +56,12 @@ def _attacks(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in ATTACKS.names() if name.startswith(last)]
 
 
+def _noises(incomplete: str) -> list[str]:
+    from robustkt.catalog import NOISES
+
+    return [name for name in NOISES.names() if name.startswith(incomplete)]
+
+
 def _modes(incomplete: str) -> list[str]:
     from robustkt.catalog import CERTIFIERS
 
@@ -113,11 +119,21 @@ Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.
 Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Continue an interrupted run, or start over.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again although the result is there.")]
 Last = Annotated[bool, typer.Option("--last", help="The last epoch's weights, not the selected ones.")]
-Sigma = Annotated[str | None, typer.Option("--sigma", help="Standard deviation of the Gaussian noise, such as 0.25.")]
+Sigma = Annotated[str | None, typer.Option("--sigma", help="Standard deviation of the noise, such as 0.25.")]
 Norm = Annotated[str | None, typer.Option("--norm", help="linf or l2.")]
 Eps = Annotated[str | None, typer.Option("--eps", help="Size of the perturbation, such as 8/255.")]
 Attacks = Annotated[str, typer.Option("--attack", autocompletion=_attacks, help="Attacks, separated by commas.")]
 Mode = Annotated[str, typer.Option("--mode", autocompletion=_modes, help="Statistical procedure.")]
+Noise = Annotated[
+    str,
+    typer.Option(
+        "--noise", autocompletion=_noises, help="gaussian, quantised, uniform, laplace or ablation:keep=PIXELS."
+    ),
+]
+CertifiedNorm = Annotated[
+    str | None,
+    typer.Option("--norm", help="l2, linf, l4 …; l1 (uniform, laplace); l0 (ablation).", show_default="by noise"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line an epoch.")]

@@ -31,11 +31,14 @@ class Output:
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         from rich.console import Console
 
-        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.spare = os.environ.get("RANK", "0") != "0"  # of torchrun's processes the first speaks for all
+        self.as_json, self.quiet, self.verbose = as_json, quiet or self.spare, verbose
         self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def answer(self, result: Mapping[str, Any], render: Callable[[Console, Mapping[str, Any]], None]) -> None:
         """Print the command's result on stdout: as one JSON object, or as `render` draws it."""
+        if self.spare:
+            return
         if self.as_json:
             sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str) + "\n")
             sys.stdout.flush()

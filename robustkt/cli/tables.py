@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import sys
@@ -102,27 +103,46 @@ def trained(console: Console, result: Mapping[str, Any]) -> None:
     _facts(console, facts)
 
 
+RADII = {"l2": "L2 radius", "linf": "L∞ radius", "l1": "L1 radius", "l0": "pixels changed"}
+
+
 def certified(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of certify."""
-    table = Columns("L2 radius", "certified accuracy", "95 % interval", left=0)
+    stops = result["mode"] in ("sequential", "looks")
+    most = "≤ " if stops or result["mode"] == "adaptive" else "= "
+    together = " for all images together" if result["alpha_image"] != result["alpha"] else ""
+    table = Columns(
+        RADII.get(result["norm"], f"{result['norm'].upper()} radius"), "certified accuracy", "95 % interval", left=0
+    )
     for radius, value in result["certified_accuracy"].items():
         low, high = result["intervals"][radius]
         table.add_row(radius, percent(value), f"{percent(low)} – {percent(high)}")
     console.print(
-        f"[bold]{result['generation']}[/bold]  σ = {result['sigma']:g}, n = {result['n']:,}, α = {result['alpha']:g}, "
-        f"{result['images']} test images"
+        f"[bold]{result['generation']}[/bold]  {_smoothing(result)}, n {most}{result['n']:,}, α = {result['alpha']:g}"
+        f"{together}, {result['images']} test images"
     )
     table.show(console)
-    _facts(
-        console,
-        {
-            "abstained": percent(result["abstain_rate"]),
-            "drawn": f"{result['samples_per_image']:,.0f} noisy copies an image ({result['mode']})",
-            "ACR": f"{result['acr']:.4f}  (average certified radius; grows with n)",
-            "took": duration(result["seconds"]) + (", measured earlier" if result["reused"] else ""),
-            "log": result["log"],
-        },
-    )
+    check = result["self_check"] or {"votes": 0}
+    facts = {
+        "abstained": percent(result["abstain_rate"]),
+        "drawn": f"{result['samples_per_image']:,.0f} noisy copies an image ({result['mode']})",
+        "ACR": f"{result['acr']:.4f}  (average certified radius; {'at stopping' if stops else 'grows with n'})",
+        "radius": "" if result["norm"] == "l2" else result["conversion"],
+        "ran in": result["precision"] + (", compiled" if result["compiled"] else ""),
+        "checked": f"{check['differ_from_fp32']} of {check['votes']} votes differ from the plain network's in fp32"
+        if check["votes"]
+        else "",
+        "took": duration(result["seconds"]) + (", measured earlier" if result["reused"] else ""),
+        "log": result["log"],
+    }
+    _facts(console, {name: fact for name, fact in facts.items() if fact})
+
+
+def _smoothing(result: Mapping[str, Any]) -> str:
+    """The noise in few words."""
+    name = "" if result["noise"] == "gaussian" else result["noise"] + " noise"
+    sigma = f"σ = {result['sigma']:g}" if result["sigma"] else ""
+    return ", ".join(part for part in (name, sigma) if part)
 
 
 def evaluated(console: Console, result: Mapping[str, Any]) -> None:
@@ -172,13 +192,18 @@ def benched(console: Console, result: Mapping[str, Any]) -> None:
 
 def predicted(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of predict."""
-    table = Columns("file", "class", "L2 radius", left=2)
+    levels = result["norm"] != "l0"
+    columns = ("file", "class", RADII.get(result["norm"], f"{result['norm'].upper()} radius"))
+    table = Columns(*columns, *(("all pixels",) if levels else ()), "copies", left=2)
     for p in result["predictions"]:
-        table.add_row(p["file"], "abstained" if p["abstained"] else p["class"], f"{p['radius']:.4f}")
+        changed = ([f"±{p['levels']}/255" if not p["abstained"] else ""]) if levels else []
+        radius = "" if p["abstained"] else f"{math.floor(p['radius'] * 1e4) / 1e4:.4f}"
+        table.add_row(p["file"], "abstained" if p["abstained"] else p["class"], radius, *changed, f"{p['drawn']:,}")
     table.show(console)
     console.print(
-        f"smoothed {result['generation']}, σ = {result['sigma']:g}, n = {result['n']:,}; each radius fails to hold "
-        f"with probability at most {result['alpha']:g}; it does not say that the class is right"
+        f"smoothed {result['generation']}, {_smoothing(result)}; each radius fails to hold with probability at most "
+        f"{result['alpha']:g}; it does not say that the class is right"
+        + ("; all pixels: what each value may change by at once" if levels else "")
     )
 
 
@@ -259,9 +284,11 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
     for c in result["certificates"]:
         s, f = c["settings"], c["figures"]
         radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
+        noise = "" if s["noise"] == "gaussian" else f" {s['noise']}"
+        sigma = f"σ {s['sigma']}, " if s["sigma"] else ""
         console.print(
-            f"\n[bold]certificate[/bold]  σ {s['sigma']}, n {s['n']:,}, α {s['alpha']:g}, {f['images']} images: "
-            f"{radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
+            f"\n[bold]certificate[/bold]{noise}  {s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
+            f"{f['images']} images: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
         )
     for e in result["evaluations"]:
         s, f = e["settings"], e["figures"]

@@ -1,0 +1,146 @@
+"""The smoothed class of image files with a certified radius, in as many copies as the answer needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from robustkt import data as datasets
+from robustkt import inference, smooth
+from robustkt.api.loading import load_network, pick_device
+from robustkt.api.smoothing import (
+    SAMPLES,
+    check_options,
+    check_reach,
+    default_radii,
+    noise_for,
+    takes,
+    uniform_number,
+)
+from robustkt.catalog import CERTIFIERS
+from robustkt.certificates import Ball, Certifying
+from robustkt.noises import spelled
+from robustkt.noises.gaussian import LEVELS
+from robustkt.numbers import digest
+from robustkt.progress import Progress, Silent
+from robustkt.registry import Registry
+
+BATCH = 128  # an image alone asks for little at a time
+
+
+def predict(
+    generation: str = "@latest",
+    *,
+    images: Sequence[Path],
+    sigma: str | float | Fraction | None = None,
+    mode: str = "sequential",
+    n: int = SAMPLES,
+    n0: int = 100,
+    alpha: float = 0.001,
+    noise: str = "gaussian",
+    norm: str | None = None,
+    seed: int = 0,
+    registry: Registry | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The smoothed class of image files with its certified radius, or an abstention.
+
+    Args:
+        generation: whose network is smoothed.
+        images: files; they are brought to the network's channels and size.
+        sigma: of the noise; the generation's own by default.
+        mode: the statistical procedure; `sequential` takes as many copies as the answer needs.
+        n: noisy copies that bound the probability, at most.
+        n0: further ones that select the class.
+        alpha: largest probability that an answer is wrong, for each image.
+        noise: as in certify.
+        norm: as in certify.
+        seed: of the noise, which also depends on the image's pixels.
+        registry: the nearest one by default.
+        device: auto, cpu, cuda or mps.
+        progress: where to report.
+
+    Returns:
+        generation, id, sigma, alpha, mode, n, noise, norm, predictions [{file, class, label, radius, levels, abstained,
+        drawn}]; `levels` is the k of "every pixel value may change by up to k/255", where the norm allows one.
+
+    Raises:
+        RobustKTError: anything the user can fix.
+    """
+    registry, progress = registry or Registry.locate(), progress or Silent()
+    check_options(mode, n, n0, alpha)
+    check_reach(n, alpha)
+    found = registry.get(generation)
+    kind, norm = noise_for(found, noise, sigma, norm)
+    target = pick_device(device)
+    spec = found.recipe.data
+    pixels = [datasets.read_image(path, spec.shape) for path in images]
+    for path in images:
+        with Image.open(path) as image:
+            if image.size != (spec.shape[2], spec.shape[1]):
+                size = f"{image.size[0]}x{image.size[1]} to {spec.shape[2]}x{spec.shape[1]}"
+                progress.note(f"{path}: resized from {size}; the radius is one of the resized image")
+    ball = Ball(kind, norm, spec.shape)
+    grid = [float(r) for r in default_radii(ball, n, alpha)]
+    model = inference.prepare(load_network(registry, found), spec.shape, target, "fp32")
+
+    def program(key: str) -> Certifying:
+        more: dict[str, Any] = {"radii": grid} if takes(mode, "radii") else {}
+        more |= {"u": uniform_number(seed, key)} if takes(mode, "u") else {}
+        certifying: Certifying = CERTIFIERS.get(mode)(ball=ball, alpha=alpha, n0=n0, n=n, **more)
+        return certifying
+
+    def keyed() -> Iterator[tuple[str, torch.Tensor]]:
+        for x in pixels:
+            yield digest(x.numpy().tobytes()), datasets.to_float(x)
+
+    with progress.bar(f"predicting with {found.name}", len(pixels) * (n + n0)) as bar:
+        results = []
+        certified = smooth.certify(
+            model,
+            keyed(),
+            program,
+            classes=len(spec.classes),
+            noise=kind,
+            seed=seed,
+            device=target,
+            batch_size=BATCH if len(pixels) == 1 else None,
+            advance=bar.advance,
+        )
+        for _, certificate, _ in certified:
+            results.append(certificate)
+            bar.advance(max(0, n + n0 - certificate.n))
+    return {
+        "generation": found.name,
+        "id": found.id,
+        "sigma": float(level) if (level := getattr(kind, "sigma", None)) else None,
+        **{"alpha": alpha, "mode": mode, "n": n, "noise": spelled(kind), "norm": norm},
+        "predictions": [
+            {
+                "file": str(path),
+                "class": None if c.label is None else spec.classes[c.label],
+                "label": c.label,
+                "radius": c.radius,
+                "levels": grey_levels(c.radius, norm, spec.shape),
+                "abstained": c.label is None,
+                "drawn": c.n,
+            }
+            for path, c in zip(images, results, strict=True)
+        ],
+    }
+
+
+def grey_levels(radius: float, norm: str, shape: tuple[int, ...]) -> int | None:
+    """The largest k for which every pixel value may change by up to k/255 inside a ball of `radius`; None for L0."""
+    if norm == "l0":
+        return None
+    order = math.inf if norm == "linf" else float(norm[1:])
+    exact: float = radius * LEVELS / math.prod(shape) ** (1 / order)
+    return math.floor(exact * (1 - 1e-12))

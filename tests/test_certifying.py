@@ -1,0 +1,203 @@
+"""Certifying from end to end: killed, interrupted, shared among processes, under every noise, it gives one log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from robustkt import api, certlog
+from robustkt.catalog import NOISES
+from robustkt.certificates import lower_bound, radius_l2
+from robustkt.registry import Registry
+from robustkt.registry.files import append_synced
+from robustkt.votes import Votes
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+SOME = {"sigma": "0.25", "n": 600, "n0": 64, "max_images": 24, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    registry = Registry(tmp_path_factory.mktemp("certifying") / "registry")
+    given = {"sigma": "0.25", "epochs": 3}
+    api.train(method="gaussian", arch="smallcnn", data="digits", given=given, registry=registry, device="cpu")
+    return registry
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Registry) -> bytes:
+    """The log of an undisturbed run."""
+    return Path(api.certify("gen0", **SOME, registry=trained)["log"]).read_bytes()
+
+
+def command(registry: Registry, *more: str) -> list[str]:
+    options = ["--sigma", "0.25", "--n", "600", "--n0", "64", "--max-images", "24", "--device", "cpu"]
+    return ["robustkt", "certify", "gen0", *options, "--registry", str(registry.root), *more]
+
+
+def run(*arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes(trained: Registry, whole: bytes, tmp_path: Path) -> None:
+    again = api.certify("gen0", **SOME, fresh=True, out=tmp_path / "log.tsv", registry=trained)
+    assert (tmp_path / "log.tsv").read_bytes() == whole
+    assert again["self_check"] == {"votes": 512, "differ_from_fp32": 0}
+    head = json.loads((tmp_path / "log.tsv.json").read_text())
+    assert (head["generation"], head["sigma"], head["mode"], head["n"]) == ("gen0", "0.25", "sequential", 600)
+    assert {"id", "weights", "preprocessing", "alpha", "seed", "precision", "compiled", "versions"} <= set(head)
+    other = api.certify("gen0", **SOME, seed=1, registry=trained)
+    assert Path(other["log"]).read_bytes() != whole
+
+
+def test_two_ranks_of_torchrun_write_the_log_of_one_process(trained: Registry, whole: bytes) -> None:
+
+    process = run(*TORCHRUN, *command(trained, "--fresh", "--json"))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err.decode()
+    answer = json.loads(out)  # of the first rank alone
+    assert Path(answer["log"]).read_bytes() == whole
+    assert not any((trained.root / "jobs").glob("certify-*/*"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_run_goes_on_where_it_was(trained: Registry, whole: bytes, ranks: int) -> None:
+    """SIGKILL in the middle, of one process or of two; one process goes on with what either has seen."""
+    more = command(trained, "--fresh", "--batch-size", "64")
+    start = TORCHRUN if ranks == 2 else ("-m",)
+    process = run(*start, *more)
+    jobs = trained.root / "jobs"
+    deadline = time.monotonic() + 120
+    while sum(file.stat().st_size for file in jobs.glob("certify-*/votes-*.tsv")) < 1_500:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    for child in children(process.pid):
+        os.kill(child, signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    (folder,) = [file for file in jobs.glob("certify-*") if file.is_dir()]
+    seen = sum(len(file.read_bytes().split()) for file in folder.glob("votes-*.tsv"))
+    assert seen > 0
+    found = api.certify("gen0", **SOME, batch_size=64, registry=trained)
+    assert not found["reused"]
+    assert Path(found["log"]).read_bytes() == whole
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in listed.stdout.split()]
+
+
+def test_ctrl_c_tells_the_table_so_far(
+    trained: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from robustkt.api import certifying
+    from robustkt.progress import Silent
+
+    told: list[str] = []
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    calls = 0
+
+    def interrupted(path: Path, data: bytes) -> None:
+        nonlocal calls
+        append_synced(path, data)
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(certifying, "FLUSH_SECONDS", -1.0)
+        patch.setattr(certifying, "append_synced", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            api.certify("gen0", **SOME, seed=9, registry=trained, progress=Notes())
+    assert "so far, 5 of 24 images:" in told
+    assert sum("certified at" in line and "[" in line for line in told) >= 3
+
+
+@pytest.mark.parametrize("noise", ["quantised", "uniform", "laplace", "ablation:keep=60"])
+def test_every_noise_certifies_from_end_to_end(trained: Registry, noise: str) -> None:
+    given = SOME | ({"sigma": None} if noise.startswith("ablation") else {})
+    found = api.certify("gen0", **given, noise=noise, registry=trained)
+    assert found["noise"] == noise
+    assert found["norm"] == {"quantised": "l2", "ablation:keep=60": "l0"}.get(noise, "l1")
+    assert found["certified_accuracy"]["0"] > 0.5
+    assert noise.partition(":")[0] in NOISES.names()
+
+
+def test_linf_radii_are_l2_radii_over_the_root_of_the_dimension(trained: Registry) -> None:
+    l2, linf = (
+        certlog.parse(Path(api.certify("gen0", **SOME, mode="fixed", norm=norm, registry=trained)["log"]).read_text())
+        for norm in ("l2", "linf")
+    )
+    for one, other in zip(l2, linf, strict=True):
+        assert one.successes == other.successes  # the same noise
+        assert other.radius == pytest.approx(one.radius / 8, abs=2e-6)
+        assert other.radius <= one.radius / 8 + 1e-6
+
+
+def test_simultaneous_shares_alpha_among_the_images(trained: Registry) -> None:
+    found = api.certify("gen0", **SOME, mode="fixed", simultaneous=True, registry=trained)
+    assert found["alpha_image"] == 0.001 / 24
+    for row in certlog.parse(Path(found["log"]).read_text()):
+        bound = lower_bound(row.successes, row.trials, 0.001 / 24)
+        assert row.radius == (radius_l2(bound, 0.25) if bound >= 0.5 else 0)
+
+
+def test_randomised_bounds_are_larger_and_their_numbers_are_logged(trained: Registry) -> None:
+    plain, found = (api.certify("gen0", **SOME, mode=mode, registry=trained) for mode in ("fixed", "randomised"))
+    rows, before = (certlog.parse(Path(one["log"]).read_text()) for one in (found, plain))
+    assert [row.successes for row in rows] == [row.successes for row in before]
+    assert all(new.radius >= old.radius for new, old in zip(rows, before, strict=True))
+    assert found["acr"] > plain["acr"]
+    assert len({row.u for row in rows}) == 24
+    assert all(row.u is not None and 0 < row.u <= 1 for row in rows)
+
+
+def test_another_sigma_is_said_to_be_another_classifier(trained: Registry) -> None:
+    from robustkt.progress import Silent
+
+    told: list[str] = []
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    api.certify("gen0", **SOME, registry=trained)
+    api.certify("gen0", **SOME | {"sigma": "0.3"}, registry=trained, progress=Notes())
+    assert any("certified at σ 0.25 too" in line and "--alpha 0.0005" in line for line in told)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 12, 17])
+def test_votes_that_a_crash_cut_off_are_drawn_again(tmp_path: Path, cut: int) -> None:
+    from robustkt.smooth import Share
+
+    shares = [Share(0, 2, 100, [60, 40]), Share(2, 1, 64, [64, 0])]
+    votes = Votes(tmp_path / "votes.tsv")
+    for share in shares:
+        votes.add([(7, share)])
+    votes.close()
+    data = (tmp_path / "votes.tsv").read_bytes()
+    (tmp_path / "votes.tsv").write_bytes(data[: len(data) - cut])
+    again = Votes(tmp_path / "votes.tsv")
+    assert again.before(7) == (shares if cut == 0 else shares[:1])
+    again.add([(7, shares[1])])
+    again.close()
+    third = Votes(tmp_path / "other.tsv", [tmp_path / "votes.tsv"])
+    assert third.before(7) == shares
+    assert third.before(8) == []
+    third.close()
