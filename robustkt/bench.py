@@ -76,6 +76,20 @@ def plain_rslad_step(
     optimizer.step()
 
 
+def plain_counts(model: nn.Module, x: Tensor, num: int, sigma: float, batch_size: int, classes: int) -> list[int]:
+    """Votes on copies of one image as the reference code of 1902.02918 takes them: fp32, a Python loop over votes."""
+    counts = [0] * classes
+    with torch.no_grad():
+        while num > 0:
+            this_batch = min(batch_size, num)
+            num -= this_batch
+            batch = x.repeat((this_batch, 1, 1, 1))
+            predictions = model(batch + torch.randn_like(batch) * sigma).argmax(1)
+            for index in predictions.cpu().numpy():
+                counts[index] += 1
+    return counts
+
+
 def plain_ensemble(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, searches: Sequence[Search], batch_size: int
 ) -> Tensor:

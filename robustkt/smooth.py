@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -141,7 +142,7 @@ def certify(
     buffer: Tensor | None = None
     batch_size = max(batch_size or BATCH.get(device.type, BATCH["cpu"]), CHUNK)
 
-    with ThreadPoolExecutor(max(1, torch.get_num_threads() if device.type == "cpu" else 1)) as pool, attacking(model):
+    with _workers(device) as pool, attacking(model):
         while True:
             pieces: list[_Piece[K]] = []
             filled = 0
@@ -167,6 +168,18 @@ def certify(
                 since = now
             if not pieces:
                 return
+
+
+@contextmanager
+def _workers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Threads that draw, one a core, each on that core alone: NumPy's and torch's kernels let go of the lock."""
+    threads = torch.get_num_threads()
+    count = threads if device.type == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # what threads to come start with
 
 
 def _fillable(

@@ -100,10 +100,33 @@ def test_bench_from_the_command_line(cli: Callable[..., Ran], monkeypatch: pytes
     assert ran.json["machine"]["threads"] >= 1
 
 
+def test_bench_certify_from_the_command_line(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustkt.inference.can_compile", lambda device: False)
+    ran = cli("bench", "certify", "--arch", "smallcnn", "--samples", "100", "--repeats", "1", "--json")
+    assert ran.code == 0, ran.err
+    assert set(ran.json["ratios"]) == {"reference_loop", "bare_forward"}
+    assert ran.json["samples"] == 256  # whole batches
+    assert ran.json["ratios"]["bare_forward"] > 0
+    train = ("train", "-m", "gaussian", "-a", "smallcnn", "-d", "digits", "--sigma", "0.25", "--epochs", "1")
+    assert cli(*train).code == 0
+    ran = cli("bench", "certify", "gen0", "--images", "3", "--n", "500", "--samples", "100", "--repeats", "1", "--json")
+    assert ran.json["figures"]["table"]["samples_per_image"] <= 600
+    assert ran.json["ratios"]["table"] > 0
+
+
+def test_the_reference_loop_counts_every_copy() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    counts = bench.plain_counts(model, torch.zeros(1, 2, 2), 1_000, 0.5, 64, 3)
+    assert sum(counts) == 1_000
+    assert min(counts) < 1_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("trian",), 2, "nothing to bench called 'trian'"),
+        (("trian",), 2, "No such command 'trian'"),
+        (("certify", "--samples", "0"), 2, "at least 1"),
+        (("certify", "--precision", "fp8"), 2, "unknown precision"),
         (("train", "--images", "0"), 2, "at least 1"),
         (("train", "--arch", "resnet21x"), 2, "unknown architecture"),
     ],

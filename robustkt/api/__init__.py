@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustkt.api.benching import bench
+    from robustkt.api.benchcertify import bench_certify
+    from robustkt.api.benching import bench_train
     from robustkt.api.certifying import certify
     from robustkt.api.evaluating import evaluate
     from robustkt.api.predicting import predict
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from robustkt.api.upkeep import lineage, list_generations, show, verify
 
 __all__ = [
-    "bench",
+    "bench_certify",
+    "bench_train",
     "certify",
     "distill",
     "evaluate",
@@ -34,7 +36,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bench": "benching",
+    "bench_certify": "benchcertify",
+    "bench_train": "benching",
     "certify": "certifying",
     "distill": "training",
     "evaluate": "evaluating",

@@ -25,11 +25,13 @@ from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 
 EPS = Fraction(1, 10)  # of the network that AutoAttack is timed on
-SUBJECTS = ("train",)
+COLOUR = DataSpec(
+    name="noise", fingerprint="", classes=tuple("0123456789"), shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3,
+    held_out=0,
+)  # fmt: skip
 
 
-def bench(
-    subject: str,
+def bench_train(
     *,
     arch: str = "resnet20",
     batch_size: int = 128,
@@ -38,10 +40,11 @@ def bench(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Time what is hot against a plain loop as the papers' scripts write it, both in turn in this process.
+    """Time training and attacks against plain loops as the papers' scripts write them, in turn in this process.
+
+    One RSLAD step of `arch` on 32×32 images, and one AutoAttack run on a small robust network.
 
     Args:
-        subject: train: one RSLAD step of `arch` on 32×32 images, and one AutoAttack run on a small robust network.
         arch: of student and teacher in the RSLAD step.
         batch_size: images a step.
         images: test images of the digits that AutoAttack is run on.
@@ -53,10 +56,8 @@ def bench(
         ratios {name: times faster than the plain loop}, figures {name: seconds of both}, machine.
 
     Raises:
-        UsageError: an unknown subject or architecture, or a count below 1.
+        UsageError: an unknown architecture, or a count below 1.
     """
-    if subject not in SUBJECTS:
-        raise UsageError(f"there is nothing to bench called '{subject}'", f"Known: {', '.join(SUBJECTS)}.")
     if min(batch_size, images, repeats) < 1:
         raise UsageError("counts must be at least 1", "Leave them out for the defaults.")
     progress, target = progress or Silent(), pick_device(device)
@@ -76,13 +77,9 @@ def bench(
 
 
 def _rslad(arch: str, batch_size: int, repeats: int, device: torch.device) -> dict[str, Any]:
-    spec = DataSpec(
-        name="noise", fingerprint="", classes=tuple("0123456789"), shape=(3, 32, 32), mean=(0.5,) * 3,
-        std=(0.25,) * 3, held_out=0,
-    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        student, teacher = models.build(arch, spec).to(device), models.build(arch, spec).to(device)
+        student, teacher = models.build(arch, COLOUR).to(device), models.build(arch, COLOUR).to(device)
     rng = generator(device, 0, "bench")
     x = torch.rand(batch_size, 3, 32, 32, generator=rng, device=device)
     y = torch.zeros(batch_size, dtype=torch.int64, device=device)

@@ -18,8 +18,12 @@ PICTURES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    for command in (certify, evaluate, predict, bench):
+    for command in (certify, evaluate, predict):
         app.command()(guarded(command))
+    bench = typer.Typer(no_args_is_help=True)
+    bench.command("train")(guarded(bench_train))
+    bench.command("certify")(guarded(bench_certify))
+    app.add_typer(bench, name="bench", help="Speed on this machine against plain reference loops, in one run.")
 
 
 N = Annotated[int, typer.Option("--n", help="Noisy copies an image that bound the probability.")]
@@ -159,8 +163,7 @@ def evaluate(
     output.answer(result, tables.evaluated)
 
 
-def bench(
-    subject: Annotated[str, typer.Argument(metavar="train", help="What to time.")],
+def bench_train(
     arch: Annotated[str, typer.Option("--arch", "-a", help="Network of the training step.")] = "resnet20",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images a training step.")] = 128,
     images: Annotated[int, typer.Option("--images", help="Images that AutoAttack is run on.")] = 64,
@@ -169,15 +172,55 @@ def bench(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Speed on this machine against plain loops as the papers' scripts write them, in one run.
+    """An RSLAD step and an AutoAttack run against plain loops as the papers' scripts write them.
 
     Example: `robustkt bench train --arch resnet18`
     """
     from robustkt import api
 
     output = Output(as_json=as_json, quiet=quiet)
-    result = api.bench(
-        subject, arch=arch, batch_size=batch_size, images=images, repeats=repeats, device=device, progress=output
+    result = api.bench_train(
+        arch=arch, batch_size=batch_size, images=images, repeats=repeats, device=device, progress=output
+    )
+    output.answer(result, tables.benched)
+
+
+def bench_certify(
+    generation: Annotated[str | None, typer.Argument(metavar="[GEN]", help="Times a whole table of it too.")] = None,
+    arch: Annotated[str, typer.Option("--arch", "-a", help="Network when no GEN is named.")] = "resnet20",
+    samples: Annotated[int, typer.Option("--samples", help="Noisy copies each side votes on.")] = 5_120,
+    images: Annotated[int, typer.Option("--images", help="Test images of the table.")] = 50,
+    n: N = 100_000,
+    alpha: Alpha = "0.001",
+    repeats: Annotated[int, typer.Option("--repeats", help="Pairs.")] = 3,
+    data_dir: o.DataDir = None,
+    registry: o.Where = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Certification against the reference's loop and against the network alone; with GEN a whole table of radii.
+
+    Examples: `robustkt bench certify`, `robustkt bench certify gen1 --images 100`
+    """
+    from robustkt import api
+    from robustkt.numbers import fraction
+
+    output = Output(as_json=as_json, quiet=quiet)
+    result = api.bench_certify(
+        generation,
+        arch=arch,
+        samples=samples,
+        images=images,
+        n=n,
+        alpha=float(fraction(alpha, "--alpha")),
+        repeats=repeats,
+        precision=precision,
+        data_dir=data_dir,
+        registry=o.registry_of(registry) if generation else None,
+        device=device,
+        progress=output,
     )
     output.answer(result, tables.benched)
 

@@ -180,7 +180,7 @@ def _last_of_each(stages: Mapping[str, float]) -> dict[str, float]:
 
 def benched(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of bench."""
-    table = Columns("what", "ours", "plain loop", "times faster")
+    table = Columns("what", "ours", "theirs", "times faster")
     for name, figure in result["figures"].items():
         ours, plain = duration(figure["ours_seconds"]), duration(figure["plain_seconds"])
         table.add_row(name.replace("_", " "), ours, plain, f"{figure['ratio']:.2f}")
