@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustkt.api.auditing import audit_generation
     from robustkt.api.benchcertify import bench_certify
     from robustkt.api.benching import bench_train
     from robustkt.api.certifying import certify
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from robustkt.api.upkeep import lineage, list_generations, show, verify
 
 __all__ = [
+    "audit_generation",
     "bench_certify",
     "bench_train",
     "certify",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "audit_generation": "auditing",
     "bench_certify": "benchcertify",
     "bench_train": "benching",
     "certify": "certifying",

@@ -1,0 +1,179 @@
+"""Measures a stored certificate again with fresh noise and tests its claims at a stated error rate."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustkt import certlog, inference, smooth
+from robustkt import data as datasets
+from robustkt.api.loading import load_data, load_network, pick_device
+from robustkt.api.smoothing import takes
+from robustkt.certificates import Ball, Certificate, Certifying
+from robustkt.errors import NotFoundError, UsageError
+from robustkt.generation import Generation
+from robustkt.noises import Noise, named
+from robustkt.progress import Progress, Silent
+from robustkt.registry import Registry, Result
+
+IMAGES, COPIES, ERROR = 200, 2_000, 0.001
+
+
+def audit_generation(
+    generation: str = "@latest",
+    *,
+    sigma: str | Fraction | None = None,
+    images: int = IMAGES,
+    n: int = COPIES,
+    error: float = ERROR,
+    seed: int | None = None,
+    data_dir: Path | None = None,
+    registry: Registry | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Whether the stored certificates of a generation survive fresh noise, on a random sample of certified images.
+
+    Every certificate claims that the base network gives its class to a noisy copy with at least the probability that
+    its radius needs. Two tests, each at half of `error`:
+
+    - Modes with a second sample of fixed size (fixed, randomised, adaptive): old and new votes of an image come from
+      one probability; Fisher's exact test against fewer new votes, Bonferroni over the images.
+    - All modes: an image is refuted when so few new votes have a probability of at most α under its claim. An honest
+      certificate is refuted with probability at most 2α, so the number of refuted images is compared with
+      Bin(images, 2α).
+
+    Args:
+        generation: whose certificates are tested.
+        sigma: only those at this σ.
+        images: sampled ones, of those that are certified.
+        n: fresh copies of each.
+        error: probability that sound certificates are reported, for each stored certification.
+        seed: of the sample and the noise; by default the system's entropy, as nobody can have prepared for that.
+        data_dir: where the data lie.
+        registry: the nearest one by default.
+        device: auto, cpu, cuda or mps.
+        progress: where to report.
+
+    Returns:
+        generation, id, error, seed, audits [{sigma, mode, noise, norm, n, alpha, images, copies, refuted, p_value,
+        problems}], problems.
+
+    Raises:
+        NotFoundError: there is no certificate to test.
+        RobustKTError: anything else the user can fix.
+    """
+    registry, progress = registry or Registry.locate(), progress or Silent()
+    if min(images, n) < 1 or not 0 < error < 0.5:
+        raise UsageError("counts must be at least 1 and the error rate between 0 and ½", "Leave them out.")
+    found = registry.get(generation)
+    fingerprint = found.recipe.data.fingerprint
+    level = Fraction(str(sigma)) if sigma is not None else None
+    stored = [
+        result
+        for result in registry.results(found.id, "certificate")
+        if result.content["settings"]["data"] == fingerprint
+        and (level is None or Fraction(result.content["settings"]["sigma"] or 0) == level)
+    ]
+    if not stored:
+        where = f" at σ {level}" if level is not None else ""
+        raise NotFoundError(f"{found.name} has no certificate{where} to audit", f"Run `robustkt certify {found.name}`.")
+    seed = secrets.randbits(62) if seed is None else seed
+    test = load_data(registry, found, None, data_dir).test
+    audits = [_audit(registry, found, result, test, images, n, error, seed, device, progress) for result in stored]
+    return {
+        "generation": found.name,
+        "id": found.id,
+        "error": error,
+        "seed": seed,
+        "audits": audits,
+        "problems": [problem for one in audits for problem in one["problems"]],
+    }
+
+
+@dataclass(frozen=True)
+class _Votes:
+    """A claim and its fresh votes."""
+
+    row: certlog.Row
+    needed: float  # probability that the claimed radius needs
+    successes: int
+    trials: int
+
+
+def _audit(
+    registry: Registry,
+    found: Generation,
+    result: Result,
+    test: datasets.Split,
+    images: int,
+    n: int,
+    error: float,
+    seed: int,
+    device: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    settings = result.content["settings"]
+    rows = [row for row in certlog.parse(registry.log(result).decode()) if row.predict >= 0]
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:images]
+    sample = [rows[i] for i in sorted(chosen)]
+    last = settings["weights"] == found.last_weights != found.weights
+    target, shape = pick_device(device), found.recipe.data.shape
+    model = inference.prepare(
+        load_network(registry, found, last=last), shape, target, settings["precision"], compiled=False
+    )
+    noise: Noise = named(settings["noise"], Fraction(settings["sigma"]) if settings["sigma"] else None)
+    ball = Ball(noise, settings["norm"], shape)
+
+    def votes(row: certlog.Row) -> Certifying:
+        counts = yield n
+        return Certificate(row.predict, 0.0, 1.0, n, int(counts[row.predict]), n, 0.0)
+
+    claims = {row.idx: row for row in sample}
+    title = f"auditing {len(sample)} images of {found.name}, {settings['mode']}, σ {settings['sigma'] or '–'}"
+    with progress.bar(title, len(sample) * n) as bar:
+        fresh = [
+            _Votes(claims[idx], ball.needed(claims[idx].radius), certificate.successes, certificate.trials)
+            for idx, certificate, _ in smooth.certify(
+                model, ((row.idx, datasets.to_float(test.x[row.idx])) for row in sample),
+                lambda idx: votes(claims[idx]), classes=len(found.recipe.data.classes), noise=noise, seed=seed,
+                device=target, advance=bar.advance,
+            )
+        ]  # fmt: skip
+    alpha = settings.get("alpha_image", settings["alpha"])
+    figures = judge(fresh, alpha, error, two_samples=not takes(settings["mode"], "radii"))
+    told = {name: settings[name] for name in ("sigma", "mode", "noise", "norm", "n", "alpha")}
+    return {**told, "images": len(sample), "copies": n, **figures}
+
+
+def judge(fresh: Sequence[_Votes], alpha: float, error: float, *, two_samples: bool) -> dict[str, Any]:
+    """The two tests over fresh votes: refuted images, p-values and problems in words."""
+    from scipy import stats
+
+    problems = []
+    refuted = [v.row.idx for v in fresh if stats.binom.cdf(v.successes, v.trials, v.needed) <= alpha]
+    p_value = float(stats.binom.sf(len(refuted) - 1, len(fresh), 2 * alpha)) if fresh else 1.0
+    if p_value <= error / 2:
+        problems.append(
+            f"{len(refuted)} of {len(fresh)} certificates are refuted by fresh noise (images "
+            f"{', '.join(map(str, refuted[:5]))}{' …' if len(refuted) > 5 else ''}); sound ones have so many with "
+            f"probability {p_value:.1e}"
+        )
+    if two_samples:
+        for v in fresh:
+            # of all votes together, so few among the new ones
+            p = float(
+                stats.hypergeom.cdf(v.successes, v.trials + v.row.trials, v.successes + v.row.successes, v.trials)
+            )
+            if p * len(fresh) <= error / 2:
+                problems.append(
+                    f"image {v.row.idx}: {v.row.successes} of {v.row.trials} copies agreed, of fresh ones "
+                    f"{v.successes} of {v.trials}; both come from one network with probability {p:.1e}"
+                )
+    return {"refuted": refuted, "p_value": p_value, "problems": problems}

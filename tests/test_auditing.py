@@ -1,0 +1,99 @@
+"""An audit finds invented certificates and leaves sound ones alone at its stated rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from robustkt import api, certlog
+from robustkt.api.auditing import _Votes, judge
+from robustkt.certificates import Certificate, lower_bound, radius_l2
+from robustkt.errors import NotFoundError, UsageError
+from robustkt.registry import Registry
+
+ALPHA = 0.001
+
+
+def claims(p: np.ndarray, rng: np.random.Generator, n: int = 1_000, m: int = 2_000) -> list[_Votes]:
+    """Honest certificates of coins and their fresh votes."""
+    made = []
+    for i, share in enumerate(p):
+        k = int(rng.binomial(n, share))
+        bound = lower_bound(k, n, ALPHA)
+        row = certlog.Row.of(i, 0, Certificate(0, radius_l2(bound, 1.0), ALPHA, n, k, n, bound))
+        made.append(_Votes(row, float(stats.norm.cdf(row.radius)), int(rng.binomial(m, share)), m))
+    return made
+
+
+def test_sound_certificates_are_reported_no_more_often_than_stated() -> None:
+    rng, error, reported = np.random.default_rng(0), 0.05, 0
+    for _ in range(300):
+        fresh = claims(rng.uniform(0.6, 1, 30), rng)
+        reported += bool(judge(fresh, ALPHA, error, two_samples=True)["problems"])
+    assert stats.binomtest(reported, 300, error, alternative="greater").pvalue > 1e-3
+
+
+def test_inflated_radii_are_found() -> None:
+    rng = np.random.default_rng(1)
+    fresh = claims(rng.uniform(0.6, 0.95, 50), rng)
+    inflated = [replace(v, needed=min(1 - 1e-9, v.needed + 0.04)) for v in fresh]
+    found = judge(inflated, ALPHA, 0.001, two_samples=False)
+    assert "refuted by fresh noise" in found["problems"][0]
+    assert found["p_value"] < 1e-6
+    assert not judge(fresh, ALPHA, 0.001, two_samples=False)["problems"]
+
+
+def test_invented_counts_of_one_image_are_found() -> None:
+    rng = np.random.default_rng(2)
+    fresh = claims(rng.uniform(0.8, 0.95, 50), rng)
+    fresh[7] = replace(fresh[7], row=replace(fresh[7].row, successes=1_000))
+    (problem,) = judge(fresh, ALPHA, 0.001, two_samples=True)["problems"]
+    assert problem.startswith("image 7: 1000 of 1000 copies agreed")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    registry = Registry(tmp_path_factory.mktemp("auditing") / "registry")
+    for name, seed in (("gen0", 0), ("other", 1)):
+        given = {"sigma": "0.25", "epochs": 2}
+        api.train(
+            method="gaussian", arch="smallcnn", data="digits", given=given, registry=registry, device="cpu", seed=seed,
+            name=name,
+        )  # fmt: skip
+    for mode in ("fixed", "sequential"):
+        api.certify("gen0", n=1_000, max_images=60, mode=mode, registry=registry, device="cpu")
+    return registry
+
+
+def test_an_audit_of_what_was_measured_finds_nothing(trained: Registry) -> None:
+    found = api.audit_generation("gen0", images=40, seed=5, registry=trained, device="cpu")
+    assert [one["mode"] for one in found["audits"]] in (["fixed", "sequential"], ["sequential", "fixed"])
+    assert found["problems"] == []
+    assert all(one["images"] == 40 and one["copies"] == 2_000 for one in found["audits"])
+    assert api.audit_generation("gen0", images=40, seed=5, registry=trained, device="cpu") == found
+    assert api.audit_generation("gen0", images=5, n=50, registry=trained, device="cpu")["seed"] > 2**20
+
+
+def test_certificates_of_another_network_are_refuted(trained: Registry) -> None:
+    """As when weights were changed after certification: the log of one generation under another's name."""
+    other = trained.get("other")
+    for result in trained.results(trained.get("gen0").id, "certificate"):
+        settings = dict(result.content["settings"]) | {"weights": other.weights}
+        log = certlog.parse(trained.log(result).decode())
+        boasted = certlog.text([replace(r, radius=0.7, predict=r.label, correct=True, successes=999) for r in log])
+        content = {k: v for k, v in result.content.items() if k in ("figures",)} | {"settings": settings}
+        trained.put_result(other.id, "certificate", result.key, content, boasted.encode())
+    found = api.audit_generation("other", images=40, registry=trained, device="cpu")
+    assert len(found["problems"]) >= 2
+
+
+def test_nothing_to_audit(trained: Registry) -> None:
+    with pytest.raises(NotFoundError, match="no certificate at σ 1"):
+        api.audit_generation("gen0", sigma="1", registry=trained)
+    with pytest.raises(UsageError):
+        api.audit_generation("gen0", images=0, registry=trained)
+    assert Path(trained.root).is_dir()
