@@ -803,6 +803,15 @@ def test_a_command_line_that_needs_quotes_is_told_with_them(cli: Cli, tmp_path: 
     refused(ran, 130, "interrupted", f"type: robustkt train -m natural -a '{place}/net.py:Net' -d digits")
 
 
+def test_a_module_that_is_interrupted_is_told_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "stop here.py").write_text("raise KeyboardInterrupt\n" + NET)
+    words = ["train", "-m", "natural", "-a", "stop here.py:Net", "-d", "digits"]
+    command = [sys.executable, "-m", "robustkt", *words]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = "To continue, type: python -m robustkt train -m natural -a 'stop here.py:Net' -d digits"
+    refused(Ran(ran.returncode, ran.stdout, ran.stderr), 130, "interrupted", again)
+
+
 def test_a_damaged_checkpoint_is_refused(cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupts(patch, checkpoint, "save", 2)

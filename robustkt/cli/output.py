@@ -138,9 +138,11 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             from robustkt.cli.tables import program
 
-            again = shlex.join([program(), *(a for a in sys.argv[1:] if a != "--fresh")])  # which would start over
+            again = shlex.join(a for a in sys.argv[1:] if a != "--fresh")  # which would start over
             _complain(
-                "interrupted; what is done is kept", f"To continue, type: {again}", as_json=bool(kwargs.get("as_json"))
+                "interrupted; what is done is kept",
+                f"To continue, type: {program()} {again}",
+                as_json=bool(kwargs.get("as_json")),
             )
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # `robustkt list | head`: the reader has had enough

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 SCREEN = 100  # rows of a list on a terminal; a pipe gets all
@@ -60,8 +61,10 @@ class Columns:
 
 
 def program() -> str:
-    """What to type to run this program here: its name where the shell finds it, else the path it was started by."""
-    return "robustkt" if shutil.which("robustkt") else sys.argv[0]
+    """What to type to run this program here, quoted for the shell: as a module, by its name, or by its path."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return "python -m robustkt"
+    return "robustkt" if shutil.which("robustkt") else shlex.quote(sys.argv[0])
 
 
 def percent(value: float | None) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +92,8 @@ def locked(path: Path, doing: str, timeout: float = 60.0) -> Iterator[None]:
                 f"{doing} is held by {_read_owner(owner)}", "Wait until it has ended, or stop it."
             ) from None
     try:
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        name = Path(sys.argv[0]).name
+        command = shlex.join(["robustkt" if name == "__main__.py" else name, *sys.argv[1:]])
         with contextlib.suppress(OSError):
             owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), "command": command}))
         yield
