@@ -40,6 +40,11 @@ def exact(value: Fraction) -> str:
     return decimal if "e" not in decimal and Fraction(decimal) == value else str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 epoch`, `1,000 epochs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

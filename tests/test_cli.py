@@ -240,7 +240,7 @@ def test_verify(cli: Cli, here: Registry) -> None:
     ran = cli("verify")
     assert ran.code == 3
     assert f"damaged  an object whose SHA-256 is not its name: {path.relative_to(here.root)}" in ran.out
-    assert ran.out.endswith("registry: 5 generations, 1 problems\n")
+    assert ran.out.endswith("registry: 5 generations, 1 problem\n")
     found = one_json(cli("verify", "--json"), "ok problems", code=3)
     assert found["problems"] == [
         {"what": "an object whose SHA-256 is not its name", "path": str(path.relative_to(here.root))}
@@ -362,6 +362,25 @@ def test_an_adversarial_teacher_hands_down_its_threat(cli: Cli, here: Registry) 
     assert found["method"] == "rslad"
     settings = here.get(found["generation"]).recipe.settings
     assert {key: settings[key] for key in ("norm", "eps", "steps")} == {"norm": "linf", "eps": "0.1", "steps": 1}
+
+
+@pytest.mark.parametrize(("method", "late", "told"), [
+    ("iad", "begin_epoch=0", ""),
+    ("iad", "begin_epoch=1", "in 1 epoch begin_epoch 1 is never reached; --set changes it"),
+    ("iad", "begin_epoch=-1", "begin_epoch must be at least 0, not -1"),
+    ("smoothmix", "warmup_epochs=1", ""),
+    ("smoothmix", "warmup_epochs=2", "in 1 epoch the warm-up of 2 epochs (warmup_epochs) is not finished; --set"),
+])  # fmt: skip
+def test_what_the_run_is_too_short_for_is_told(cli: Cli, here: Registry, method: str, late: str, told: str) -> None:
+    tiny = ["--epochs", "1", "--batch-size", "256", "--set", late]
+    if method == "iad":
+        ran = cli("distill", "--from", "adv", "--to", "smallcnn", "-m", "iad", "--set", "steps=1", *tiny)
+    else:
+        ran = cli("train", "-m", method, "-a", "smallcnn", "-d", "digits", "--sigma", "0.25", *tiny)
+    assert told in ran.err
+    assert ran.code == (2 if "=-1" in late else 0)
+    assert ("is never reached" in ran.err or "is not finished" in ran.err) == told.startswith("in 1")
+    assert ran.code or "\ntraining 1 epoch\n" in ran.err
 
 
 def test_what_is_given_goes_before_what_is_inherited(cli: Cli, here: Registry) -> None:

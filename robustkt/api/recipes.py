@@ -11,6 +11,7 @@ from robustkt.catalog import METHODS, unknown
 from robustkt.data import Dataset
 from robustkt.errors import UsageError
 from robustkt.generation import Generation, Recipe, Training
+from robustkt.numbers import counted
 from robustkt.settings import fill
 
 TRAINING = tuple(field.name for field in dataclasses.fields(Training))
@@ -88,6 +89,17 @@ def inherited(teacher: Generation, method: str, given: Mapping[str, Any]) -> tup
     if threat is not None and "threat" in objectives.needs(method):
         taken |= {"norm": threat[0], "eps": threat[1]}
     return method, {**taken, **given}
+
+
+def overlong(recipe: Recipe) -> str:
+    """A line about what the method would only reach after the last epoch, or nothing."""
+    epochs, told = recipe.training.epochs, []
+    begin, warmup = (recipe.settings.get(name) for name in ("begin_epoch", "warmup_epochs"))
+    if isinstance(begin, int) and begin >= epochs:
+        told.append(f"begin_epoch {begin} is never reached")
+    if isinstance(warmup, int) and warmup > epochs:
+        told.append(f"the warm-up of {counted(warmup, 'epoch')} (warmup_epochs) is not finished")
+    return f"in {counted(epochs, 'epoch')} {' and '.join(told)}; --set changes it" if told else ""
 
 
 def _preset(name: str | None, method: str) -> dict[str, Any]:

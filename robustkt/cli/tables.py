@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustkt.numbers import counted
+
 SCREEN = 100  # rows of a list on a terminal; a pipe gets all
 
 if TYPE_CHECKING:
@@ -113,7 +115,7 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(radius, percent(value), f"{percent(low)} – {percent(high)}")
     console.print(
         f"[bold]{result['generation']}[/bold]  σ = {result['sigma']:g}, n = {result['n']:,}, α = {result['alpha']:g}, "
-        f"{result['images']} test images"
+        f"{counted(result['images'], 'test image')}"
     )
     table.show(console)
     _facts(
@@ -146,7 +148,7 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
     if len(result["attacks"]) > 1 + len(smoothed):  # something searched the network itself
         table.add_row("worst case", percent(worst["accuracy"]), f"{percent(low)} – {percent(high)}", "", "")
     whose = result["network"] + (f"; {', '.join(smoothed)}: the smoothed classifier" if smoothed else "")
-    console.print(f"[bold]{result['generation']}[/bold]  {whose}; {result['images']} test images")
+    console.print(f"[bold]{result['generation']}[/bold]  {whose}; {counted(result['images'], 'test image')}")
     table.show(console)
     for name, attack in result["attacks"].items():
         if attack.get("stages"):
@@ -204,7 +206,7 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         figures = (_certified(row), _samples(row), _robust(row))
         table.add_row(*(cells[column] for column in columns), *figures)
     if hidden > 0:
-        console.print(f"{hidden:,} earlier generations: `robustkt list | less` shows all")
+        console.print(f"{counted(hidden, 'earlier generation')}: `robustkt list | less` shows all")
     table.show(console)
     if len(shared) == 1:
         console.print(f"data: {escape(shared.pop())}")
@@ -250,8 +252,8 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
         "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
         "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
-        "training": f"{training['epochs']} epochs of batches of {training['batch_size']}, lr {training['lr']:g} "
-        f"{training['schedule']}, seed {recipe['seed']}, {recipe['precision']}",
+        "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}, "
+        f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}",
         "parents": ", ".join(f"{role} {p['name']}" for role, p in result["parents"].items()) or "none",
         "made": f"{record.get('started', '–')}, {duration(record.get('seconds'))} on {record.get('device', '–')}, "
         + ", ".join(f"{k} {v}" for k, v in versions.items()),
@@ -263,13 +265,13 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         s, f = c["settings"], c["figures"]
         radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
         console.print(
-            f"\n[bold]certificate[/bold]  σ {s['sigma']}, n {s['n']:,}, α {s['alpha']:g}, {f['images']} images: "
-            f"{radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
+            f"\n[bold]certificate[/bold]  σ {s['sigma']}, n {s['n']:,}, α {s['alpha']:g}, "
+            f"{counted(f['images'], 'image')}: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
         )
     for e in result["evaluations"]:
         s, f = e["settings"], e["figures"]
         attacks = "  ".join(f"{name} {percent(a['accuracy'])}" for name, a in f["attacks"].items())
-        console.print(f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {s['images']} images: {attacks}")
+        console.print(f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {counted(s['images'], 'image')}: {attacks}")
 
 
 def _first(item: tuple[str, float]) -> float:
@@ -315,8 +317,10 @@ def verified(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"[red]damaged[/red]  {escape(problem['what'])}: {escape(problem['path'])}", soft_wrap=True)
     for note in result["notes"]:
         console.print(f"[dim]note[/dim]  {escape(note['what'])}: {escape(note['path'])}", soft_wrap=True)
-    verdict = "sound" if result["ok"] else f"{len(result['problems'])} problems"
-    console.print(f"{escape(result['registry'])}: {result['generations']} generations, {verdict}", soft_wrap=True)
+    verdict = "sound" if result["ok"] else counted(len(result["problems"]), "problem")
+    console.print(
+        f"{escape(result['registry'])}: {counted(result['generations'], 'generation')}, {verdict}", soft_wrap=True
+    )
 
 
 def pushed(console: Console, result: Mapping[str, Any]) -> None:
@@ -329,11 +333,11 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
     if result["dry_run"]:
         console.print(result["card"], markup=False, soft_wrap=True)
         goal = f"it would go to {result['to']}" if result["to"] else "add --to DIR to write it"
-        told = f"dry run: {len(result['files'])} files, {total:,} bytes; nothing is written, {goal}"
+        told = f"dry run: {counted(len(result['files']), 'file')}, {total:,} bytes; nothing is written, {goal}"
         console.print(told, markup=False, soft_wrap=True)
     else:
         place = result["to"]
-        told = f"{result['generation']}: {len(result['files'])} files, {total:,} bytes in {place}"
+        told = f"{result['generation']}: {counted(len(result['files']), 'file')}, {total:,} bytes in {place}"
         console.print(told, markup=False, soft_wrap=True)
         command = shlex.join(["hf", "upload", result["repo"] or "ORG/NAME", place])
         console.print(f"to upload: {command}", markup=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from robustkt.settings import fill
 
 __all__ = ["build", "hyperparameters", "needs", "resolve", "settings_of"]
 
+FROM_ZERO = ("begin_epoch",)  # whole numbers that may be 0
 OWN = ("teacher", "threat")  # fields that are not hyper-parameters themselves
 
 
@@ -85,7 +86,9 @@ def _check(name: str, value: Any) -> None:
         return
     if isinstance(value, float) and not 0 <= value < float("inf"):
         raise UsageError(f"{name} must be a finite number from 0 up, not {value}", "Leave it out for the default.")
-    if not isinstance(value, float) and value <= 0:
+    if name in FROM_ZERO and value < 0:
+        raise UsageError(f"{name} must be at least 0, not {value}", "Leave it out for the default.")
+    if not isinstance(value, float) and value <= 0 and name not in FROM_ZERO:
         raise UsageError(f"{name} must be above 0, not {value}", "Leave it out for the default.")
 
 
