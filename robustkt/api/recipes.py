@@ -8,6 +8,7 @@ from typing import Any
 
 from robustkt import objectives, schedules
 from robustkt.catalog import METHODS, unknown
+from robustkt.catalog import preset as preset_of
 from robustkt.data import Dataset
 from robustkt.errors import UsageError
 from robustkt.generation import Generation, Recipe, Training
@@ -34,7 +35,7 @@ def assemble(
         UsageError: an unknown method, preset or key, a missing σ or eps, a value out of range.
     """
     method = METHODS.get(method).__name__.lower()
-    chosen = {**_preset(preset, method), **given}
+    chosen = {**preset_of(preset, method), **given}
     _check_keys(method, chosen)
     training = Training(**{**defaults(data), **fill(Training, chosen)})
     schedules.check(training)
@@ -100,19 +101,6 @@ def overlong(recipe: Recipe) -> str:
     if isinstance(warmup, int) and warmup > epochs:
         told.append(f"the warm-up of {counted(warmup, 'epoch')} (warmup_epochs) is not finished")
     return f"in {counted(epochs, 'epoch')} {' and '.join(told)}; --set changes it" if told else ""
-
-
-def _preset(name: str | None, method: str) -> dict[str, Any]:
-    if name is None:
-        return {}
-    tables = METHODS.tables("PRESETS")
-    if name not in tables:
-        raise unknown("preset", name, sorted(tables))
-    preset = dict(tables[name])
-    if preset.pop("method") != method:
-        known = sorted(n for n, table in tables.items() if table["method"] == method)
-        raise UsageError(f"the preset {name} is not one of {method}", f"Its own: {', '.join(known) or 'none'}.")
-    return preset
 
 
 def _check_keys(method: str, chosen: Mapping[str, Any]) -> None:
