@@ -218,6 +218,23 @@ def test_show(cli: Cli, frozen: Registry) -> None:
     assert "parents       none" in plain(cli("show", "gen2~2")).out
 
 
+@pytest.mark.parametrize(("inner", "there", "unused"), [
+    ("pgd", ["steps 1", "step_size None"], ["sentinel"]),
+    ("n-fgsm", ["sentinel 0.2"], ["step_size", "steps"]),
+])  # fmt: skip
+def test_show_leaves_out_what_the_inner_maximisation_does_not_use(
+    cli: Cli, here: Registry, inner: str, there: list[str], unused: list[str]
+) -> None:
+    words = ["--eps", "0.1", "--epochs", "1", "--batch-size", "256", "--set", "steps=1", "--set", f"inner={inner}"]
+    plain(cli("train", "-m", "sat", "-a", "smallcnn", "-d", "digits", *words, "--name", "new"))
+    (line,) = [line for line in plain(cli("show", "new")).out.splitlines() if line.startswith("method")]
+    assert all(told in line for told in there), line
+    assert not any(told in line for told in unused), line
+    found = one_json(cli("show", "new", "--json"), "unused manifest")
+    assert found["unused"] == unused
+    assert set(unused) < set(found["manifest"]["recipe"]["settings"])
+
+
 def test_lineage(cli: Cli, frozen: Registry) -> None:
     found = one_json(cli("lineage", "--json"), "generations focus")
     told = [(row["generation"], row["depth"]) for row in found["generations"]]

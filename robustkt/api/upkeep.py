@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from robustkt import catalog
 from robustkt import registry as store
 from robustkt.errors import NotFoundError, RobustKTError
 from robustkt.generation import Generation, to_json
@@ -35,6 +36,7 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
         "id": found.id,
         "names": registry.names_of(found.id),
         "manifest": to_json(found),
+        "unused": catalog.unused(found.recipe.settings),
         "parents": {role: {"name": registry.names_of(i)[0], "id": i} for role, i in found.parents.items()},
         "record": {key: value for key, value in record.items() if key != "epochs"},
         "epochs": record.get("epochs", []),

@@ -245,7 +245,7 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
     data = recipe["data"]
     training = recipe["training"]
     selected, versions = record.get("selected") or {}, record.get("versions") or {}
-    settings = ", ".join(f"{k} {v}" for k, v in sorted(recipe["settings"].items()))
+    settings = ", ".join(f"{k} {v}" for k, v in sorted(recipe["settings"].items()) if k not in result["unused"])
     facts = {
         "generation": ", ".join(dict.fromkeys([result["generation"], *result["names"]])),
         "id": result["id"],
