@@ -1184,6 +1184,14 @@ def test_evaluate_then_again(cli: Cli, here: Registry) -> None:
     assert "base network, without noise" in text
 
 
+def test_evaluate_in_a_pipe_tells_each_attack_as_it_ends(cli: Cli, here: Registry) -> None:
+    ran = plain(cli("evaluate", "adv", "--attack", "fgsm,apgd-t:steps=2:targets=2", "--max-images", "12"))
+    told = [line for line in ran.err.splitlines() if line.endswith(" of 12 images still right")]
+    names = ["clean", "fgsm", *(f"apgd-t:steps=2:targets=2{stage}" for stage in (", apgd-t 1", ", apgd-t 2", ""))]
+    assert [line.rpartition(": ")[0] for line in told] == names, ran.err
+    assert "still right" not in cli("evaluate", "adv", "--attack", "fgsm", "--max-images", "12", "-q").err
+
+
 FAST = "fgsm,pgd:steps=3,apgd-t:steps=3:targets=2,square:queries=20"
 
 

@@ -120,6 +120,7 @@ def evaluate(
                 results = attacked(
                     model, split, threat, names, seed=seed, device=target, sigma=found.recipe.sigma,
                     advance=bar.advance, decided=decided,
+                    milestone=lambda attack, right: bar.line(f"{attack}: {right} of {len(chosen)} images still right"),
                 )  # fmt: skip
             figures: Mapping[str, Any] = {
                 "attacks": {result.name: _figures(result, threat) for result in results},
