@@ -1243,11 +1243,24 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(here: Registry, mo
     monkeypatch.setattr(here, "result", lambda *_: None)
     again = api.evaluate("adv", **ask)
     assert passes < undisturbed
-    assert "continuing an interrupted evaluation" in notes
+    (told,) = [note for note in notes if note.startswith("continuing an interrupted evaluation of 40 images; ")]
+    assert re.search(r"attacked so far: fgsm \d+, apgd-t:steps=3:targets=2 \d+ at apgd-t \d$", told), told
     assert {k: again[k] for k in ("attacks", "worst", "warnings")} == {
         k: whole[k] for k in ("attacks", "worst", "warnings")
     }
     assert not kept.exists()
+
+
+def test_what_an_interrupted_evaluation_has_decided_is_counted(tmp_path: Path) -> None:
+    kept = evaluating.Kept(tmp_path / "decided.tsv")
+    kept.tell("pgd:step_size=1/255/", [0, 1, 2], [True, False, False])
+    kept.known("autoattack/square")
+    for stage in ("apgd-ce", "apgd-t 1"):
+        kept.tell(f"autoattack/{stage}", [1, 2] if stage == "apgd-ce" else [2], [False] * (1 + (stage == "apgd-ce")))
+    for label in (-1, 3):
+        kept.tell(f"smoothadv/answer {label}", [label + 1], [True])
+    again = evaluating.Kept(tmp_path / "decided.tsv")
+    assert again.told() == kept.told() == "pgd:step_size=1/255 3, autoattack 1 at apgd-t 1, smoothadv 2"
 
 
 def test_the_worst_case_is_what_no_attack_broke(cli: Cli, here: Registry) -> None:

@@ -115,7 +115,9 @@ def evaluate(
             split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
             decided = Kept(job / "decided.tsv")
             if decided.stages:
-                progress.note("continuing an interrupted evaluation")
+                progress.note(
+                    f"continuing an interrupted evaluation of {len(chosen)} images; attacked so far: {decided.told()}"
+                )
             with progress.bar(f"attacking {found.name} in {threat}", len(names) * len(chosen)) as bar:
                 results = attacked(
                     model, split, threat, names, seed=seed, device=target, sigma=found.recipe.sigma,
@@ -156,6 +158,17 @@ class Kept(Decided):
             stage, *verdict = line.rstrip("\n").split("\t")
             if line.endswith("\n") and len(verdict) == 2 and all(v.isdecimal() for v in verdict):  # not a torn last one
                 super().tell(stage, [int(verdict[0])], [verdict[1] == "1"])
+
+    def told(self) -> str:
+        """How many images each attack has decided, `fgsm 40, autoattack 12 at apgd-t 3`; of a stage, the last begun."""
+        begun: dict[str, tuple[str, int]] = {}
+        for page, rows in self.stages.items():
+            attack, _, stage = page.rpartition("/")
+            if stage.startswith("answer "):  # a page a class
+                begun[attack] = "", begun.get(attack, ("", 0))[1] + len(rows)
+            elif rows:
+                begun[attack] = stage, len(rows)
+        return ", ".join(f"{attack} {n}" + (f" at {stage}" if stage else "") for attack, (stage, n) in begun.items())
 
     def tell(self, stage: str, rows: Sequence[int], broken: Sequence[bool]) -> None:
         """Remember, and write down."""
