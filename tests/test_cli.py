@@ -179,12 +179,65 @@ def test_list(cli: Cli, frozen: Registry) -> None:
     assert [row["generation"] for row in found["generations"]] == ["plain", "adv", "gen0", "gen1", "gen2"]
     assert all(set(keys.split()) <= set(row) for row in found["generations"])
     header, *lines = plain(cli("list")).out.splitlines()
-    assert header.split() == ["name", "method", "arch", "teacher", "certified", "n", "attacked"]
-    assert lines[0].split() == ["plain", "natural", "smallcnn", "–", "–", "–", "–"]
-    assert lines[1].split() == ["adv", "sat", "smallcnn", "–", "–", "–", "–"]
-    assert lines[3].split() == ["gen1", "crt", "smallcnn", "gen0", "–", "–", "–"]
-    assert re.fullmatch(r"gen2 +crt +smallcnn +gen1 +\S+% @0\.25 +50 +\S+% @0\.1", lines[4])
+    assert header.split() == ["name", "method", "arch", "teacher", "certified", "n", "attacked", "by", "of"]
+    assert lines[0].split() == ["plain", "natural", "smallcnn", *"––––––"]
+    assert lines[1].split() == ["adv", "sat", "smallcnn", *"––––––"]
+    assert lines[3].split() == ["gen1", "crt", "smallcnn", "gen0", *"–––––"]
+    assert re.fullmatch(r"gen2 +crt +smallcnn +gen1 +\S+% @0\.25 +50 +\S+%\* @0\.1 +fgsm +20", lines[4])
     assert lines[5] == "data: digits"
+    assert lines[-1].startswith("* of the base network")
+
+
+def test_the_score_listed_is_the_worst_case_of_the_strongest_attacks(cli: Cli, here: Registry) -> None:
+    """Whatever the order in which they were measured, and not the one of the most images."""
+    gen2 = here.get("gen2")
+    (first,) = here.results(gen2.id, "evaluation")
+
+    def measure(key: str, images: int, worst: float, smoothed: tuple[str, ...] = (), **attacks: float) -> None:
+        settings = {**first.content["settings"], "attacks": [*attacks], "images": images}
+        figures = {
+            name: {"accuracy": value, "interval": [0.0, 1.0], "norm": "linf", "eps": "0.1"}
+            for name, value in attacks.items()
+        }
+        for name in smoothed:
+            figures[name]["smoothed"] = True
+        told = {"attacks": figures, "warnings": [], "worst": {"accuracy": worst, "interval": [0.0, 1.0]}}
+        here.put_result(gen2.id, "evaluation", key, {"settings": settings, "figures": told}, b"log")
+
+    def listed() -> tuple[str, str, str]:
+        line = next(line for line in plain(cli("list")).out.splitlines() if line.startswith("gen2"))
+        return tuple(line.split()[-4:-3] + line.split()[-2:])  # type: ignore[return-value]
+
+    assert listed()[1:] == ("fgsm", "20")
+    measure("b", 10, 0.5, autoattack=0.52, cw=0.6)
+    assert listed() == ("50.0%*", "autoattack", "10"), "the worst case over both attacks"
+    measure("a", 360, 0.9, cw=0.9)
+    assert listed() == ("50.0%*", "autoattack", "10"), "a weaker attack on more images"
+    measure("c", 40, 0.4, autoattack=0.45, cw=0.5)
+    assert listed() == ("40.0%*", "autoattack", "40")
+    measure("d", 40, 0.4, autoattack=0.45, cw=0.5)
+    assert listed() == ("40.0%*", "autoattack", "40")
+    tree = " ".join(plain(cli("lineage")).out.split())
+    assert "autoattack 40.0% @0.1 of 40, base" in tree
+    assert "40 images, base network without noise: autoattack 45.0% cw 50.0%" in " ".join(
+        cli("show", "gen2").out.split()
+    )
+    measure("e", 8, 1.0, ("smoothadv",), smoothadv=0.75)
+    assert listed() == ("75.0%", "smoothadv", "8"), "the classifier that is used"
+    assert one_json(cli("list", "--json"), "generations")["generations"][-1]["robust"]["network"] == "smoothed"
+
+
+def test_a_wide_list_fits_a_terminal_of_80_columns(here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    code, shown = in_a_terminal([SCRIPT, "list"], here.root.parent)
+    assert code == 0
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()]
+    (row,) = [line for line in lines if line.startswith("gen2")]
+    assert row.endswith("20")
+    assert len(row) < 80
+    assert "fgsm" in row
+    assert "…" not in row
 
 
 def test_list_of_nothing(cli: Cli, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from robustkt.cli import inventory, tables
 from robustkt.cli import options as o
-from robustkt.cli import tables
 from robustkt.cli.output import Output, guarded
 
 FOUND = 3  # exit status of a check that found something
@@ -27,7 +27,7 @@ def list_generations(registry: o.Where = None, as_json: o.Json = False) -> None:
     """
     from robustkt import api
 
-    Output(as_json=as_json).answer(api.list_generations(o.registry_of(registry)), tables.listed)
+    Output(as_json=as_json).answer(api.list_generations(o.registry_of(registry)), inventory.listed)
 
 
 def show(generation: o.Gen = "@latest", registry: o.Where = None, as_json: o.Json = False) -> None:
@@ -37,7 +37,7 @@ def show(generation: o.Gen = "@latest", registry: o.Where = None, as_json: o.Jso
     """
     from robustkt import api
 
-    Output(as_json=as_json).answer(api.show(generation, o.registry_of(registry)), tables.shown)
+    Output(as_json=as_json).answer(api.show(generation, o.registry_of(registry)), inventory.shown)
 
 
 def lineage(
@@ -53,7 +53,7 @@ def lineage(
     """
     from robustkt import api
 
-    Output(as_json=as_json).answer(api.lineage(generation, o.registry_of(registry)), tables.descent)
+    Output(as_json=as_json).answer(api.lineage(generation, o.registry_of(registry)), inventory.descent)
 
 
 def verify(registry: o.Where = None, as_json: o.Json = False) -> None:

@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from robustkt.numbers import counted
 
-SCREEN = 100  # rows of a list on a terminal; a pipe gets all
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.tree import Tree
 
 
 class Columns:
@@ -33,16 +30,20 @@ class Columns:
     def show(self, console: Console) -> None:
         """Print the table."""
         if console.is_terminal:
-            console.print(self._drawn())
+            console.print(self._drawn(console.width))
         else:  # Rich needs most of a millisecond a row
             console.file.write("".join(f"{line}\n" for line in self._lines()))
 
-    def _drawn(self) -> Table:
+    def _drawn(self, room: int) -> Table:
         from rich import box
+        from rich.cells import cell_len
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        needed = sum(max(map(cell_len, column)) + 2 for column in zip(self.headings, *self.rows, strict=True))
+        tight = needed > room  # then the columns stand one space apart, not two
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 - tight, 0, 0), header_style="bold")
+        table.show_edge = not tight
         for i, heading in enumerate(self.headings):
             side = "left" if i < self.left else "right"
             table.add_column(heading, justify=side, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
@@ -84,18 +85,19 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _facts(console: Console, facts: Mapping[str, Any]) -> None:
+def facts(console: Console, told: Mapping[str, Any]) -> None:
+    """Names and values, a line each."""
     from rich.markup import escape
 
-    width = max(len(key) for key in facts)
-    for key, value in facts.items():
+    width = max(len(key) for key in told)
+    for key, value in told.items():
         console.print(f"[bold]{key:<{width}}[/bold]  {escape(str(value))}", soft_wrap=True)
 
 
 def trained(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of train and distill."""
     selected = result["selected"] or {}
-    facts = {
+    told = {
         "generation": result["generation"] + ("" if result["created"] else " (was there already)"),
         "id": result["id"][:19] + "…",
         "method": f"{result['method']}, {result['arch']} on {result['data']}",
@@ -104,7 +106,7 @@ def trained(console: Console, result: Mapping[str, Any]) -> None:
         else "–",
         "took": duration(result["wall_seconds"]),
     }
-    _facts(console, facts)
+    facts(console, told)
 
 
 def certified(console: Console, result: Mapping[str, Any]) -> None:
@@ -118,7 +120,7 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
         f"{counted(result['images'], 'test image')}"
     )
     table.show(console)
-    _facts(
+    facts(
         console,
         {
             "abstained": percent(result["abstain_rate"]),
@@ -185,128 +187,6 @@ def predicted(console: Console, result: Mapping[str, Any]) -> None:
         f"smoothed {result['generation']}, σ = {result['sigma']:g}, n = {result['n']:,}; each radius fails to hold "
         f"with probability at most {result['alpha']:g}; it does not say that the class is right"
     )
-
-
-def listed(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of list."""
-    from rich.markup import escape
-
-    if not result["generations"]:
-        where = escape(result["registry"])
-        told = f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`"
-        console.print(told, soft_wrap=True)
-        return
-    shared = {row["data"] for row in result["generations"]}
-    columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
-    table = Columns(*columns, "certified", "n", "attacked", left=len(columns))
-    hidden = len(result["generations"]) - SCREEN if console.is_terminal else 0
-    for row in result["generations"][max(hidden, 0) :]:
-        cells = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
-        cells["teacher"] = row["teacher"] or "–"
-        figures = (_certified(row), _samples(row), _robust(row))
-        table.add_row(*(cells[column] for column in columns), *figures)
-    if hidden > 0:
-        console.print(f"{counted(hidden, 'earlier generation')}: `robustkt list | less` shows all")
-    table.show(console)
-    if len(shared) == 1:
-        console.print(f"data: {escape(shared.pop())}")
-    if result["unreadable"]:
-        console.print(f"[red]damaged[/red]  {', '.join(result['unreadable'])}: `robustkt verify` says what is wrong")
-    console.print(
-        "certified: accuracy at an L2 radius by n samples; attacked: the worst attack. `robustkt show NAME` has more."
-    )
-
-
-def _certified(row: Mapping[str, Any]) -> str:
-    """Certified accuracy at the second radius of the table, the first that is not 0."""
-    certified = row["certified"]
-    if not certified or not certified["certified_accuracy"]:
-        return "–"
-    radii = sorted(certified["certified_accuracy"].items(), key=lambda item: float(item[0]))
-    radius, value = radii[min(1, len(radii) - 1)]
-    return f"{percent(value)} @{radius}"
-
-
-def _samples(row: Mapping[str, Any]) -> str:
-    return f"{row['certified']['n']:,}" if row["certified"] else "–"
-
-
-def _robust(row: Mapping[str, Any]) -> str:
-    robust = row["robust"]
-    if not robust:
-        return "–"
-    norm = "" if robust["norm"] == "linf" else robust["norm"] + " "
-    return f"{percent(robust['robust_accuracy'])} @{norm}{robust['eps']}"
-
-
-def shown(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of show."""
-    recipe, record = result["manifest"]["recipe"], result["record"]
-    data = recipe["data"]
-    training = recipe["training"]
-    selected, versions = record.get("selected") or {}, record.get("versions") or {}
-    settings = ", ".join(f"{k} {v}" for k, v in sorted(recipe["settings"].items()) if k not in result["unused"])
-    facts = {
-        "generation": ", ".join(dict.fromkeys([result["generation"], *result["names"]])),
-        "id": result["id"],
-        "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
-        "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
-        "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
-        "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}, "
-        f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}",
-        "parents": ", ".join(f"{role} {p['name']}" for role, p in result["parents"].items()) or "none",
-        "made": f"{record.get('started', '–')}, {duration(record.get('seconds'))} on {record.get('device', '–')}, "
-        + ", ".join(f"{k} {v}" for k, v in versions.items()),
-    }
-    if selected:
-        facts["selected"] = f"epoch {selected['epoch'] + 1}: {selected['metric']} {percent(selected['score'])}"
-    _facts(console, facts)
-    for c in result["certificates"]:
-        s, f = c["settings"], c["figures"]
-        radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
-        console.print(
-            f"\n[bold]certificate[/bold]  σ {s['sigma']}, n {s['n']:,}, α {s['alpha']:g}, "
-            f"{counted(f['images'], 'image')}: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
-        )
-    for e in result["evaluations"]:
-        s, f = e["settings"], e["figures"]
-        attacks = "  ".join(f"{name} {percent(a['accuracy'])}" for name, a in f["attacks"].items())
-        console.print(f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {counted(s['images'], 'image')}: {attacks}")
-
-
-def _first(item: tuple[str, float]) -> float:
-    return float(item[0])
-
-
-def descent(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of lineage."""
-    from rich.markup import escape
-    from rich.tree import Tree
-
-    trees: list[Tree] = []
-
-    def label(row: Mapping[str, Any]) -> str:
-        figures = [
-            f"certified {_certified(row)}" if row["certified"] else "",
-            f"attacked {_robust(row)}" if row["robust"] else "",
-        ]
-        told = ", ".join(f for f in figures if f)
-        name = f"[bold]{row['generation']}[/bold]" + (" ←" if row["generation"] == result["focus"] else "")
-        return f"{name}  {escape(row['method'])} {escape(row['arch'])}, {duration(row['seconds'])}" + (
-            f"  [dim]{told}[/dim]" if told else ""
-        )
-
-    path: list[Tree] = []  # the node at each depth above the present row
-    for row in result["generations"]:
-        del path[row["depth"] :]
-        if not path and row["depth"] == 0:
-            tree = Tree(label(row))
-            trees.append(tree)
-        else:
-            tree = path[-1].add(label(row))
-        path.append(tree)
-    for tree in trees:
-        console.print(tree)
 
 
 def verified(console: Console, result: Mapping[str, Any]) -> None:
