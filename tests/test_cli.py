@@ -927,10 +927,11 @@ def test_the_same_training_twice_at_once(cli: Cli, net: Path, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         interrupts(patch, checkpoint, "save", 1)
         cli(*THREE)
-    (lock,) = (tmp_path / "registry" / "jobs").glob("train-*.lock")
-    with locked(lock, "it"):
+    (job,) = (tmp_path / "registry" / "jobs").iterdir()
+    with locked(job.with_suffix(".lock"), "it"):
         refused(cli(*THREE), 1, f"this very training is held by process {os.getpid()} on ", "Wait until it has ended")
     plain(cli(*THREE))
+    assert list((tmp_path / "registry" / "jobs").iterdir()) == []
 
 
 # -- disks and damage --------------------------------------------------------------------------------------------------
