@@ -30,7 +30,7 @@ from robustkt.api import evaluating
 from robustkt.attacks import autoattack, named
 from robustkt.attacks.square import Square
 from robustkt.catalog import METHODS
-from robustkt.cli import app
+from robustkt.cli import app, early
 from robustkt.cli.output import Output
 from robustkt.progress import Silent
 from robustkt.registry import Registry, verify
@@ -677,6 +677,48 @@ def test_a_refusal_says_what_and_what_to_do(
     cli: Cli, frozen: Registry, command: str, code: int, what: str, fix: str
 ) -> None:
     refused(cli(*command.split()), code, what, fix)
+
+
+EARLY = [
+    "train -m gausian -a smallcnn -d digits",
+    GAUSSIAN + "--preset trades-icml19",
+    GAUSSIAN + "--device cdua",
+    GAUSSIAN + "--precision fp23",
+    GAUSSIAN + "--lr fast",
+    GAUSSIAN + "--set momentum=1",
+    GAUSSIAN + "--set schedule=cosin",
+    TRAIN + "-m gaussian --sigma abc",
+    TRAIN + "-m sat --eps 2",
+    "distill --from gen9 --to smallcnn",
+    "distill --from gen2 --to smallcnn --preset rslad-fast",
+    "certify gen9 --sigma 0.25",
+    "certify --mode fixd",
+    "certify --sigma -1",
+    "certify --alpha 0.5",
+    "certify --n0 -5",
+    "evaluate gen9",
+    "evaluate --attack clean,pgd_sta",
+    "evaluate --norm l3 --eps 0.1",
+    "evaluate --eps some",
+    "predict gen9 picture.png",
+    "predict picture.png --sigma 0",
+    "bench nothing",
+    "bench train --arch resnet21",
+]
+
+
+def test_what_can_be_refused_without_torch_is(frozen: Registry) -> None:
+    code = (
+        "import sys; from robustkt.cli import app\n"
+        f"for command in {EARLY!r}:\n"
+        "    code = app(command.split(), standalone_mode=False)\n"
+        "    assert code in (1, 2), (command, code)\n"
+        "    assert 'torch' not in sys.modules, command\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("error: ") == len(EARLY)
+    assert set(early.PRECISIONS) == {"auto", *engine.PRECISIONS}
 
 
 @pytest.mark.parametrize("number", range(0, len(REFUSALS), 12))

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from robustkt.cli import early, tables
 from robustkt.cli import options as o
-from robustkt.cli import tables
 from robustkt.cli.output import Output, guarded
 from robustkt.errors import UsageError
 
@@ -63,6 +63,10 @@ def certify(
     from robustkt.numbers import fraction
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    share = fraction(alpha, "--alpha")
+    counts = {"--n": n, "--n0": n0, "--max-images": max_images, "--batch-size": batch_size, "--skip": skip}
+    early.machine(device, precision)
+    early.sampling(sigma or None, share, counts, mode)
     where = o.registry_of(registry)
     found = where.get(generation)
     if generation == "@latest":
@@ -78,7 +82,7 @@ def certify(
         mode=mode,
         n=n,
         n0=n0,
-        alpha=float(fraction(alpha, "--alpha")),
+        alpha=float(share),
         radii=[fraction(r, "a radius") for r in radii.split(",")] if radii else None,
         skip=skip,
         max_images=max_images,
@@ -129,11 +133,15 @@ def evaluate(
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     where = o.registry_of(registry)
+    attacks = [name.strip() for name in attack.split(",") if name.strip()]
+    found = where.get(generation)
+    early.machine(device)
+    early.attacks(attacks, found, norm, eps)
     if generation == "@latest":
-        output.note(f"@latest is {where.get(generation).name}")
+        output.note(f"@latest is {found.name}")
     result = api.evaluate(
         generation,
-        attacks=[name.strip() for name in attack.split(",") if name.strip()],
+        attacks=attacks,
         norm=norm,
         eps=eps,
         max_images=max_images,
@@ -167,6 +175,9 @@ def bench(
     from robustkt import api
 
     output = Output(as_json=as_json, quiet=quiet)
+    early.subject(subject)
+    early.machine(device)
+    o.check_names(None, arch, None)
     result = api.bench(
         subject, arch=arch, batch_size=batch_size, images=images, repeats=repeats, device=device, progress=output
     )
@@ -202,15 +213,19 @@ def predict(
         raise UsageError(
             f"{first} is no picture, and none is named after it", f"Type `robustkt predict {first} IMAGE`."
         )
+    share = fraction(alpha, "--alpha")
+    early.machine(device)
+    early.sampling(sigma, share, {"--n": n, "--n0": n0})
+    found = o.registry_of(registry).get(first if named else "@latest")
     if not named:
-        output.note(f"@latest is {o.registry_of(registry).get('@latest').name}")
+        output.note(f"@latest is {found.name}")
     result = api.predict(
         first if named else "@latest",
         images=[Path(name) for name in (rest if named else arguments)],
         sigma=sigma,
         n=n,
         n0=n0,
-        alpha=float(fraction(alpha, "--alpha")),
+        alpha=float(share),
         seed=seed,
         registry=o.registry_of(registry),
         device=device,
