@@ -578,6 +578,23 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     ("evaluate --norm l2", 2, "an eps in linf means something else in l2", "--norm l2 --eps EPS"),
     ("evaluate --norm l3 --eps 0.1", 2, "unknown norm 'l3'", "linf, l2"),
     ("show gen9", 1, "unknown generation 'gen9': did you mean 'gen", "@latest"),
+    *(
+        (
+            command,
+            1,
+            "unknown generation 'gen22': did you mean 'gen2'?",
+            "Known: plain, adv, gen0, gen1, gen2, @latest.",
+        )
+        for command in (
+            "show gen22",
+            "lineage gen22",
+            "push gen22 --dry-run",
+            "evaluate gen22",
+            "certify gen22 --sigma 0.25",
+            "predict gen22 picture.png",
+            "distill --from gen22 --to smallcnn",
+        )
+    ),
     ("lineage nobody", 1, "unknown generation 'nobody'", "gen0"),
     ("certify gen9 --sigma 0.25", 1, "unknown generation 'gen9'", "gen0"),
     ("evaluate gen9", 1, "unknown generation 'gen9'", "gen0"),
