@@ -240,6 +240,24 @@ def test_a_wide_list_fits_a_terminal_of_80_columns(here: Registry, monkeypatch: 
     assert "…" not in row
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_v(cli: Cli, command: str) -> None:
+    assert "--verbose" in plain(cli(command, "--help")).out
+
+
+def test_v_tells_times_and_where_an_error_comes_from(cli: Cli, here: Registry) -> None:
+    ran = plain(cli("evaluate", "adv", "--attack", "fgsm", "--max-images", "8", "-v"))
+    assert re.search(r"^\d+\.\d s  fgsm: \d of 8 images still right$", ran.err, re.MULTILINE)
+    assert re.search(r"^\d+\.\d s  done$", ran.err, re.MULTILINE)
+    assert one_json(cli("list", "--json", "-v"), "generations")
+    ran = cli("show", "gen9", "-v")
+    assert (ran.code, ran.out) == (1, "")
+    first, *_, said, fix = ran.err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert said.startswith("error: unknown generation 'gen9'")
+    assert fix.startswith("  → Known: ")
+
+
 def test_list_of_nothing(cli: Cli, tmp_path: Path) -> None:
     ran = plain(cli("list"))
     assert "no generations in " in ran.out

@@ -167,6 +167,7 @@ def bench(
     device: o.Device = "auto",
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """Speed on this machine against plain loops as the papers' scripts write them, in one run.
 
@@ -174,7 +175,7 @@ def bench(
     """
     from robustkt import api
 
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     early.subject(subject)
     early.machine(device)
     o.check_names(None, arch, None)

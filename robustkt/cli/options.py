@@ -120,7 +120,7 @@ Attacks = Annotated[str, typer.Option("--attack", autocompletion=_attacks, help=
 Mode = Annotated[str, typer.Option("--mode", autocompletion=_modes, help="Statistical procedure.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line an epoch.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Times, every milestone, an error's traceback.")]
 
 
 def registry_of(folder: Path | None) -> Registry:

@@ -7,6 +7,8 @@ import json
 import os
 import shlex
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -32,6 +34,7 @@ class Output:
         from rich.console import Console
 
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.began = time.monotonic()
         self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def answer(self, result: Mapping[str, Any], render: Callable[[Console, Mapping[str, Any]], None]) -> None:
@@ -39,15 +42,18 @@ class Output:
         if self.as_json:
             sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str) + "\n")
             sys.stdout.flush()
-            return
-        render(stdout_console(), result)
+        else:
+            render(stdout_console(), result)
+        if self.verbose:
+            self.note("done")
 
     # -- Progress ------------------------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
         """A line for a person, on stderr."""
         if not self.quiet:
-            self.stderr.print(text, style="dim", markup=False)
+            stamp = f"{time.monotonic() - self.began:.1f} s  " if self.verbose else ""
+            self.stderr.print(stamp + text, style="dim", markup=False)
 
     def bar(self, title: str, total: float, done: float = 0) -> AbstractContextManager[Bar]:
         """A bar with ETA on a terminal; a line a milestone otherwise."""
@@ -131,6 +137,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except RobustKTError as error:
+            if kwargs.get("verbose"):
+                traceback.print_exception(error)
             _complain(error.what, error.fix, as_json=bool(kwargs.get("as_json")))
             if os.environ.get("ROBUSTKT_DEBUG") == "1":
                 raise
