@@ -59,6 +59,14 @@ def check_ball(norm: str, eps: Fraction) -> None:
         )
 
 
+def wilson(right: int, of: int) -> list[float]:
+    """The 95 % Wilson interval of a share; exactly 0 at none and 1 at all, where floating point comes close only."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(right, of, method="wilson")
+    return [0.0 if right == 0 else float(low), 1.0 if right == of else float(high)]
+
+
 def exact(value: Fraction) -> str:
     """A fraction's one spelling: a short decimal where it has one, else `8/255`."""
     decimal = f"{float(value):.6g}"

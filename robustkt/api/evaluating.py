@@ -20,7 +20,7 @@ from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
 from robustkt.evaluate import Attacked, Decided, attacked, masking_warnings
 from robustkt.generation import Generation
-from robustkt.numbers import canonical, digest, exact, fraction
+from robustkt.numbers import canonical, digest, exact, fraction, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 from robustkt.registry.files import append_synced, locked
@@ -201,10 +201,7 @@ def _worst(results: Sequence[Attacked]) -> dict[str, Any]:
 
 
 def _interval(right: Tensor) -> list[float]:
-    """The 95 % Wilson interval over images."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    return [float(end) for end in proportion_confint(int(right.sum()), len(right), method="wilson")]
+    return wilson(int(right.sum()), len(right))
 
 
 def _figures(result: Attacked, threat: ThreatModel) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def program() -> str:
 
 def percent(value: float | None) -> str:
     """A share as `93.4%`, or a dash."""
-    return "–" if value is None else f"{value:.1%}"
+    return "–" if value is None else f"{round(value, 9) + 0.0:.1%}"  # never −0.0%
 
 
 def duration(seconds: float | None) -> str:
