@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustkt.generation import Generation
+from robustkt.numbers import counted
 from robustkt.registry import Result
 
 
@@ -161,7 +162,7 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     passes = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(cost.items()) if count)
     lines = [
         "## Training",
-        f"{recipe.training.epochs} epoch{'s' * (recipe.training.epochs != 1)}, seed {recipe.seed}, {recipe.precision}; "
+        f"{counted(recipe.training.epochs, 'epoch')}, seed {recipe.seed}, {recipe.precision}; "
         f"{settings or 'no settings of its own'}.",
     ]
     if selected:

@@ -10,7 +10,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,38 @@ def literal(path: Path, name: str) -> Any:
     return None
 
 
+def unused(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a recipe that its inner maximisation has no use for, in order."""
+    if "inner" not in settings:
+        return []
+    spec = importlib.util.find_spec(METHODS.package)
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    uses = literal(folder / "_inner.py", "USES")
+    return sorted(key for inner, keys in uses.items() if inner != settings["inner"] for key in keys if key in settings)
+
+
 def plain(name: str) -> str:
     """A name with case and the difference between `-` and `_` removed."""
     return name.lower().replace("-", "_")
+
+
+def preset(name: str | None, method: str) -> dict[str, Any]:
+    """The settings of a method's preset; none for no name.
+
+    Raises:
+        UsageError: the method has no such preset; the message names its own.
+    """
+    if name is None:
+        return {}
+    tables = METHODS.tables("PRESETS")
+    own = sorted(n for n, table in tables.items() if table["method"] == method)
+    if name not in own:
+        if name in tables:
+            what = f"the preset {name} is one of {tables[name]['method']}, not of {method}"
+        else:
+            what = unknown(f"preset of {method}", name, own).what
+        raise UsageError(what, f"{method} has these: {', '.join(own)}." if own else f"{method} has none: leave it out.")
+    return {key: value for key, value in tables[name].items() if key != "method"}
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustkt.errors import UsageError
-from robustkt.numbers import exact
+from robustkt.numbers import check_ball, exact
 
 Model = Callable[[Tensor], Tensor]  # images (B, C, H, W) in [0, 1] -> logits (B, K)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of forward passes; states and losses stay in fp32
@@ -41,15 +40,7 @@ class ThreatModel:
     eps: Fraction  # in [0, 1] pixel units
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise UsageError(f"unknown norm '{self.norm}'", "Known: linf, l2.")
-        if self.eps <= 0:
-            raise UsageError(f"eps must be above 0, not {exact(self.eps)}", "The usual linf eps is 8/255.")
-        if self.norm == "linf" and self.eps > 1:
-            raise UsageError(
-                f"eps {exact(self.eps)} is over 1, the whole range of a pixel",
-                f"Images are in [0, 1]: for {exact(self.eps)} grey levels of 255 write --eps {exact(self.eps)}/255.",
-            )
+        check_ball(self.norm, self.eps)
 
     def __str__(self) -> str:
         return f"{self.norm} {exact(self.eps)}"

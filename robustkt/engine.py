@@ -18,6 +18,7 @@ from robustkt.core import PRECISIONS, Batch, InPrecision, Objective, generator, 
 from robustkt.data import Split, crop_flip, to_float
 from robustkt.errors import DivergedError, IntegrityError
 from robustkt.generation import Training
+from robustkt.numbers import counted
 from robustkt.progress import Progress
 from robustkt.schedules import learning_rate
 
@@ -103,7 +104,7 @@ class Trainer:
         self._restore()
         size = self.training.batch_size
         self.steps = max(1, len(self.images) // size)  # an epoch; the remainder differs each time
-        title = f"training {self.training.epochs} epochs"
+        title = f"training {counted(self.training.epochs, 'epoch')}"
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices=devices),

@@ -43,9 +43,16 @@ class Attacked:
 class Part(Journal):
     """One attack's pages of what has been decided: rows of the images attacked, told on as rows of the split."""
 
-    def __init__(self, owner: Decided, attack: str, rows: Sequence[int], advance: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        owner: Decided,
+        attack: str,
+        rows: Sequence[int],
+        advance: Callable[[float], None],
+        milestone: Callable[[str, int], None],
+    ) -> None:
         super().__init__()
-        self.owner, self.attack, self.rows, self.advance = owner, attack, rows, advance
+        self.owner, self.attack, self.rows, self.advance, self.milestone = owner, attack, rows, advance, milestone
         self.names: Sequence[str] = []
 
     def plan(self, stages: Sequence[str], standing: int) -> None:
@@ -63,6 +70,12 @@ class Part(Journal):
         before = sum(self._done(self.rows[place]) for place in rows)
         self.owner.tell(f"{self.attack}/{stage}", [self.rows[place] for place in rows], broken)
         self.advance(sum(self._done(self.rows[place]) for place in rows) - before)
+
+    def ended(self, stage: str) -> None:
+        """A stage of several is a milestone."""
+        left = self.survivors().get(stage)
+        if left is not None:
+            self.milestone(f"{self.attack}, {stage}", left)
 
     def _done(self, row: int) -> float:
         """The share of the stages that are behind a row of the split; all of them, once it is broken."""
@@ -91,9 +104,15 @@ class Part(Journal):
 class Decided(Journal):
     """What a whole evaluation has decided, attack by attack."""
 
-    def part(self, attack: str, rows: Sequence[int], advance: Callable[[float], None]) -> Part:
+    def part(
+        self,
+        attack: str,
+        rows: Sequence[int],
+        advance: Callable[[float], None],
+        milestone: Callable[[str, int], None] = lambda attack, right: None,
+    ) -> Part:
         """The pages of one attack on these rows of the split."""
-        return Part(self, attack, rows, advance)
+        return Part(self, attack, rows, advance, milestone)
 
 
 class Answers:
@@ -196,6 +215,7 @@ def attacked(
     device: torch.device,
     sigma: Fraction | None = None,
     advance: Callable[[float], None] = lambda images: None,
+    milestone: Callable[[str, int], None] = lambda attack, right: None,
     decided: Decided | None = None,
 ) -> list[Attacked]:
     """Every named attack on the images of `split` (N images); the same seed gives the same attacks.
@@ -212,6 +232,7 @@ def attacked(
         device: where the network is.
         sigma: of the smoothed classifier.
         advance: called with the images that are done, N in all for each attack; parts of one where attacks are stages.
+        milestone: called with the name and the images still right when an attack, or a stage of one, has ended.
         decided: what an interrupted run has decided; images it knows are not attacked again.
     """
     wanted = [named(text) for text in attacks]
@@ -229,11 +250,12 @@ def attacked(
             results.append(_smoothed(model, split, threat, attack, seed, device, sigma, answers, advance))
         else:
             advance(len(split) - len(rows))
-            journal = decided.part(attack.name, rows.tolist(), advance)
+            journal = decided.part(attack.name, rows.tolist(), advance, milestone)
             run = _pooled if attack.takes("journal") else _batched
             run(model, standing, threat, attack, seed, device, journal)
             stages = journal.survivors()
             results.append(Attacked(attack.name, right & ~journal.fallen(len(split)), stages))
+        milestone(attack.name, int(results[-1].right.sum()))
     return results
 
 

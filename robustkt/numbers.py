@@ -34,10 +34,48 @@ def fraction(value: str | int | float | Fraction, what: str = "number") -> Fract
     raise UsageError(f"{what} '{clip(str(value), 60)}' {problem}", "Write it as 0.25 or 8/255.")
 
 
+def noise_level(value: Any) -> Fraction:
+    """A standard deviation of Gaussian noise in [0, 1] pixel units, above 0.
+
+    Raises:
+        UsageError: it is not.
+    """
+    sigma = fraction(value, "sigma")
+    if sigma <= 0:
+        raise UsageError(f"sigma must be above 0, not {exact(sigma)}", "The field uses 0.12, 0.25, 0.5 and 1.")
+    return sigma
+
+
+def check_ball(norm: str, eps: Fraction) -> None:
+    """Raise a UsageError for a norm other than linf and l2, or an eps not above 0 or, for linf, above 1."""
+    if norm not in ("linf", "l2"):
+        raise UsageError(f"unknown norm '{norm}'", "Known: linf, l2.")
+    if eps <= 0:
+        raise UsageError(f"eps must be above 0, not {exact(eps)}", "The usual linf eps is 8/255.")
+    if norm == "linf" and eps > 1:
+        raise UsageError(
+            f"eps {exact(eps)} is over 1, the whole range of a pixel",
+            f"Images are in [0, 1]: for {exact(eps)} grey levels of 255 write --eps {exact(eps)}/255.",
+        )
+
+
+def wilson(right: int, of: int) -> list[float]:
+    """The 95 % Wilson interval of a share; exactly 0 at none and 1 at all, where floating point comes close only."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(right, of, method="wilson")
+    return [0.0 if right == 0 else float(low), 1.0 if right == of else float(high)]
+
+
 def exact(value: Fraction) -> str:
     """A fraction's one spelling: a short decimal where it has one, else `8/255`."""
     decimal = f"{float(value):.6g}"
     return decimal if "e" not in decimal and Fraction(decimal) == value else str(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 epoch`, `1,000 epochs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def canonical(value: Any) -> bytes:

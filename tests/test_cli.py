@@ -30,7 +30,7 @@ from robustkt.api import evaluating
 from robustkt.attacks import autoattack, named
 from robustkt.attacks.square import Square
 from robustkt.catalog import METHODS
-from robustkt.cli import app
+from robustkt.cli import app, early
 from robustkt.cli.output import Output
 from robustkt.progress import Silent
 from robustkt.registry import Registry, verify
@@ -179,12 +179,83 @@ def test_list(cli: Cli, frozen: Registry) -> None:
     assert [row["generation"] for row in found["generations"]] == ["plain", "adv", "gen0", "gen1", "gen2"]
     assert all(set(keys.split()) <= set(row) for row in found["generations"])
     header, *lines = plain(cli("list")).out.splitlines()
-    assert header.split() == ["name", "method", "arch", "teacher", "certified", "n", "attacked"]
-    assert lines[0].split() == ["plain", "natural", "smallcnn", "–", "–", "–", "–"]
-    assert lines[1].split() == ["adv", "sat", "smallcnn", "–", "–", "–", "–"]
-    assert lines[3].split() == ["gen1", "crt", "smallcnn", "gen0", "–", "–", "–"]
-    assert re.fullmatch(r"gen2 +crt +smallcnn +gen1 +\S+% @0\.25 +50 +\S+% @0\.1", lines[4])
+    assert header.split() == ["name", "method", "arch", "teacher", "certified", "n", "attacked", "by", "of"]
+    assert lines[0].split() == ["plain", "natural", "smallcnn", *"––––––"]
+    assert lines[1].split() == ["adv", "sat", "smallcnn", *"––––––"]
+    assert lines[3].split() == ["gen1", "crt", "smallcnn", "gen0", *"–––––"]
+    assert re.fullmatch(r"gen2 +crt +smallcnn +gen1 +\S+% @0\.25 +50 +\S+%\* @0\.1 +fgsm +20", lines[4])
     assert lines[5] == "data: digits"
+    assert lines[-1].startswith("* of the base network")
+
+
+def test_the_score_listed_is_the_worst_case_of_the_strongest_attacks(cli: Cli, here: Registry) -> None:
+    """Whatever the order in which they were measured, and not the one of the most images."""
+    gen2 = here.get("gen2")
+    (first,) = here.results(gen2.id, "evaluation")
+
+    def measure(key: str, images: int, worst: float, smoothed: tuple[str, ...] = (), **attacks: float) -> None:
+        settings = {**first.content["settings"], "attacks": [*attacks], "images": images}
+        figures = {
+            name: {"accuracy": value, "interval": [0.0, 1.0], "norm": "linf", "eps": "0.1"}
+            for name, value in attacks.items()
+        }
+        for name in smoothed:
+            figures[name]["smoothed"] = True
+        told = {"attacks": figures, "warnings": [], "worst": {"accuracy": worst, "interval": [0.0, 1.0]}}
+        here.put_result(gen2.id, "evaluation", key, {"settings": settings, "figures": told}, b"log")
+
+    def listed() -> tuple[str, str, str]:
+        line = next(line for line in plain(cli("list")).out.splitlines() if line.startswith("gen2"))
+        return tuple(line.split()[-4:-3] + line.split()[-2:])  # type: ignore[return-value]
+
+    assert listed()[1:] == ("fgsm", "20")
+    measure("b", 10, 0.5, autoattack=0.52, cw=0.6)
+    assert listed() == ("50.0%*", "autoattack", "10"), "the worst case over both attacks"
+    measure("a", 360, 0.9, cw=0.9)
+    assert listed() == ("50.0%*", "autoattack", "10"), "a weaker attack on more images"
+    measure("c", 40, 0.4, autoattack=0.45, cw=0.5)
+    assert listed() == ("40.0%*", "autoattack", "40")
+    measure("d", 40, 0.4, autoattack=0.45, cw=0.5)
+    assert listed() == ("40.0%*", "autoattack", "40")
+    tree = " ".join(plain(cli("lineage")).out.split())
+    assert "autoattack 40.0% @0.1 of 40, base" in tree
+    assert "40 images, base network without noise: autoattack 45.0% cw 50.0%" in " ".join(
+        cli("show", "gen2").out.split()
+    )
+    measure("e", 8, 1.0, ("smoothadv",), smoothadv=0.75)
+    assert listed() == ("75.0%", "smoothadv", "8"), "the classifier that is used"
+    assert one_json(cli("list", "--json"), "generations")["generations"][-1]["robust"]["network"] == "smoothed"
+
+
+def test_a_wide_list_fits_a_terminal_of_80_columns(here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    code, shown = in_a_terminal([SCRIPT, "list"], here.root.parent)
+    assert code == 0
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()]
+    (row,) = [line for line in lines if line.startswith("gen2")]
+    assert row.endswith("20")
+    assert len(row) < 80
+    assert "fgsm" in row
+    assert "…" not in row
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_v(cli: Cli, command: str) -> None:
+    assert "--verbose" in plain(cli(command, "--help")).out
+
+
+def test_v_tells_times_and_where_an_error_comes_from(cli: Cli, here: Registry) -> None:
+    ran = plain(cli("evaluate", "adv", "--attack", "fgsm", "--max-images", "8", "-v"))
+    assert re.search(r"^\d+\.\d s  fgsm: \d of 8 images still right$", ran.err, re.MULTILINE)
+    assert re.search(r"^\d+\.\d s  done$", ran.err, re.MULTILINE)
+    assert one_json(cli("list", "--json", "-v"), "generations")
+    ran = cli("show", "gen9", "-v")
+    assert (ran.code, ran.out) == (1, "")
+    first, *_, said, fix = ran.err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert said.startswith("error: unknown generation 'gen9'")
+    assert fix.startswith("  → Known: ")
 
 
 def test_list_of_nothing(cli: Cli, tmp_path: Path) -> None:
@@ -218,6 +289,23 @@ def test_show(cli: Cli, frozen: Registry) -> None:
     assert "parents       none" in plain(cli("show", "gen2~2")).out
 
 
+@pytest.mark.parametrize(("inner", "there", "unused"), [
+    ("pgd", ["steps 1", "step_size None"], ["sentinel"]),
+    ("n-fgsm", ["sentinel 0.2"], ["step_size", "steps"]),
+])  # fmt: skip
+def test_show_leaves_out_what_the_inner_maximisation_does_not_use(
+    cli: Cli, here: Registry, inner: str, there: list[str], unused: list[str]
+) -> None:
+    words = ["--eps", "0.1", "--epochs", "1", "--batch-size", "256", "--set", "steps=1", "--set", f"inner={inner}"]
+    plain(cli("train", "-m", "sat", "-a", "smallcnn", "-d", "digits", *words, "--name", "new"))
+    (line,) = [line for line in plain(cli("show", "new")).out.splitlines() if line.startswith("method")]
+    assert all(told in line for told in there), line
+    assert not any(told in line for told in unused), line
+    found = one_json(cli("show", "new", "--json"), "unused manifest")
+    assert found["unused"] == unused
+    assert set(unused) < set(found["manifest"]["recipe"]["settings"])
+
+
 def test_lineage(cli: Cli, frozen: Registry) -> None:
     found = one_json(cli("lineage", "--json"), "generations focus")
     told = [(row["generation"], row["depth"]) for row in found["generations"]]
@@ -240,7 +328,7 @@ def test_verify(cli: Cli, here: Registry) -> None:
     ran = cli("verify")
     assert ran.code == 3
     assert f"damaged  an object whose SHA-256 is not its name: {path.relative_to(here.root)}" in ran.out
-    assert ran.out.endswith("registry: 5 generations, 1 problems\n")
+    assert ran.out.endswith("registry: 5 generations, 1 problem\n")
     found = one_json(cli("verify", "--json"), "ok problems", code=3)
     assert found["problems"] == [
         {"what": "an object whose SHA-256 is not its name", "path": str(path.relative_to(here.root))}
@@ -364,6 +452,25 @@ def test_an_adversarial_teacher_hands_down_its_threat(cli: Cli, here: Registry) 
     assert {key: settings[key] for key in ("norm", "eps", "steps")} == {"norm": "linf", "eps": "0.1", "steps": 1}
 
 
+@pytest.mark.parametrize(("method", "late", "told"), [
+    ("iad", "begin_epoch=0", ""),
+    ("iad", "begin_epoch=1", "in 1 epoch begin_epoch 1 is never reached; --set changes it"),
+    ("iad", "begin_epoch=-1", "begin_epoch must be at least 0, not -1"),
+    ("smoothmix", "warmup_epochs=1", ""),
+    ("smoothmix", "warmup_epochs=2", "in 1 epoch the warm-up of 2 epochs (warmup_epochs) is not finished; --set"),
+])  # fmt: skip
+def test_what_the_run_is_too_short_for_is_told(cli: Cli, here: Registry, method: str, late: str, told: str) -> None:
+    tiny = ["--epochs", "1", "--batch-size", "256", "--set", late]
+    if method == "iad":
+        ran = cli("distill", "--from", "adv", "--to", "smallcnn", "-m", "iad", "--set", "steps=1", *tiny)
+    else:
+        ran = cli("train", "-m", method, "-a", "smallcnn", "-d", "digits", "--sigma", "0.25", *tiny)
+    assert told in ran.err
+    assert ran.code == (2 if "=-1" in late else 0)
+    assert ("is never reached" in ran.err or "is not finished" in ran.err) == told.startswith("in 1")
+    assert ran.code or "\ntraining 1 epoch\n" in ran.err
+
+
 def test_what_is_given_goes_before_what_is_inherited(cli: Cli, here: Registry) -> None:
     ran = cli("distill", "--from", "gen2", "--to", "smallcnn", "--epochs", "1", "--sigma", "1/8", "--json")
     assert here.get(one_json(ran, "generation")["generation"]).recipe.settings == {**CRT, "sigma": "0.125"}
@@ -465,8 +572,20 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     (TRAIN + "-m gausian", 2, "unknown method 'gausian': did you mean 'gaussian'?", "Known: "),
     ("train -m natural -a resnet21 -d digits", 2, "unknown architecture 'resnet21': did you mean 'resnet20'?", "Known"),
     ("train -m natural -a smallcnn -d digit", 2, "unknown data set 'digit': did you mean 'digits'?", "Known: "),
-    (GAUSSIAN + "--preset gaussian-icml18", 2, "unknown preset 'gaussian-icml18': did you mean 'gaussian-icml19'?", ""),
-    (GAUSSIAN + "--preset trades-icml19", 2, "the preset trades-icml19 is not one of gaussian", "gaussian-icml19"),
+    (
+        GAUSSIAN + "--preset gaussian-icml18",
+        2,
+        "unknown preset of gaussian 'gaussian-icml18': did you mean 'gaussian-icml19'?",
+        "gaussian has these: gaussian-icml19.",
+    ),
+    (GAUSSIAN + "--preset trades-icml18", 2, "unknown preset of gaussian 'trades-icml18'", "these: gaussian-icml19."),
+    (
+        GAUSSIAN + "--preset trades-icml19",
+        2,
+        "the preset trades-icml19 is one of trades, not of gaussian",
+        "gaussian has these: gaussian-icml19.",
+    ),
+    (TRAIN + "-m natural --preset trades-icml19", 2, "is one of trades, not of natural", "natural has none"),
     (GAUSSIAN + "--device cdua", 2, "unknown device 'cdua': did you mean 'cuda'?", "auto, cpu, cuda, mps"),
     (GAUSSIAN + "--device cuda:x", 2, "unknown device 'cuda:x'", "auto, cpu, cuda, mps"),
     (GAUSSIAN + "--precision fp23", 2, "unknown precision 'fp23': did you mean 'fp32'?", "auto, fp32, bf16"),
@@ -481,6 +600,23 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     ("evaluate --norm l2", 2, "an eps in linf means something else in l2", "--norm l2 --eps EPS"),
     ("evaluate --norm l3 --eps 0.1", 2, "unknown norm 'l3'", "linf, l2"),
     ("show gen9", 1, "unknown generation 'gen9': did you mean 'gen", "@latest"),
+    *(
+        (
+            command,
+            1,
+            "unknown generation 'gen22': did you mean 'gen2'?",
+            "Known: plain, adv, gen0, gen1, gen2, @latest.",
+        )
+        for command in (
+            "show gen22",
+            "lineage gen22",
+            "push gen22 --dry-run",
+            "evaluate gen22",
+            "certify gen22 --sigma 0.25",
+            "predict gen22 picture.png",
+            "distill --from gen22 --to smallcnn",
+        )
+    ),
     ("lineage nobody", 1, "unknown generation 'nobody'", "gen0"),
     ("certify gen9 --sigma 0.25", 1, "unknown generation 'gen9'", "gen0"),
     ("evaluate gen9", 1, "unknown generation 'gen9'", "gen0"),
@@ -580,6 +716,48 @@ def test_a_refusal_says_what_and_what_to_do(
     cli: Cli, frozen: Registry, command: str, code: int, what: str, fix: str
 ) -> None:
     refused(cli(*command.split()), code, what, fix)
+
+
+EARLY = [
+    "train -m gausian -a smallcnn -d digits",
+    GAUSSIAN + "--preset trades-icml19",
+    GAUSSIAN + "--device cdua",
+    GAUSSIAN + "--precision fp23",
+    GAUSSIAN + "--lr fast",
+    GAUSSIAN + "--set momentum=1",
+    GAUSSIAN + "--set schedule=cosin",
+    TRAIN + "-m gaussian --sigma abc",
+    TRAIN + "-m sat --eps 2",
+    "distill --from gen9 --to smallcnn",
+    "distill --from gen2 --to smallcnn --preset rslad-fast",
+    "certify gen9 --sigma 0.25",
+    "certify --mode fixd",
+    "certify --sigma -1",
+    "certify --alpha 0.5",
+    "certify --n0 -5",
+    "evaluate gen9",
+    "evaluate --attack clean,pgd_sta",
+    "evaluate --norm l3 --eps 0.1",
+    "evaluate --eps some",
+    "predict gen9 picture.png",
+    "predict picture.png --sigma 0",
+    "bench nothing",
+    "bench train --arch resnet21",
+]
+
+
+def test_what_can_be_refused_without_torch_is(frozen: Registry) -> None:
+    code = (
+        "import sys; from robustkt.cli import app\n"
+        f"for command in {EARLY!r}:\n"
+        "    code = app(command.split(), standalone_mode=False)\n"
+        "    assert code in (1, 2), (command, code)\n"
+        "    assert 'torch' not in sys.modules, command\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("error: ") == len(EARLY)
+    assert set(early.PRECISIONS) == {"auto", *engine.PRECISIONS}
 
 
 @pytest.mark.parametrize("number", range(0, len(REFUSALS), 12))
@@ -807,6 +985,15 @@ def test_a_command_line_that_needs_quotes_is_told_with_them(cli: Cli, tmp_path: 
     refused(ran, 130, "interrupted", f"type: robustkt train -m natural -a '{place}/net.py:Net' -d digits")
 
 
+def test_a_module_that_is_interrupted_is_told_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "stop here.py").write_text("raise KeyboardInterrupt\n" + NET)
+    words = ["train", "-m", "natural", "-a", "stop here.py:Net", "-d", "digits"]
+    command = [sys.executable, "-m", "robustkt", *words]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = "To continue, type: python -m robustkt train -m natural -a 'stop here.py:Net' -d digits"
+    refused(Ran(ran.returncode, ran.stdout, ran.stderr), 130, "interrupted", again)
+
+
 def test_a_damaged_checkpoint_is_refused(cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupts(patch, checkpoint, "save", 2)
@@ -821,10 +1008,11 @@ def test_the_same_training_twice_at_once(cli: Cli, net: Path, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         interrupts(patch, checkpoint, "save", 1)
         cli(*THREE)
-    (lock,) = (tmp_path / "registry" / "jobs").glob("train-*.lock")
-    with locked(lock, "it"):
+    (job,) = (tmp_path / "registry" / "jobs").iterdir()
+    with locked(job.with_suffix(".lock"), "it"):
         refused(cli(*THREE), 1, f"this very training is held by process {os.getpid()} on ", "Wait until it has ended")
     plain(cli(*THREE))
+    assert list((tmp_path / "registry" / "jobs").iterdir()) == []
 
 
 # -- disks and damage --------------------------------------------------------------------------------------------------
@@ -1131,6 +1319,14 @@ def test_evaluate_then_again(cli: Cli, here: Registry) -> None:
     assert "base network, without noise" in text
 
 
+def test_evaluate_in_a_pipe_tells_each_attack_as_it_ends(cli: Cli, here: Registry) -> None:
+    ran = plain(cli("evaluate", "adv", "--attack", "fgsm,apgd-t:steps=2:targets=2", "--max-images", "12"))
+    told = [line for line in ran.err.splitlines() if line.endswith(" of 12 images still right")]
+    names = ["clean", "fgsm", *(f"apgd-t:steps=2:targets=2{stage}" for stage in (", apgd-t 1", ", apgd-t 2", ""))]
+    assert [line.rpartition(": ")[0] for line in told] == names, ran.err
+    assert "still right" not in cli("evaluate", "adv", "--attack", "fgsm", "--max-images", "12", "-q").err
+
+
 FAST = "fgsm,pgd:steps=3,apgd-t:steps=3:targets=2,square:queries=20"
 
 
@@ -1182,11 +1378,24 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(here: Registry, mo
     monkeypatch.setattr(here, "result", lambda *_: None)
     again = api.evaluate("adv", **ask)
     assert passes < undisturbed
-    assert "continuing an interrupted evaluation" in notes
+    (told,) = [note for note in notes if note.startswith("continuing an interrupted evaluation of 40 images; ")]
+    assert re.search(r"attacked so far: fgsm \d+, apgd-t:steps=3:targets=2 \d+ at apgd-t \d$", told), told
     assert {k: again[k] for k in ("attacks", "worst", "warnings")} == {
         k: whole[k] for k in ("attacks", "worst", "warnings")
     }
     assert not kept.exists()
+
+
+def test_what_an_interrupted_evaluation_has_decided_is_counted(tmp_path: Path) -> None:
+    kept = evaluating.Kept(tmp_path / "decided.tsv")
+    kept.tell("pgd:step_size=1/255/", [0, 1, 2], [True, False, False])
+    kept.known("autoattack/square")
+    for stage in ("apgd-ce", "apgd-t 1"):
+        kept.tell(f"autoattack/{stage}", [1, 2] if stage == "apgd-ce" else [2], [False] * (1 + (stage == "apgd-ce")))
+    for label in (-1, 3):
+        kept.tell(f"smoothadv/answer {label}", [label + 1], [True])
+    again = evaluating.Kept(tmp_path / "decided.tsv")
+    assert again.told() == kept.told() == "pgd:step_size=1/255 3, autoattack 1 at apgd-t 1, smoothadv 2"
 
 
 def test_the_worst_case_is_what_no_attack_broke(cli: Cli, here: Registry) -> None:

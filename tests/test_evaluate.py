@@ -355,6 +355,23 @@ def test_a_network_whose_logits_are_no_numbers_is_refused(trained: nn.Module, im
         attacked(net, images, LINF, ["autoattack"], seed=0, device=CPU)
 
 
+def test_every_attack_and_every_stage_of_one_is_a_milestone(trained: nn.Module, images: Split) -> None:
+    told: list[tuple[str, int]] = []
+    attacks = ["clean", "fgsm", "apgd-t:steps=3:targets=2"]
+    results = attacked(
+        trained, images, LINF, attacks, seed=0, device=CPU, milestone=lambda name, right: told.append((name, right))
+    )
+    clean, fgsm, apgd = (int(result.right.sum()) for result in results)
+    stages = list(results[2].stages.items())
+    assert len(stages) == 2
+    assert told == [
+        ("clean", clean),
+        ("fgsm", fgsm),
+        *((f"{results[2].name}, {stage}", left) for stage, left in stages),
+        (results[2].name, apgd),
+    ]
+
+
 def test_progress_counts_every_image_once_for_every_attack_also_after_an_interruption(
     trained: nn.Module, images: Split
 ) -> None:

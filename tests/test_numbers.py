@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustkt.cli.tables import percent
 from robustkt.errors import IntegrityError, UsageError
-from robustkt.numbers import LARGEST, MAX_JSON, canonical, digest, exact, fraction, parse_json
+from robustkt.numbers import LARGEST, MAX_JSON, canonical, counted, digest, exact, fraction, parse_json, wilson
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -156,3 +157,29 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 def test_digest_is_sha_256_with_its_name() -> None:
     assert digest(b"abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("of", [1, 7, 12, 45, 360, 1000])
+def test_wilson_ends_where_shares_end(of: int) -> None:
+    assert wilson(0, of)[0] == 0.0
+    assert wilson(of, of)[1] == 1.0
+    low, high = wilson(of, of + 1)
+    assert 0 < low < of / (of + 1) < high < 1
+
+
+def test_wilson_is_the_textbooks() -> None:
+    z, n, p = 1.959963984540054, 20, 0.25
+    middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    assert wilson(5, 20) == pytest.approx([(middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)])
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(None, "–"), (-1e-17, "0.0%"), (0.9999999999999999, "100.0%"), (1 / 3, "33.3%"), (1.0, "100.0%")],
+)
+def test_shares_are_told_to_a_tenth_of_a_per_cent(value: float | None, told: str) -> None:
+    assert percent(value) == told
+
+
+def test_one_is_counted_as_one() -> None:
+    assert [counted(n, "epoch") for n in (0, 1, 2, 1000)] == ["0 epochs", "1 epoch", "2 epochs", "1,000 epochs"]

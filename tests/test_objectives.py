@@ -768,7 +768,7 @@ def test_given_settings_go_before_presets(digits: datasets.Dataset) -> None:
 @pytest.mark.parametrize(
     ("method", "preset", "given", "said"),
     [
-        ("sat", "rslad-iccv21", {"eps": "8/255"}, "not one of sat"),
+        ("sat", "rslad-iccv21", {"eps": "8/255"}, "one of rslad, not of sat"),
         ("rslad", "trades-icml19", {"eps": "8/255"}, "rslad-fast, rslad-iccv21"),
         ("rslad", "rslad-iccv2021", {"eps": "8/255"}, "did you mean 'rslad-iccv21'"),
         ("rslad", None, {"eps": "8/255", "sigma": "0.25"}, "rslad has no sigma"),

@@ -772,6 +772,38 @@ def test_who_holds_the_lock_is_told(registry: Registry, monkeypatch: pytest.Monk
         assert json.loads((registry.root / "lock.owner").read_text())["pid"] == os.getpid()
 
 
+CONTEND = """
+import sys
+from pathlib import Path
+from robustkt.registry.files import locked
+place = Path(sys.argv[1])
+for _ in range(150):
+    with locked(place / "jobs" / "train-1.lock", "it", timeout=60):
+        (place / "inside").touch(exist_ok=False)
+        (place / "inside").unlink()
+"""
+
+
+def test_the_lock_of_a_job_goes_with_it_and_never_lets_two_in(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CONTEND, str(tmp_path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(worker.communicate(timeout=120)[1], worker.returncode) for worker in both] == [("", 0)] * 2
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_locks_that_killed_jobs_left_are_swept_but_none_that_is_held(tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs"
+    with locked(jobs / "certify-1.lock", "it"):
+        for name in ("train-2.lock", "train-2.lock.owner"):
+            (jobs / name).touch()
+        with locked(jobs / "train-3.lock", "it"):
+            pass
+        assert sorted(path.name for path in jobs.iterdir()) == ["certify-1.lock", "certify-1.lock.owner"]
+        with pytest.raises(RobustKTError, match="is held by process"), locked(jobs / "certify-1.lock", "it", timeout=0):
+            raise AssertionError("two hold it")
+    assert list(jobs.iterdir()) == []
+
+
 def test_the_lock_is_released_when_work_fails(registry: Registry) -> None:
     with pytest.raises(ZeroDivisionError), registry.lock():
         _ = 1 // 0

@@ -114,7 +114,7 @@ def certify(
         RobustKTError: anything the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
-    check_options(mode, n, n0, alpha, skip, max_images, batch_size, radii)
+    check_options(mode, n, n0, alpha, skip, max_images, batch_size, radii, compile)
     found = registry.get(generation)
     kind, norm = noise_for(found, noise, sigma, norm)
     level = getattr(kind, "sigma", None)

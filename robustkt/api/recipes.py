@@ -8,9 +8,11 @@ from typing import Any
 
 from robustkt import objectives, schedules
 from robustkt.catalog import METHODS, unknown
+from robustkt.catalog import preset as preset_of
 from robustkt.data import Dataset
 from robustkt.errors import UsageError
 from robustkt.generation import Generation, Recipe, Training
+from robustkt.numbers import counted
 from robustkt.settings import fill
 
 TRAINING = tuple(field.name for field in dataclasses.fields(Training))
@@ -33,7 +35,7 @@ def assemble(
         UsageError: an unknown method, preset or key, a missing σ or eps, a value out of range.
     """
     method = METHODS.get(method).__name__.lower()
-    chosen = {**_preset(preset, method), **given}
+    chosen = {**preset_of(preset, method), **given}
     _check_keys(method, chosen)
     training = Training(**{**defaults(data), **fill(Training, chosen)})
     schedules.check(training)
@@ -90,17 +92,15 @@ def inherited(teacher: Generation, method: str, given: Mapping[str, Any]) -> tup
     return method, {**taken, **given}
 
 
-def _preset(name: str | None, method: str) -> dict[str, Any]:
-    if name is None:
-        return {}
-    tables = METHODS.tables("PRESETS")
-    if name not in tables:
-        raise unknown("preset", name, sorted(tables))
-    preset = dict(tables[name])
-    if preset.pop("method") != method:
-        known = sorted(n for n, table in tables.items() if table["method"] == method)
-        raise UsageError(f"the preset {name} is not one of {method}", f"Its own: {', '.join(known) or 'none'}.")
-    return preset
+def overlong(recipe: Recipe) -> str:
+    """A line about what the method would only reach after the last epoch, or nothing."""
+    epochs, told = recipe.training.epochs, []
+    begin, warmup = (recipe.settings.get(name) for name in ("begin_epoch", "warmup_epochs"))
+    if isinstance(begin, int) and begin >= epochs:
+        told.append(f"begin_epoch {begin} is never reached")
+    if isinstance(warmup, int) and warmup > epochs:
+        told.append(f"the warm-up of {counted(warmup, 'epoch')} (warmup_epochs) is not finished")
+    return f"in {counted(epochs, 'epoch')} {' and '.join(told)}; --set changes it" if told else ""
 
 
 def _check_keys(method: str, chosen: Mapping[str, Any]) -> None:

@@ -6,21 +6,19 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from robustkt import inference
 from robustkt.catalog import CERTIFIERS, unknown
 from robustkt.certificates import Ball, lower_bound
 from robustkt.errors import UsageError
 from robustkt.generation import Generation
 from robustkt.noises import Noise, named
-from robustkt.numbers import exact
-from robustkt.objectives import noise_level
+from robustkt.numbers import exact, noise_level
 from robustkt.progress import Progress
 from robustkt.registry import Registry
-from robustkt.streams import HostStream
+
+if TYPE_CHECKING:
+    import torch
 
 SAMPLES = 10_000  # the papers' 100,000 takes longer; --n 100000 gives their table
 COMPILE_FROM = 5_000_000  # draws that are worth the half minute that compiling takes
@@ -69,6 +67,8 @@ def takes(mode: str, argument: str) -> bool:
 
 def uniform_number(seed: int, key: int | str) -> float:
     """From (0, 1] with nine decimals, which a log keeps exactly; drawn from a stream that no noise is drawn from."""
+    from robustkt.streams import HostStream
+
     return (int(HostStream(seed, f"u {key}", 0).integers(1)) % 10**9 + 1) / 10**9
 
 
@@ -93,10 +93,10 @@ def pick_compile(asked: str, device: torch.device, draws: int) -> bool:
     """`on`, `off`, or `auto`: compiled where it can be and where there is enough to do.
 
     Raises:
-        UsageError: another word, or `on` where there is no compiler.
+        UsageError: `on` where there is no compiler.
     """
-    if asked not in ("auto", "on", "off"):
-        raise unknown("value of --compile", asked, ["auto", "on", "off"])
+    from robustkt import inference
+
     if asked == "on" and not inference.can_compile(device):
         raise UsageError("there is no C++ compiler for torch.compile", "Install g++, or leave --compile out.")
     return asked == "on" or (asked == "auto" and draws >= COMPILE_FROM and inference.can_compile(device))
@@ -124,14 +124,17 @@ def check_options(
     max_images: int = 1,
     batch_size: int | None = None,
     radii: Sequence[Fraction] | None = None,
+    compile: str = "auto",
 ) -> None:
-    """What can be told before anything is loaded.
+    """What can be told before anything is loaded, torch included.
 
     Raises:
         UsageError: an unknown mode, or a number out of its range.
     """
     if not CERTIFIERS.has(mode):
         raise unknown("mode", mode, CERTIFIERS.names())
+    if compile not in ("auto", "on", "off"):
+        raise unknown("value of --compile", compile, ["auto", "on", "off"])
     if not 0 < alpha < 0.5:
         raise UsageError(f"--alpha must lie between 0 and ½, not {alpha}", "The field uses 0.001.")
     counts = {"--n": n, "--n0": n0, "--max-images": max_images, "--batch-size": batch_size, "--skip": skip}

@@ -20,7 +20,7 @@ import robustkt
 from robustkt import checkpoint, engine, models, objectives
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, spread, trust
-from robustkt.api.recipes import assemble, inherited
+from robustkt.api.recipes import assemble, inherited, overlong
 from robustkt.catalog import plain
 from robustkt.core import ThreatModel, seed_of
 from robustkt.errors import IntegrityError, UsageError
@@ -262,6 +262,9 @@ class _Job:
         meters["student"] = engine.Meter(student)
         metric, score = self._score()
         self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {self.recipe.data.name}, {self.device}")
+        late = overlong(self.recipe)
+        if late:
+            self.progress.note(late)
         fit = engine.Trainer(
             student=student,
             objective=objectives.build(self.recipe.method, self.recipe.settings, guide),

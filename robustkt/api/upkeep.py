@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from robustkt import catalog
 from robustkt import registry as store
 from robustkt.errors import NotFoundError, RobustKTError
 from robustkt.generation import Generation, to_json
 from robustkt.registry import Registry
 from robustkt.registry.measurements import own
+
+WEAK_TO_STRONG = (
+    "fgsm", "pgd-trades", "pgd-sat", "pgd", "cw", "fab-t", "square", "apgd-ce", "apgd-dlr", "apgd-t", "autoattack",
+)  # fmt: skip
 
 
 def list_generations(registry: Registry | None = None) -> dict[str, Any]:
@@ -35,6 +40,7 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
         "id": found.id,
         "names": registry.names_of(found.id),
         "manifest": to_json(found),
+        "unused": catalog.unused(found.recipe.settings),
         "parents": {role: {"name": registry.names_of(i)[0], "id": i} for role, i in found.parents.items()},
         "record": {key: value for key, value in record.items() if key != "epochs"},
         "epochs": record.get("epochs", []),
@@ -127,7 +133,8 @@ def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
     """The two figures people ask for first, with their settings: certified accuracy and accuracy under attack.
 
     Of measurements of the selected weights on the generation's own data, under its own noise or threat where it has
-    one, the one with the most images, then the most samples or attacks.
+    one: the certificate with the most images, then the most samples; the evaluation with the strongest attack, then
+    the most attacks, then the most images, before all one of the smoothed classifier where the generation is used so.
     """
     try:
         results = [r for r in registry.results(generation.id) if own(r, generation)]
@@ -136,22 +143,23 @@ def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
     threat = generation.recipe.threat
     level = generation.recipe.settings.get("sigma")
     certificates = [
-        r.content
+        r
         for r in results
         if r.kind == "certificate"
         and level in (None, r.content["settings"]["sigma"])
         and r.content["settings"]["norm"] == "l2"
     ]
-    attacked = [
-        r.content
+    scores = [
+        score
         for r in results
         if r.kind == "evaluation"
-        and any(n != "clean" and not a.get("smoothed") for n, a in r.content["figures"]["attacks"].items())
         and (threat is None or _threat(r.content["settings"]) == _threat(generation.recipe.settings))
+        for score in _scores(r.content, noisy=level is not None)
     ]
-    best = max(certificates, key=lambda c: (c["settings"]["images"], c["settings"]["n"]), default=None)
-    hardest = max(attacked, key=lambda c: (c["settings"]["images"], len(c["settings"]["attacks"])), default=None)
-    return {"certified": _certified(best) if best else None, "robust": _robust(hardest) if hardest else None}
+    best = max(
+        certificates, key=lambda r: (r.content["settings"]["images"], r.content["settings"]["n"], r.key), default=None
+    )
+    return {"certified": _certified(best.content) if best else None, "robust": max(scores, key=_strength, default=None)}
 
 
 def _certified(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,19 +168,42 @@ def _certified(content: Mapping[str, Any]) -> dict[str, Any]:
     return told | {name: figures[name] for name in ("certified_accuracy", "acr", "abstain_rate", "images")}
 
 
-def _robust(content: Mapping[str, Any]) -> dict[str, Any]:
+def _scores(content: Mapping[str, Any], *, noisy: bool) -> Iterator[dict[str, Any]]:
+    """What an evaluation says of the network, and of the classifier that its noise makes of it: the worst case each."""
     settings, figures = content["settings"], content["figures"]
-    attacks = figures["attacks"]
-    hardest = min(
-        (name for name, attack in attacks.items() if name != "clean" and not attack.get("smoothed")),
-        key=lambda n: attacks[n]["accuracy"],
-    )
-    return {
-        **{name: settings[name] for name in ("norm", "eps", "images")},
-        "clean_accuracy": attacks["clean"]["accuracy"] if "clean" in attacks else None,
-        "attack": hardest,
-        "robust_accuracy": (figures.get("worst") or attacks[hardest])["accuracy"],
-    }
+    for smoothed in (False, True):
+        attacks = {
+            name: attack["accuracy"]
+            for name, attack in figures["attacks"].items()
+            if name != "clean" and bool(attack.get("smoothed")) == smoothed
+        }
+        if not attacks:
+            continue
+        hardest = min(attacks, key=lambda name: (attacks[name], [-part for part in _rank(name)], name))
+        worst = None if smoothed else figures.get("worst")
+        clean = figures["attacks"].get("clean")
+        yield {
+            **{name: settings[name] for name in ("norm", "eps", "images")},
+            "clean_accuracy": clean["accuracy"] if clean else None,
+            "attack": hardest,
+            "attacks": sorted(attacks),
+            "network": "smoothed" if smoothed else "base" if noisy else "whole",
+            "robust_accuracy": worst["accuracy"] if worst else attacks[hardest],
+        }
+
+
+def _strength(score: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Larger for the score that says more of how a generation withstands attack; a total order, so one is the first."""
+    attacks = score["attacks"]
+    ranks = sorted((_rank(name) for name in attacks), reverse=True)
+    told = (score["norm"], score["eps"], attacks, -score["robust_accuracy"])
+    return score["network"] == "smoothed", ranks[0], len(attacks), score["images"], told
+
+
+def _rank(attack: str) -> tuple[int, int]:
+    """The place of an attack among those known, and how many settings of its own it was given."""
+    name, *settings = attack.split(":")
+    return WEAK_TO_STRONG.index(name) if name in WEAK_TO_STRONG else 0, len(settings)
 
 
 def _family(registry: Registry, focus: Generation, children: Mapping[str, list[str]]) -> set[str]:

@@ -54,6 +54,9 @@ class Journal:
         """Rows have been decided."""
         self.stages.setdefault(stage, {}).update(zip(rows, broken, strict=True))
 
+    def ended(self, stage: str) -> None:
+        """The stage has decided every row that stood."""
+
 
 def hunt(
     model: Model,
@@ -96,6 +99,7 @@ def hunt(
 
             todo = torch.tensor(open_rows, dtype=torch.int64, device=x.device)
             _roll(model, search, x, y, threat, seeds, todo, batch_size, done)
+            journal.ended(search.name)
     return result
 
 

@@ -25,6 +25,7 @@ def push(
     registry: o.Where = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """Publish a generation with its ancestry, certificates and a model card, as a folder.
 
@@ -34,7 +35,7 @@ def push(
     """
     from robustkt import api
 
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     where = o.registry_of(registry)
     if generation == "@latest":
         output.note(f"@latest is {where.get(generation).name}")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from robustkt.cli import early, tables
 from robustkt.cli import options as o
-from robustkt.cli import tables
 from robustkt.cli.output import Output, guarded
 from robustkt.errors import UsageError
 
@@ -74,11 +74,17 @@ def certify(
     `robustkt certify gen1 --noise quantised`, `torchrun --nproc-per-node 4 -m -- robustkt certify gen1 --n 100000`
     """
     from robustkt import api
+    from robustkt.api import smoothing
     from robustkt.numbers import fraction
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    share = float(fraction(alpha, "--alpha"))
+    grid = [fraction(r, "a radius") for r in radii.split(",")] if radii is not None else None
+    early.machine(device, precision)
+    smoothing.check_options(mode, n, n0, share, skip, max_images, batch_size, grid, compiled)
     where = o.registry_of(registry)
     found = where.get(generation)
+    smoothing.noise_for(found, noise, sigma, norm)
     if generation == "@latest":
         output.note(f"@latest is {found.name}")
     if found.recipe.sigma is None:
@@ -89,8 +95,8 @@ def certify(
         mode=mode,
         n=n,
         n0=n0,
-        alpha=float(fraction(alpha, "--alpha")),
-        radii=[fraction(r, "a radius") for r in radii.split(",")] if radii else None,
+        alpha=share,
+        radii=grid,
         skip=skip,
         max_images=max_images,
         noise=noise,
@@ -142,11 +148,15 @@ def evaluate(
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     where = o.registry_of(registry)
+    attacks = [name.strip() for name in attack.split(",") if name.strip()]
+    found = where.get(generation)
+    early.machine(device)
+    early.attacks(attacks, found, norm, eps)
     if generation == "@latest":
-        output.note(f"@latest is {where.get(generation).name}")
+        output.note(f"@latest is {found.name}")
     result = api.evaluate(
         generation,
-        attacks=[name.strip() for name in attack.split(",") if name.strip()],
+        attacks=attacks,
         norm=norm,
         eps=eps,
         max_images=max_images,
@@ -171,6 +181,7 @@ def bench_train(
     device: o.Device = "auto",
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """An RSLAD step and an AutoAttack run against plain loops as the papers' scripts write them.
 
@@ -178,7 +189,9 @@ def bench_train(
     """
     from robustkt import api
 
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    early.machine(device)
+    o.check_names(None, arch, None)
     result = api.bench_train(
         arch=arch, batch_size=batch_size, images=images, repeats=repeats, device=device, progress=output
     )
@@ -199,6 +212,7 @@ def bench_certify(
     precision: o.Precision = "auto",
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """Certification against the reference's loop and against the network alone; with GEN a whole table of radii.
 
@@ -207,7 +221,9 @@ def bench_certify(
     from robustkt import api
     from robustkt.numbers import fraction
 
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    early.machine(device, precision)
+    o.check_names(None, arch, None)
     result = api.bench_certify(
         generation,
         arch=arch,
@@ -251,6 +267,7 @@ def predict(
     Examples: `robustkt predict gen2 photo.png`, `ls photos/*.png | robustkt predict gen2 - --json`
     """
     from robustkt import api
+    from robustkt.api import smoothing
     from robustkt.numbers import fraction
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -261,8 +278,13 @@ def predict(
         raise UsageError(
             f"{first} is no picture, and none is named after it", f"Type `robustkt predict {first} IMAGE`."
         )
+    share = float(fraction(alpha, "--alpha"))
+    early.machine(device)
+    smoothing.check_options(mode, n, n0, share)
+    found = o.registry_of(registry).get(first if named else "@latest")
+    smoothing.noise_for(found, noise, sigma, norm)
     if not named:
-        output.note(f"@latest is {o.registry_of(registry).get('@latest').name}")
+        output.note(f"@latest is {found.name}")
     result = api.predict(
         first if named else "@latest",
         images=_files(rest if named else arguments),
@@ -270,7 +292,7 @@ def predict(
         mode=mode,
         n=n,
         n0=n0,
-        alpha=float(fraction(alpha, "--alpha")),
+        alpha=share,
         noise=noise,
         norm=norm,
         seed=seed,

@@ -136,7 +136,7 @@ CertifiedNorm = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line an epoch.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Times, every milestone, an error's traceback.")]
 
 
 def registry_of(folder: Path | None) -> Registry:

@@ -7,6 +7,8 @@ import json
 import os
 import shlex
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -33,6 +35,7 @@ class Output:
 
         self.spare = os.environ.get("RANK", "0") != "0"  # of torchrun's processes the first speaks for all
         self.as_json, self.quiet, self.verbose = as_json, quiet or self.spare, verbose
+        self.began = time.monotonic()
         self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def answer(self, result: Mapping[str, Any], render: Callable[[Console, Mapping[str, Any]], None]) -> None:
@@ -42,15 +45,18 @@ class Output:
         if self.as_json:
             sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str) + "\n")
             sys.stdout.flush()
-            return
-        render(stdout_console(), result)
+        else:
+            render(stdout_console(), result)
+        if self.verbose:
+            self.note("done")
 
     # -- Progress ------------------------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
         """A line for a person, on stderr."""
         if not self.quiet:
-            self.stderr.print(text, style="dim", markup=False)
+            stamp = f"{time.monotonic() - self.began:.1f} s  " if self.verbose else ""
+            self.stderr.print(stamp + text, style="dim", markup=False)
 
     def bar(self, title: str, total: float, done: float = 0) -> AbstractContextManager[Bar]:
         """A bar with ETA on a terminal; a line a milestone otherwise."""
@@ -134,6 +140,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except RobustKTError as error:
+            if kwargs.get("verbose"):
+                traceback.print_exception(error)
             _complain(error.what, error.fix, as_json=bool(kwargs.get("as_json")))
             if os.environ.get("ROBUSTKT_DEBUG") == "1":
                 raise
@@ -141,9 +149,11 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             from robustkt.cli.tables import program
 
-            again = shlex.join([program(), *(a for a in sys.argv[1:] if a != "--fresh")])  # which would start over
+            again = shlex.join(a for a in sys.argv[1:] if a != "--fresh")  # which would start over
             _complain(
-                "interrupted; what is done is kept", f"To continue, type: {again}", as_json=bool(kwargs.get("as_json"))
+                "interrupted; what is done is kept",
+                f"To continue, type: {program()} {again}",
+                as_json=bool(kwargs.get("as_json")),
             )
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # `robustkt list | head`: the reader has had enough

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from robustkt.cli import inventory, tables
 from robustkt.cli import options as o
-from robustkt.cli import tables
 from robustkt.cli.output import Output, guarded
 
 FOUND = 3  # exit status of a check that found something
@@ -20,24 +20,26 @@ def register(app: typer.Typer) -> None:
         app.command()(guarded(command))
 
 
-def list_generations(registry: o.Where = None, as_json: o.Json = False) -> None:
+def list_generations(registry: o.Where = None, as_json: o.Json = False, verbose: o.Verbose = False) -> None:
     """Every generation, the oldest first.
 
     Example: `robustkt list --json`
     """
     from robustkt import api
 
-    Output(as_json=as_json).answer(api.list_generations(o.registry_of(registry)), tables.listed)
+    Output(as_json=as_json, verbose=verbose).answer(api.list_generations(o.registry_of(registry)), inventory.listed)
 
 
-def show(generation: o.Gen = "@latest", registry: o.Where = None, as_json: o.Json = False) -> None:
+def show(
+    generation: o.Gen = "@latest", registry: o.Where = None, as_json: o.Json = False, verbose: o.Verbose = False
+) -> None:
     """One generation: its recipe, how it came about, and what was measured.
 
     Example: `robustkt show gen2`
     """
     from robustkt import api
 
-    Output(as_json=as_json).answer(api.show(generation, o.registry_of(registry)), tables.shown)
+    Output(as_json=as_json, verbose=verbose).answer(api.show(generation, o.registry_of(registry)), inventory.shown)
 
 
 def lineage(
@@ -46,6 +48,7 @@ def lineage(
     ] = None,
     registry: o.Where = None,
     as_json: o.Json = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """Ancestors and descendants as a tree.
 
@@ -53,10 +56,10 @@ def lineage(
     """
     from robustkt import api
 
-    Output(as_json=as_json).answer(api.lineage(generation, o.registry_of(registry)), tables.descent)
+    Output(as_json=as_json, verbose=verbose).answer(api.lineage(generation, o.registry_of(registry)), inventory.descent)
 
 
-def verify(registry: o.Where = None, as_json: o.Json = False) -> None:
+def verify(registry: o.Where = None, as_json: o.Json = False, verbose: o.Verbose = False) -> None:
     """Re-derive every hash and follow every pointer; exit status 3 when something is damaged.
 
     Example: `robustkt verify`
@@ -64,6 +67,6 @@ def verify(registry: o.Where = None, as_json: o.Json = False) -> None:
     from robustkt import api
 
     result = api.verify(o.registry_of(registry))
-    Output(as_json=as_json).answer(result, tables.verified)
+    Output(as_json=as_json, verbose=verbose).answer(result, tables.verified)
     if not result["ok"]:
         raise typer.Exit(FOUND)

@@ -7,14 +7,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-SCREEN = 100  # rows of a list on a terminal; a pipe gets all
+from robustkt.numbers import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.tree import Tree
 
 
 class Columns:
@@ -31,16 +31,20 @@ class Columns:
     def show(self, console: Console) -> None:
         """Print the table."""
         if console.is_terminal:
-            console.print(self._drawn())
+            console.print(self._drawn(console.width))
         else:  # Rich needs most of a millisecond a row
             console.file.write("".join(f"{line}\n" for line in self._lines()))
 
-    def _drawn(self) -> Table:
+    def _drawn(self, room: int) -> Table:
         from rich import box
+        from rich.cells import cell_len
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        needed = sum(max(map(cell_len, column)) + 2 for column in zip(self.headings, *self.rows, strict=True))
+        tight = needed > room  # then the columns stand one space apart, not two
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 - tight, 0, 0), header_style="bold")
+        table.show_edge = not tight
         for i, heading in enumerate(self.headings):
             side = "left" if i < self.left else "right"
             table.add_column(heading, justify=side, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
@@ -61,13 +65,15 @@ class Columns:
 
 
 def program() -> str:
-    """What to type to run this program here: its name where the shell finds it, else the path it was started by."""
-    return "robustkt" if shutil.which("robustkt") else sys.argv[0]
+    """What to type to run this program here, quoted for the shell: as a module, by its name, or by its path."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return "python -m robustkt"
+    return "robustkt" if shutil.which("robustkt") else shlex.quote(sys.argv[0])
 
 
 def percent(value: float | None) -> str:
     """A share as `93.4%`, or a dash."""
-    return "–" if value is None else f"{value:.1%}"
+    return "–" if value is None else f"{round(value, 9) + 0.0:.1%}"  # never −0.0%
 
 
 def duration(seconds: float | None) -> str:
@@ -80,18 +86,19 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _facts(console: Console, facts: Mapping[str, Any]) -> None:
+def facts(console: Console, told: Mapping[str, Any]) -> None:
+    """Names and values, a line each."""
     from rich.markup import escape
 
-    width = max(len(key) for key in facts)
-    for key, value in facts.items():
+    width = max(len(key) for key in told)
+    for key, value in told.items():
         console.print(f"[bold]{key:<{width}}[/bold]  {escape(str(value))}", soft_wrap=True)
 
 
 def trained(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of train and distill."""
     selected = result["selected"] or {}
-    facts = {
+    told = {
         "generation": result["generation"] + ("" if result["created"] else " (was there already)"),
         "id": result["id"][:19] + "…",
         "method": f"{result['method']}, {result['arch']} on {result['data']}",
@@ -100,7 +107,7 @@ def trained(console: Console, result: Mapping[str, Any]) -> None:
         else "–",
         "took": duration(result["wall_seconds"]),
     }
-    _facts(console, facts)
+    facts(console, told)
 
 
 RADII = {"l2": "L2 radius", "linf": "L∞ radius", "l1": "L1 radius", "l0": "pixels changed"}
@@ -119,11 +126,11 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(radius, percent(value), f"{percent(low)} – {percent(high)}")
     console.print(
         f"[bold]{result['generation']}[/bold]  {_smoothing(result)}, n {most}{result['n']:,}, α = {result['alpha']:g}"
-        f"{together}, {result['images']} test images"
+        f"{together}, {counted(result['images'], 'test image')}"
     )
     table.show(console)
     check = result["self_check"] or {"votes": 0}
-    facts = {
+    told = {
         "abstained": percent(result["abstain_rate"]),
         "drawn": f"{result['samples_per_image']:,.0f} noisy copies an image ({result['mode']})",
         "ACR": f"{result['acr']:.4f}  (average certified radius; {'at stopping' if stops else 'grows with n'})",
@@ -135,7 +142,7 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
         "took": duration(result["seconds"]) + (", measured earlier" if result["reused"] else ""),
         "log": result["log"],
     }
-    _facts(console, {name: fact for name, fact in facts.items() if fact})
+    facts(console, {name: fact for name, fact in told.items() if fact})
 
 
 def _smoothing(result: Mapping[str, Any]) -> str:
@@ -163,7 +170,7 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
     if len(result["attacks"]) > 1 + len(smoothed):  # something searched the network itself
         table.add_row("worst case", percent(worst["accuracy"]), f"{percent(low)} – {percent(high)}", "", "")
     whose = result["network"] + (f"; {', '.join(smoothed)}: the smoothed classifier" if smoothed else "")
-    console.print(f"[bold]{result['generation']}[/bold]  {whose}; {result['images']} test images")
+    console.print(f"[bold]{result['generation']}[/bold]  {whose}; {counted(result['images'], 'test image')}")
     table.show(console)
     for name, attack in result["attacks"].items():
         if attack.get("stages"):
@@ -207,130 +214,6 @@ def predicted(console: Console, result: Mapping[str, Any]) -> None:
     )
 
 
-def listed(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of list."""
-    from rich.markup import escape
-
-    if not result["generations"]:
-        where = escape(result["registry"])
-        told = f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`"
-        console.print(told, soft_wrap=True)
-        return
-    shared = {row["data"] for row in result["generations"]}
-    columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
-    table = Columns(*columns, "certified", "n", "attacked", left=len(columns))
-    hidden = len(result["generations"]) - SCREEN if console.is_terminal else 0
-    for row in result["generations"][max(hidden, 0) :]:
-        cells = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
-        cells["teacher"] = row["teacher"] or "–"
-        figures = (_certified(row), _samples(row), _robust(row))
-        table.add_row(*(cells[column] for column in columns), *figures)
-    if hidden > 0:
-        console.print(f"{hidden:,} earlier generations: `robustkt list | less` shows all")
-    table.show(console)
-    if len(shared) == 1:
-        console.print(f"data: {escape(shared.pop())}")
-    if result["unreadable"]:
-        console.print(f"[red]damaged[/red]  {', '.join(result['unreadable'])}: `robustkt verify` says what is wrong")
-    console.print(
-        "certified: accuracy at an L2 radius by n samples; attacked: the worst attack. `robustkt show NAME` has more."
-    )
-
-
-def _certified(row: Mapping[str, Any]) -> str:
-    """Certified accuracy at the second radius of the table, the first that is not 0."""
-    certified = row["certified"]
-    if not certified or not certified["certified_accuracy"]:
-        return "–"
-    radii = sorted(certified["certified_accuracy"].items(), key=lambda item: float(item[0]))
-    radius, value = radii[min(1, len(radii) - 1)]
-    return f"{percent(value)} @{radius}"
-
-
-def _samples(row: Mapping[str, Any]) -> str:
-    return f"{row['certified']['n']:,}" if row["certified"] else "–"
-
-
-def _robust(row: Mapping[str, Any]) -> str:
-    robust = row["robust"]
-    if not robust:
-        return "–"
-    norm = "" if robust["norm"] == "linf" else robust["norm"] + " "
-    return f"{percent(robust['robust_accuracy'])} @{norm}{robust['eps']}"
-
-
-def shown(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of show."""
-    recipe, record = result["manifest"]["recipe"], result["record"]
-    data = recipe["data"]
-    training = recipe["training"]
-    selected, versions = record.get("selected") or {}, record.get("versions") or {}
-    settings = ", ".join(f"{k} {v}" for k, v in sorted(recipe["settings"].items()))
-    facts = {
-        "generation": ", ".join(dict.fromkeys([result["generation"], *result["names"]])),
-        "id": result["id"],
-        "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
-        "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
-        "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
-        "training": f"{training['epochs']} epochs of batches of {training['batch_size']}, lr {training['lr']:g} "
-        f"{training['schedule']}, seed {recipe['seed']}, {recipe['precision']}",
-        "parents": ", ".join(f"{role} {p['name']}" for role, p in result["parents"].items()) or "none",
-        "made": f"{record.get('started', '–')}, {duration(record.get('seconds'))} on {record.get('device', '–')}, "
-        + ", ".join(f"{k} {v}" for k, v in versions.items()),
-    }
-    if selected:
-        facts["selected"] = f"epoch {selected['epoch'] + 1}: {selected['metric']} {percent(selected['score'])}"
-    _facts(console, facts)
-    for c in result["certificates"]:
-        s, f = c["settings"], c["figures"]
-        radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
-        noise = "" if s["noise"] == "gaussian" else f" {s['noise']}"
-        sigma = f"σ {s['sigma']}, " if s["sigma"] else ""
-        console.print(
-            f"\n[bold]certificate[/bold]{noise}  {s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
-            f"{f['images']} images: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
-        )
-    for e in result["evaluations"]:
-        s, f = e["settings"], e["figures"]
-        attacks = "  ".join(f"{name} {percent(a['accuracy'])}" for name, a in f["attacks"].items())
-        console.print(f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {s['images']} images: {attacks}")
-
-
-def _first(item: tuple[str, float]) -> float:
-    return float(item[0])
-
-
-def descent(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of lineage."""
-    from rich.markup import escape
-    from rich.tree import Tree
-
-    trees: list[Tree] = []
-
-    def label(row: Mapping[str, Any]) -> str:
-        figures = [
-            f"certified {_certified(row)}" if row["certified"] else "",
-            f"attacked {_robust(row)}" if row["robust"] else "",
-        ]
-        told = ", ".join(f for f in figures if f)
-        name = f"[bold]{row['generation']}[/bold]" + (" ←" if row["generation"] == result["focus"] else "")
-        return f"{name}  {escape(row['method'])} {escape(row['arch'])}, {duration(row['seconds'])}" + (
-            f"  [dim]{told}[/dim]" if told else ""
-        )
-
-    path: list[Tree] = []  # the node at each depth above the present row
-    for row in result["generations"]:
-        del path[row["depth"] :]
-        if not path and row["depth"] == 0:
-            tree = Tree(label(row))
-            trees.append(tree)
-        else:
-            tree = path[-1].add(label(row))
-        path.append(tree)
-    for tree in trees:
-        console.print(tree)
-
-
 def verified(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of verify."""
     from rich.markup import escape
@@ -339,8 +222,10 @@ def verified(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"[red]damaged[/red]  {escape(problem['what'])}: {escape(problem['path'])}", soft_wrap=True)
     for note in result["notes"]:
         console.print(f"[dim]note[/dim]  {escape(note['what'])}: {escape(note['path'])}", soft_wrap=True)
-    verdict = "sound" if result["ok"] else f"{len(result['problems'])} problems"
-    console.print(f"{escape(result['registry'])}: {result['generations']} generations, {verdict}", soft_wrap=True)
+    verdict = "sound" if result["ok"] else counted(len(result["problems"]), "problem")
+    console.print(
+        f"{escape(result['registry'])}: {counted(result['generations'], 'generation')}, {verdict}", soft_wrap=True
+    )
 
 
 def pushed(console: Console, result: Mapping[str, Any]) -> None:
@@ -353,11 +238,11 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
     if result["dry_run"]:
         console.print(result["card"], markup=False, soft_wrap=True)
         goal = f"it would go to {result['to']}" if result["to"] else "add --to DIR to write it"
-        told = f"dry run: {len(result['files'])} files, {total:,} bytes; nothing is written, {goal}"
+        told = f"dry run: {counted(len(result['files']), 'file')}, {total:,} bytes; nothing is written, {goal}"
         console.print(told, markup=False, soft_wrap=True)
     else:
         place = result["to"]
-        told = f"{result['generation']}: {len(result['files'])} files, {total:,} bytes in {place}"
+        told = f"{result['generation']}: {counted(len(result['files']), 'file')}, {total:,} bytes in {place}"
         console.print(told, markup=False, soft_wrap=True)
         command = shlex.join(["hf", "upload", result["repo"] or "ORG/NAME", place])
         console.print(f"to upload: {command}", markup=False, soft_wrap=True)

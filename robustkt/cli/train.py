@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from robustkt.cli import early, tables
 from robustkt.cli import options as o
-from robustkt.cli import tables
 from robustkt.cli.output import Output, guarded
 
 
@@ -38,6 +38,7 @@ def quickstart(
     from robustkt import api
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    early.machine(device)
     result = api.quickstart(registry=o.registry_of(registry), out=out, seed=seed, device=device, progress=output)
     output.answer(result, tables.quickstart)
 
@@ -75,11 +76,14 @@ def train(
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     o.check_names(method, arch, data)
+    given = o.given(settings, sigma=sigma, norm=norm, eps=eps, epochs=epochs, lr=lr, batch_size=batch_size)
+    early.machine(device, precision)
+    early.training(method, given, preset)
     result = api.train(
         method=method,
         arch=arch,
         data=data,
-        given=o.given(settings, sigma=sigma, norm=norm, eps=eps, epochs=epochs, lr=lr, batch_size=batch_size),
+        given=given,
         name=name,
         preset=preset,
         seed=seed,
@@ -130,13 +134,15 @@ def distill(
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     o.check_names(None if method == "auto" else method, to, None)
-    o.registry_of(registry).get(teacher)
+    given = o.given(settings, sigma=sigma, norm=norm, eps=eps, epochs=epochs, lr=lr, batch_size=batch_size)
+    early.machine(device, precision)
+    early.training(early.successor(o.registry_of(registry).get(teacher), method), given, preset)
     result = api.distill(
         teacher=teacher,
         arch=to,
         method=method,
         data=data,
-        given=o.given(settings, sigma=sigma, norm=norm, eps=eps, epochs=epochs, lr=lr, batch_size=batch_size),
+        given=given,
         name=name,
         preset=preset,
         seed=seed,

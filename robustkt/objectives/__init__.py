@@ -14,11 +14,12 @@ from robustkt.catalog import METHODS
 from robustkt.core import Model, Objective, ThreatModel
 from robustkt.errors import UsageError
 from robustkt.generation import Setting
-from robustkt.numbers import exact, fraction
+from robustkt.numbers import exact, fraction, noise_level
 from robustkt.settings import fill
 
-__all__ = ["build", "hyperparameters", "needs", "resolve", "settings_of"]
+__all__ = ["build", "hyperparameters", "needs", "noise_level", "resolve", "settings_of"]
 
+FROM_ZERO = ("begin_epoch",)  # whole numbers that may be 0
 OWN = ("teacher", "threat")  # fields that are not hyper-parameters themselves
 
 
@@ -85,20 +86,10 @@ def _check(name: str, value: Any) -> None:
         return
     if isinstance(value, float) and not 0 <= value < float("inf"):
         raise UsageError(f"{name} must be a finite number from 0 up, not {value}", "Leave it out for the default.")
-    if not isinstance(value, float) and value <= 0:
+    if name in FROM_ZERO and value < 0:
+        raise UsageError(f"{name} must be at least 0, not {value}", "Leave it out for the default.")
+    if not isinstance(value, float) and value <= 0 and name not in FROM_ZERO:
         raise UsageError(f"{name} must be above 0, not {value}", "Leave it out for the default.")
-
-
-def noise_level(value: Any) -> Fraction:
-    """A standard deviation of Gaussian noise in [0, 1] pixel units, above 0.
-
-    Raises:
-        UsageError: it is not.
-    """
-    sigma = fraction(value, "sigma")
-    if sigma <= 0:
-        raise UsageError(f"sigma must be above 0, not {exact(sigma)}", "The field uses 0.12, 0.25, 0.5 and 1.")
-    return sigma
 
 
 def _absent(x: Tensor) -> Tensor:

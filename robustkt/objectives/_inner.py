@@ -15,6 +15,8 @@ from robustkt.catalog import unknown
 from robustkt.core import Batch, Model, ThreatModel, attacking
 from robustkt.errors import UsageError
 
+USES = {"pgd": ["steps", "step_size"], "n-fgsm": ["sentinel"]}  # the fields that only one of them has a use for
+
 Loss = Callable[[Tensor], Tensor]  # logits (B, K) -> (B,)
 Start = Callable[[ThreatModel, Batch], Tensor]
 

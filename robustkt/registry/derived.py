@@ -15,7 +15,7 @@ from robustkt.numbers import digest
 from robustkt.registry.files import write_atomic
 from robustkt.registry.store import Registry, sealed, unsealed
 
-LAYOUT = 1  # raise it when what `derived` is asked for changes its shape
+LAYOUT = 2  # raise it when what `derived` is asked for changes its shape
 
 Facts = dict[str, Any]
 

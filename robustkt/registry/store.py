@@ -302,7 +302,7 @@ class Registry:
             if matches:
                 return matches.pop()
         known = [*refs["names"], *(f"@{tag}" for tag in refs["tags"]), "@latest"]
-        error = unknown("generation", base, known[-30:])
+        error = unknown("generation", base, known)
         raise NotFoundError(error.what, error.fix if len(known) <= 31 else "`robustkt list` shows them.")
 
     def _readable(self, identity: str, name: str) -> Generation | None:

@@ -1,0 +1,161 @@
+"""How the answers of list, show and lineage look to a person; 80 columns are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from robustkt.cli.tables import Columns, duration, facts, percent
+from robustkt.numbers import counted
+
+SCREEN = 100  # rows of a list on a terminal; a pipe gets all
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.tree import Tree
+
+
+def listed(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of list."""
+    from rich.markup import escape
+
+    if not result["generations"]:
+        where = escape(result["registry"])
+        told = f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`"
+        console.print(told, soft_wrap=True)
+        return
+    shared = {row["data"] for row in result["generations"]}
+    columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
+    table = Columns(*columns, "certified", "n", "attacked", "by", "of", left=len(columns))
+    hidden = len(result["generations"]) - SCREEN if console.is_terminal else 0
+    for row in result["generations"][max(hidden, 0) :]:
+        cells = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
+        cells["teacher"] = row["teacher"] or "–"
+        robust = row["robust"]
+        by = (_by(robust), f"{robust['images']:,}") if robust else ("–", "–")
+        figures = (_certified(row), _samples(row), _robust(row), *by)
+        table.add_row(*(cells[column] for column in columns), *figures)
+    if hidden > 0:
+        console.print(f"{counted(hidden, 'earlier generation')}: `robustkt list | less` shows all")
+    table.show(console)
+    if len(shared) == 1:
+        console.print(f"data: {escape(shared.pop())}")
+    if result["unreadable"]:
+        console.print(f"[red]damaged[/red]  {', '.join(result['unreadable'])}: `robustkt verify` says what is wrong")
+    console.print(
+        "certified: accuracy at an L2 radius by n samples; attacked: what its strongest attacks left, of so many "
+        "images. `robustkt show NAME` has more."
+    )
+    if any(row["robust"] and row["robust"]["network"] == "base" for row in result["generations"]):
+        console.print("* of the base network, without the noise that the generation is used with")
+
+
+def _certified(row: Mapping[str, Any]) -> str:
+    """Certified accuracy at the second radius of the table, the first that is not 0."""
+    certified = row["certified"]
+    if not certified or not certified["certified_accuracy"]:
+        return "–"
+    radii = sorted(certified["certified_accuracy"].items(), key=lambda item: float(item[0]))
+    radius, value = radii[min(1, len(radii) - 1)]
+    return f"{percent(value)} @{radius}"
+
+
+def _samples(row: Mapping[str, Any]) -> str:
+    return f"{row['certified']['n']:,}" if row["certified"] else "–"
+
+
+def _robust(row: Mapping[str, Any]) -> str:
+    robust = row["robust"]
+    if not robust:
+        return "–"
+    norm = "" if robust["norm"] == "linf" else robust["norm"] + " "
+    return f"{percent(robust['robust_accuracy'])}{'*' * (robust['network'] == 'base')} @{norm}{robust['eps']}"
+
+
+def _by(robust: Mapping[str, Any]) -> str:
+    """The attack that left the least, without its settings."""
+    return str(robust["attack"]).partition(":")[0]
+
+
+def _attacked(robust: Mapping[str, Any]) -> str:
+    """`autoattack 52.0% @8/255 of 200, base`."""
+    base = ", base" if robust["network"] == "base" else ""
+    return f"{_by(robust)} {_robust({'robust': robust}).replace('*', '')} of {robust['images']:,}{base}"
+
+
+def shown(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of show."""
+    recipe, record = result["manifest"]["recipe"], result["record"]
+    data = recipe["data"]
+    training = recipe["training"]
+    selected, versions = record.get("selected") or {}, record.get("versions") or {}
+    settings = ", ".join(f"{k} {v}" for k, v in sorted(recipe["settings"].items()) if k not in result["unused"])
+    told = {
+        "generation": ", ".join(dict.fromkeys([result["generation"], *result["names"]])),
+        "id": result["id"],
+        "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
+        "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
+        "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
+        "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}, "
+        f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}",
+        "parents": ", ".join(f"{role} {p['name']}" for role, p in result["parents"].items()) or "none",
+        "made": f"{record.get('started', '–')}, {duration(record.get('seconds'))} on {record.get('device', '–')}, "
+        + ", ".join(f"{k} {v}" for k, v in versions.items()),
+    }
+    if selected:
+        told["selected"] = f"epoch {selected['epoch'] + 1}: {selected['metric']} {percent(selected['score'])}"
+    facts(console, told)
+    for c in result["certificates"]:
+        s, f = c["settings"], c["figures"]
+        radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
+        noise = "" if s["noise"] == "gaussian" else f" {s['noise']}"
+        sigma = f"σ {s['sigma']}, " if s["sigma"] else ""
+        console.print(
+            f"\n[bold]certificate[/bold]{noise}  {s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
+            f"{counted(f['images'], 'image')}: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
+        )
+    for e in result["evaluations"]:
+        s, f = e["settings"], e["figures"]
+        attacks = "  ".join(
+            f"{name} {percent(a['accuracy'])}" + (" (smoothed)" if a.get("smoothed") else "")
+            for name, a in f["attacks"].items()
+        )
+        base = ", base network without noise" if "sigma" in recipe["settings"] else ""
+        console.print(
+            f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {counted(s['images'], 'image')}{base}: {attacks}"
+        )
+
+
+def _first(item: tuple[str, float]) -> float:
+    return float(item[0])
+
+
+def descent(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of lineage."""
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    trees: list[Tree] = []
+
+    def label(row: Mapping[str, Any]) -> str:
+        figures = [
+            f"certified {_certified(row)}" if row["certified"] else "",
+            _attacked(row["robust"]) if row["robust"] else "",
+        ]
+        told = ", ".join(f for f in figures if f)
+        name = f"[bold]{row['generation']}[/bold]" + (" ←" if row["generation"] == result["focus"] else "")
+        return f"{name}  {escape(row['method'])} {escape(row['arch'])}, {duration(row['seconds'])}" + (
+            f"  [dim]{told}[/dim]" if told else ""
+        )
+
+    path: list[Tree] = []  # the node at each depth above the present row
+    for row in result["generations"]:
+        del path[row["depth"] :]
+        if not path and row["depth"] == 0:
+            tree = Tree(label(row))
+            trees.append(tree)
+        else:
+            tree = path[-1].add(label(row))
+        path.append(tree)
+    for tree in trees:
+        console.print(tree)
