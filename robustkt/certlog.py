@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Protocol
 
 from robustkt.certificates import GRID, Certificate
+from robustkt.numbers import exact
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "nA", "n", "p_low", "drawn")
 HEADER = "\t".join(COLUMNS) + "\n"
+
+
+class Outcome(Protocol):
+    """What figures are taken from: a row of ours, or of anybody's log."""
+
+    @property
+    def predict(self) -> int:
+        """The class, −1 when abstaining."""
+
+    @property
+    def radius(self) -> float:
+        """In [0, 1] pixel units."""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the class is the label."""
+
+    def radius_reaches(self, r: Fraction) -> bool:
+        """Whether the radius is at least `r`."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +110,18 @@ def _row(line: str) -> Row:
         p_low=float(p_low),
         drawn=int(drawn),
     )
+
+
+def summarise(rows: Sequence[Outcome], radii: Sequence[Fraction]) -> dict[str, Any]:
+    """images, abstain_rate, acr, certified_accuracy with 95 % Wilson intervals, over all rows; radius ≥ r counts."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    right = {exact(r): sum(row.correct and row.radius_reaches(r) for row in rows) for r in radii}
+    intervals = {r: [float(x) for x in proportion_confint(k, len(rows), method="wilson")] for r, k in right.items()}
+    return {
+        "images": len(rows),
+        "abstain_rate": sum(row.predict == -1 for row in rows) / len(rows),
+        "acr": math.fsum(row.radius * row.correct for row in rows) / len(rows),
+        "certified_accuracy": {r: k / len(rows) for r, k in right.items()},
+        "intervals": intervals,
+    }

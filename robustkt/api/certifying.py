@@ -144,7 +144,7 @@ def certify(
         "id": found.id,
         **{name: settings[name] for name in ("alpha", "mode", "n", "n0", "norm", "noise", "precision")},
         "sigma": float(level),
-        **summarise(rows, grid),
+        **certlog.summarise(rows, grid),
         "samples_per_image": sum(row.drawn for row in rows) / len(rows),
         "seconds": sum(row.seconds for row in rows),
         "log": str(out or registry.log_path(result)),
@@ -214,25 +214,10 @@ def _store(
     rows = certlog.parse(log.decode())
     level = Fraction(settings["sigma"])
     asked = [Fraction(r) for r in settings.get("radii", ())]
-    figures = summarise(rows, asked or default_radii(level, settings["n"], settings["alpha"]))
+    figures = certlog.summarise(rows, asked or default_radii(level, settings["n"], settings["alpha"]))
     figures["samples_per_image"] = sum(row.drawn for row in rows) / len(rows)
     content = {"settings": dict(settings), "figures": figures, **machine(device)}
     registry.put_result(found.id, "certificate", key, content, log)
-
-
-def summarise(rows: Sequence[certlog.Row], radii: Sequence[Fraction]) -> dict[str, Any]:
-    """images, abstain_rate, acr, certified_accuracy with 95 % Wilson intervals, over all rows; radius ≥ r counts."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    right = {exact(r): sum(row.correct and row.radius_reaches(r) for row in rows) for r in radii}
-    intervals = {r: [float(x) for x in proportion_confint(k, len(rows), method="wilson")] for r, k in right.items()}
-    return {
-        "images": len(rows),
-        "abstain_rate": sum(row.predict == -1 for row in rows) / len(rows),
-        "acr": math.fsum(row.radius * row.correct for row in rows) / len(rows),
-        "certified_accuracy": {r: k / len(rows) for r, k in right.items()},
-        "intervals": intervals,
-    }
 
 
 def default_radii(sigma: Fraction, n: int, alpha: float) -> list[Fraction]:
