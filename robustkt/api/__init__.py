@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from robustkt.api.benching import bench
     from robustkt.api.certifying import certify, predict
     from robustkt.api.evaluating import evaluate
+    from robustkt.api.logs import analyze, audit_log
     from robustkt.api.publishing import push
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.training import distill, train
     from robustkt.api.upkeep import lineage, list_generations, show, verify
 
 __all__ = [
+    "analyze",
+    "audit_log",
     "bench",
     "certify",
     "distill",
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "analyze": "logs",
+    "audit_log": "logs",
     "bench": "benching",
     "certify": "certifying",
     "distill": "training",
