@@ -188,9 +188,14 @@ def infer(
         alphas: further α.
         claim: the n and α that the log claims; they are believed where the radii do not tell.
     """
+    from scipy.special import ndtri
+
     found = []
     for n in sorted({*SIZES, *sizes}):
         for alpha in sorted({*ALPHAS, *alphas}, reverse=True):
+            largest = sigma * float(ndtri(alpha ** (1 / n)))  # what n of n give; spares most of the small lattices
+            if radii.rows[radii.values - radii.units > largest + 1e-6 * radii.values].sum() > MISFIT * radii.rows.sum():
+                continue
             one = fit(radii, sigma, n, alpha)
             if one is not None and one.misfits(radii) <= MISFIT * radii.rows.sum():
                 claimed = any(c is not None for c in claim) and claim[0] in (None, n) and claim[1] in (None, alpha)

@@ -70,13 +70,13 @@ def _images(log: Log) -> Iterator[Problem]:
     order = np.array(sorted(times))
     if len(order) < 3:
         return
-    steps = np.diff(order)
-    step = int(Counter(steps.tolist()).most_common(1)[0][0])
-    uneven = np.flatnonzero(steps % step)
-    if len(uneven):
-        odd = tuple(int(order[i + 1]) for i in uneven)
-        yield Problem("irregular", odd, f"images that do not follow at the log's step of {step}")
-    gaps = [(int(order[i]), int(order[i + 1])) for i in np.flatnonzero((steps > step) & (steps % step == 0))]
+    step = int(Counter(np.diff(order).tolist()).most_common(1)[0][0])
+    start = int(Counter((order % step).tolist()).most_common(1)[0][0])
+    odd = tuple(order[order % step != start].tolist())
+    if odd:
+        yield Problem("irregular", odd, f"images that are not at the log's step of {step}")
+    order = order[order % step == start]
+    gaps = [(int(order[i]), int(order[i + 1])) for i in np.flatnonzero(np.diff(order) > step)]
     missing = tuple(islice((idx for low, high in gaps for idx in range(low + step, high, step)), LISTED))
     if missing:
         yield Problem("missing", missing, f"images missing from every {step}-th: were they left out on purpose?")
