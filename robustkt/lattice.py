@@ -16,7 +16,7 @@ Bools = NDArray[np.bool_]
 SIZES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 ALPHAS = (0.05, 0.01, 0.005, 0.001, 0.0005, 0.0001, 1e-5)
 
-EXACT = 4_096  # failures up to which each count's bound is computed; beyond, a spline in their logarithm is as good
+EXACT = 512  # failures up to which each count's bound is computed; beyond, a spline in their logarithm is as good
 RATIO = 1.004  # between the spline's nodes: errors below 1e-11
 ODDS_OFF = math.log(1e-3)  # how unlikely an off-lattice radius is in a log that was made so
 ODDS_FIELD = 2.0  # in favour of the field's α = .001, in nats
