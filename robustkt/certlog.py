@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Protocol
 
 from robustkt.certificates import GRID, Certificate
+from robustkt.numbers import exact, wilson
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "nA", "n", "p_low", "drawn")
 RANDOMISED = "u"  # a last column of logs with randomised bounds
+
+
+class Outcome(Protocol):
+    """What figures are taken from: a row of ours, or of anybody's log."""
+
+    @property
+    def predict(self) -> int:
+        """The class, −1 when abstaining."""
+
+    @property
+    def radius(self) -> float:
+        """In [0, 1] pixel units."""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the class is the label."""
+
+    def radius_reaches(self, r: Fraction) -> bool:
+        """Whether the radius is at least `r`."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +123,15 @@ def _row(line: str) -> Row:
         drawn=int(drawn),
         u=float(randomised[0]) if randomised else None,
     )
+
+
+def summarise(rows: Sequence[Outcome], radii: Sequence[Fraction]) -> dict[str, Any]:
+    """images, abstain_rate, acr, certified_accuracy with 95 % Wilson intervals, over all rows; radius ≥ r counts."""
+    right = {exact(r): sum(row.correct and row.radius_reaches(r) for row in rows) for r in radii}
+    return {
+        "images": len(rows),
+        "abstain_rate": sum(row.predict == -1 for row in rows) / len(rows),
+        "acr": math.fsum(row.radius * row.correct for row in rows) / len(rows),
+        "certified_accuracy": {r: k / len(rows) for r, k in right.items()},
+        "intervals": {r: wilson(k, len(rows)) for r, k in right.items()},
+    }

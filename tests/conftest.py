@@ -21,7 +21,7 @@ import torch
 
 from robustkt.registry import Registry
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(os.environ.get("ROBUSTKT_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 SMALL = {"epochs": 2, "batch_size": 128}  # enough to run, not to learn
 
 torch.set_num_threads(1)

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "robustkt"
 LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "progress"},
     {"core", "losses"},
-    {"registry", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"},
+    {"registry", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"}
+    | {"foreignlog", "lattice", "logchecks"},
     {"objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
     {"engine", "bench", "evaluate", "hub"},
     {"api"},
@@ -66,6 +67,7 @@ def test_a_file_opens_with_a_sentence_and_stays_short(path: Path) -> None:
     [
         "import robustkt.cli",
         "import robustkt.api as a; a.list_generations",
+        "import robustkt.api as a; a.analyze, a.audit_log",
         "from robustkt.registry import Registry",
         "from robustkt.catalog import METHODS, ARCHITECTURES; METHODS.names(), ARCHITECTURES.names()",
     ],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from robustkt.api.benching import bench_train
     from robustkt.api.certifying import certify
     from robustkt.api.evaluating import evaluate
+    from robustkt.api.logs import analyze, audit_log
     from robustkt.api.predicting import predict
     from robustkt.api.publishing import push
     from robustkt.api.quickstarting import quickstart
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from robustkt.api.upkeep import lineage, list_generations, show, verify
 
 __all__ = [
+    "analyze",
     "audit_generation",
+    "audit_log",
     "bench_certify",
     "bench_train",
     "certify",
@@ -41,6 +44,8 @@ _HOMES = {
     "audit_generation": "auditing",
     "bench_certify": "benchcertify",
     "bench_train": "benching",
+    "analyze": "logs",
+    "audit_log": "logs",
     "certify": "certifying",
     "distill": "training",
     "evaluate": "evaluating",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -174,7 +173,7 @@ def certify(
         "alpha_image": share,
         "sigma": float(level) if level else None,
         "conversion": kind.about,
-        **summarise(rows, grid),
+        **certlog.summarise(rows, grid),
         "samples_per_image": sum(row.drawn for row in rows) / len(rows),
         "seconds": result.content.get("seconds", sum(row.seconds or 0 for row in rows)),
         "self_check": result.content.get("self_check"),
@@ -307,7 +306,7 @@ class _Job:
         return {"self_check": {"votes": votes, "differ_from_fp32": differ}}
 
     def _so_far(self, rows: Sequence[certlog.Row]) -> str:
-        low, high = summarise(rows, [Fraction(0)])["intervals"]["0"]
+        low, high = certlog.summarise(rows, [Fraction(0)])["intervals"]["0"]
         right = sum(row.correct for row in rows) / len(rows)
         spent = sum(row.drawn for row in rows) / len(rows) / (self.settings["n"] + self.settings["n0"])
         saved = f", {1 - spent:.0%} of copies saved" if spent < 0.99 else ""
@@ -319,7 +318,7 @@ class _Job:
             return
         grid = [Fraction(r) for r in self.settings.get("radii", ())]
         share = self.settings.get("alpha_image", self.settings["alpha"])
-        figures = summarise(rows, grid or default_radii(self.ball, self.settings["n"], share))
+        figures = certlog.summarise(rows, grid or default_radii(self.ball, self.settings["n"], share))
         self.progress.note(f"so far, {len(rows)} of {wanted} images:")
         for radius, value in figures["certified_accuracy"].items():
             low, high = figures["intervals"][radius]
@@ -330,9 +329,12 @@ def _store(registry: Registry, job: _Job, rows: Sequence[certlog.Row], seconds: 
     settings = job.settings
     share = settings.get("alpha_image", settings["alpha"])
     asked = [Fraction(r) for r in settings.get("radii", ())]
-    figures = summarise(rows, asked or default_radii(job.ball, settings["n"], share))
+    figures = certlog.summarise(rows, asked or default_radii(job.ball, settings["n"], share))
     figures["samples_per_image"] = sum(row.drawn for row in rows) / len(rows)
-    content = {"settings": dict(settings), "figures": figures, "seconds": seconds, **more, **machine(job.device)}
+    data = job.dataset.spec
+    preprocessing = {"shape": list(data.shape), "mean": list(data.mean), "std": list(data.std), "range": [0, 1]}
+    content = {"settings": dict(settings), "figures": figures, "seconds": seconds, "preprocessing": preprocessing}
+    content |= {**more, **machine(job.device)}
     registry.put_result(
         job.found.id, "certificate", digest(canonical(settings))[7:23], content, certlog.text(rows).encode()
     )
@@ -340,23 +342,6 @@ def _store(registry: Registry, job: _Job, rows: Sequence[certlog.Row], seconds: 
 
 def header(found: Generation, result: Result) -> bytes:
     """What a log's rows do not say, as JSON to lie beside it: generation, preprocessing, settings, versions."""
-    data = found.recipe.data
     content = {key: value for key, value in result.content.items() if key not in ("log", "log_hash")}
-    preprocessing = {"shape": list(data.shape), "mean": list(data.mean), "std": list(data.std), "range": [0, 1]}
-    told = {"generation": found.name, "id": found.id, "arch": found.recipe.arch, "preprocessing": preprocessing}
+    told = {"generation": found.name, "id": found.id, "arch": found.recipe.arch}
     return json.dumps({**content["settings"], **content, **told}, indent=1, sort_keys=True).encode() + b"\n"
-
-
-def summarise(rows: Sequence[certlog.Row], radii: Sequence[Fraction]) -> dict[str, Any]:
-    """images, abstain_rate, acr, certified_accuracy with 95 % Wilson intervals, over all rows; radius ≥ r counts."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    right = {exact(r): sum(row.correct and row.radius_reaches(r) for row in rows) for r in radii}
-    intervals = {r: [float(x) for x in proportion_confint(k, len(rows), method="wilson")] for r, k in right.items()}
-    return {
-        "images": len(rows),
-        "abstain_rate": sum(row.predict == -1 for row in rows) / len(rows),
-        "acr": math.fsum(row.radius * row.correct for row in rows) / len(rows),
-        "certified_accuracy": {r: k / len(rows) for r, k in right.items()},
-        "intervals": intervals,
-    }
