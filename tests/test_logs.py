@@ -20,8 +20,10 @@ from statsmodels.stats.proportion import proportion_confint
 
 from robustkt import api, certlog, foreignlog, lattice
 from robustkt.api import logs
-from robustkt.certificates import Certificate, lower_bound, radius_l2
+from robustkt.certificates import Ball, Certificate, lower_bound, radius_l2
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
+from robustkt.noises.gaussian import Gaussian
+from robustkt.registry import Registry
 from tests.conftest import SHARED, Ran
 
 Cli = Callable[..., Ran]
@@ -84,13 +86,11 @@ def written(path: Path, rows: list[list[str]], first: str = FIELD) -> Path:
 def own(path: Path, n: int, alpha: float, sigma: float, images: int = 60) -> Path:
     """A log of ours in mode fixed."""
     random = np.random.default_rng(n)
-    text = certlog.HEADER
+    text = certlog.text([])
     for i, k in enumerate(random.binomial(n, random.uniform(0.4, 1, images)).tolist()):
         p = lower_bound(k, n, alpha)
         radius = radius_l2(p, sigma) if p >= 0.5 else 0.0
-        text += certlog.Row.of(
-            2 * i, 1, Certificate(1 if p >= 0.5 else None, radius, alpha, n + 100, k, n, p), 0.2
-        ).line()
+        text += certlog.Row.of(2 * i, 1, Certificate(1 if p >= 0.5 else None, radius, alpha, n + 100, k, n, p)).line()
     path.write_text(text)
     return path
 
@@ -358,7 +358,7 @@ def test_our_log_tampered(tmp_path: Path, column: str, change: Callable[[str], s
     at = certlog.COLUMNS.index(column)
     row = next(row for row in rows if row[2] != "-1")
     row[at] = change(row[at])
-    result = api.audit_log(written(path, rows, certlog.HEADER), sigma=0.25)
+    result = api.audit_log(written(path, rows, certlog.text([])), sigma=0.25)
     assert kinds(result).get(kind) == 1, result
     assert result["problems"][-1]["rows"] == [int(row[0])]
 
@@ -368,13 +368,14 @@ def test_logs_of_the_other_modes_are_clean(tmp_path: Path, mode: str) -> None:
     from robustkt.catalog import CERTIFIERS
     from robustkt.certificates import drive
 
+    ball = Ball(Gaussian(Fraction(1, 4)), "l2", (1, 1, 1))
     given = {} if mode == "adaptive" else {"radii": [0.0, 0.25, 0.5]}
     random = np.random.default_rng(3)
-    text = certlog.HEADER
+    text = certlog.text([])
     for i, p in enumerate(random.uniform(0.45, 1, 40)):
-        certifying = CERTIFIERS.get(mode)(sigma=0.25, alpha=0.001, n0=100, n=5_000, **given)
+        certifying = CERTIFIERS.get(mode)(ball=ball, alpha=0.001, n0=100, n=5_000, **given)
         certificate = drive(certifying, lambda k, p=p: random.multinomial(k, [1 - p, p]).tolist())
-        text += certlog.Row.of(i, 1, certificate, 0.1).line()
+        text += certlog.Row.of(i, 1, certificate).line()
     path = tmp_path / "log.tsv"
     path.write_text(text)
     for header in ({"sigma": 0.25, "alpha": 0.001, "n": 5_000, "mode": mode}, {"sigma": 0.25}):
@@ -546,3 +547,39 @@ def test_an_audit_of_counts_is_quick(tmp_path: Path) -> None:
     start = time.monotonic()
     assert api.audit_log(path, sigma=0.25)["ok"]
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mode": "fixed"}, {"mode": "randomised"}, {"mode": "adaptive"}, {"mode": "sequential"},
+        {"mode": "fixed", "simultaneous": True}, {"mode": "fixed", "norm": "linf"}, {"mode": "fixed", "norm": "l4"},
+        {"noise": "quantised", "mode": "fixed"}, {"noise": "uniform", "mode": "fixed"}, {"noise": "laplace"},
+        {"noise": "ablation:keep=60", "sigma": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_certify_writes_passes_the_audit_and_is_found_out_when_changed(
+    tmp_path: Path, noisy: Registry, given: dict[str, Any]
+) -> None:
+    path = tmp_path / "log.tsv"
+    few = {"sigma": "0.25", "n": 400, "n0": 32, "max_images": 12, "registry": noisy, "device": "cpu"}
+    found = api.certify("gen0", **few | given, out=path)
+    result = api.audit_log(path)
+    assert result["problems"] == [], result
+    assert api.analyze([path])["logs"][0]["certified_accuracy"]["0"] == found["certified_accuracy"]["0"]
+    stored = noisy.results(noisy.get("gen0").id, "certificate")
+    assert all(api.audit_log(noisy.log_path(one))["ok"] for one in stored)
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    place = next(i for i, row in enumerate(rows) if (i and float(row[3]) > 0) or i == len(rows) - 1)
+    rows[place][3] = f"{float(rows[place][3]) + 1:.6f}"
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    assert "radius" in kinds(api.audit_log(path))
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    registry = Registry(tmp_path_factory.mktemp("noisy") / "registry")
+    given = {"sigma": "0.25", "epochs": 2}
+    api.train(method="gaussian", arch="smallcnn", data="digits", given=given, registry=registry, device="cpu")
+    return registry

@@ -36,6 +36,7 @@ def analyze(
     form: Annotated[str, typer.Option("--format", help="table, markdown or latex.")] = "table",
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """Certified accuracy at radii from certification logs, with intervals; several logs side by side.
 
@@ -49,7 +50,7 @@ def analyze(
 
     if form not in FORMATS:
         raise UsageError(f"there is no format '{form}'", f"There are {', '.join(FORMATS)}.")
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     result = api.analyze(
         logs,
         sigma=[s.strip() for s in sigma.split(",")] if sigma else [],
