@@ -2,8 +2,9 @@
 
     python benchmarks/sequential.py LOG.tsv --sigma 0.5
 
-Each image of the log is a coin whose probability is the bound that its published radius belongs to (an abstention's is
-drawn below ½). Every mode certifies every coin; certified accuracy counts the images that the log calls correct.
+Each image of the log is a coin whose probability is the share of agreeing votes that its published radius belongs to
+(an abstention's is drawn below ½). Every mode certifies every coin; certified accuracy counts the images that the log
+calls correct.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from robustkt import foreignlog
 from robustkt.api.smoothing import default_radii, takes
 from robustkt.catalog import CERTIFIERS
 from robustkt.certificates import Ball, Certificate, drive
+from robustkt.lattice import bounds
 from robustkt.noises.gaussian import Gaussian
 
 RECORDS = Path(__file__).resolve().parent / "records"
@@ -66,8 +68,12 @@ def main() -> None:
     lines = foreignlog.read(args.log).lines[:: args.skip]
     rng = np.random.default_rng(0)
     sigma = float(args.sigma)
-    # the published radius is that of the bound: its probability stands in for the true one
-    chances = [0.5 * rng.random() if line.predict == -1 else float(ndtr(line.radius / sigma)) for line in lines]
+    every = bounds(np.arange(args.n + 1, dtype=float), np.full(args.n + 1, float(args.n)), args.alpha)
+    counts = [int(np.searchsorted(every, ndtr((line.radius - 0.005) / sigma))) for line in lines]
+    chances = [
+        0.5 * rng.random() if line.predict == -1 else min(count, args.n) / args.n
+        for line, count in zip(lines, counts, strict=True)
+    ]
     right = [line.correct for line in lines]
     ball = Ball(Gaussian(args.sigma), "l2", (3, 32, 32))
     grid = default_radii(ball, args.n, args.alpha)

@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "certification.md")
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -160,6 +160,57 @@ def bench_train() -> str:
     return rows(["what", "ours, s", "plain loop, s", "times faster"], *body) + told
 
 
+def sequential() -> str:
+    """What each mode of certification costs and finds, on coins with a published model's probabilities."""
+    found = record("sequential")
+    radii = [r for r in ("0.0", "0.5", "1.0", "1.5") if r in found["rows"][0]["certified_accuracy"]]
+    body = []
+    for row in found["rows"]:
+        shares = [f"{100 * row['certified_accuracy'][r]:.2f}" if r in row["certified_accuracy"] else "" for r in radii]
+        draws = row["draws"]
+        body.append([row["title"], f"{draws['mean']:,.0f}", f"{draws['median']:,.0f}", *shares, f"{row['acr']:.3f}"])
+    told = (
+        f"\n\n`{found['command']}`: {found['images']:,} images of that log as coins, σ = {found['sigma']:g}, "
+        f"n = {found['n']:,}, α = {found['alpha']:g}; certified accuracy in %."
+    )
+    head = ["mode", "copies an image", "median", *(f"r = {float(r):g}" for r in radii), "ACR"]
+    return rows(head, *body) + told
+
+
+def bench_certify() -> str:
+    """The sampler against the reference's loop and the bare forward pass, and a whole table of radii."""
+    body = []
+    for name in ("bench-certify", "bench-certify-table"):
+        found = record(name)
+        machine, speed, ratios = found["machine"], found["samples_per_second"], found["ratios"]
+        shape = "×".join(map(str, found["shape"]))
+        table = found["figures"].get("table")
+        body.append(
+            [
+                f"{found['arch']}, {shape}", f"{speed['ours']:,.0f}", f"{speed['reference_loop']:,.0f}",
+                f"{speed['bare_forward']:,.0f}", f"{ratios['reference_loop']:.2f}", f"{ratios['bare_forward']:.2f}",
+                f"{table['samples_per_image']:,.0f}" if table else "", f"{ratios['table']:.1f}" if table else "",
+            ]
+        )  # fmt: skip
+    told = (
+        f"\n\n`robustkt bench certify`, and with a generation whose table of radii is timed at n = {found['n']:,} on "
+        f"{found['images']} images (the reference's seconds for it are extrapolated); {found['precision']}, "
+        f"{'compiled' if found['compiled'] else 'not compiled'}; {machine['processors']} cores, {machine['threads']} "
+        f"threads, torch {machine['versions']['torch']}."
+    )
+    head = [
+        "network",
+        "ours, copies/s",
+        "reference",
+        "bare",
+        "× reference",
+        "share of bare",
+        "copies an image",
+        "× table",
+    ]
+    return rows(head, *body) + told
+
+
 def _settings(found: dict[str, Any]) -> str:
     first, machine = found["rows"][0], found["machine"]
     return (
@@ -178,6 +229,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "founding": founding,
     "parity": parity,
     "bench-train": bench_train,
+    "sequential": sequential,
+    "bench-certify": bench_certify,
 }
 
 

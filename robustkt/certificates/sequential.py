@@ -19,6 +19,7 @@ LOOKS = (0.002, 0.01, 0.05, 0.25, 1.0)  # shares of n: 200, 1k, 5k, 25k, 100k
 DECLINE = 0.01  # adaptive: the share of the largest n's radius that may be given up
 STAGE_ONE = 0.01  # adaptive: share of n that chooses the size of the second stage, at least 100 draws
 
+HOPE = 3.0  # standard errors: of images just certifiable one in a hundred is given up
 TINY = 1e-290  # below it doubles lose digits; the evidence is nil there anyway
 
 Floats = NDArray[np.float64]
@@ -41,11 +42,6 @@ def log_e(successes: int | NDArray[np.int64], trials: int, p0: Floats) -> Floats
     return found
 
 
-def log_e_below(successes: int | NDArray[np.int64], trials: int, p0: Floats) -> Floats:
-    """The mirror image, for H0: p ≥ p0: evidence that a radius cannot be certified."""
-    return log_e(trials - successes, trials, 1 - p0)
-
-
 def anytime_lower_bound(successes: int, trials: int, alpha: float) -> float:
     """The p below which every p0 is rejected at this moment: a lower confidence bound valid at all moments at once."""
     from scipy.optimize import brentq
@@ -65,27 +61,32 @@ def anytime_lower_bound(successes: int, trials: int, alpha: float) -> float:
 def sequential(*, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
     """Decide "is the radius at least r?" for every r of a grid, and stop as soon as all are decided.
 
-    Each look rejects p ≤ the probability that r needs, Φ(r/σ) in L2, when its e-process reaches 1/α, and gives r up
-    when the mirror image does. The nulls are nested, so one family serves all radii without correction. The radius
-    reported comes from the anytime lower bound at stopping; at most `n` copies after the selection are drawn.
+    Each look rejects p ≤ the probability that r needs, Φ(r/σ) in L2, when its e-process reaches 1/α. The nulls are
+    nested, so one family serves all radii without correction. It ends when each radius is certified or would not be
+    by `n` copies even if the others came as well as the votes so far let hope; to abstain early is always valid. The
+    radius reported comes from the anytime lower bound at stopping.
     """
     thresholds = _thresholds(radii, ball)
     selection = yield n0
     label = top(selection)
-    successes, trials, p_low = 0, 0, 0.0
+    successes, trials = 0, 0
     enough = math.log(1 / alpha)
     certified = np.zeros(len(thresholds), bool)
-    given_up = log_e(n, n, thresholds) < enough  # out of reach even if every copy agrees: nothing to wait for
     for size in _sizes(n):
         successes += int((yield size - trials)[label])
         trials = size
         certified |= log_e(successes, trials, thresholds) >= enough
-        given_up |= log_e_below(successes, trials, thresholds) >= enough
-        if bool((certified | given_up).all()):
+        if bool((certified | (log_e(_at_best(successes, trials, n), n, thresholds) < enough)).all()):
             break
-    if bool(certified.any()):
-        p_low = max(anytime_lower_bound(successes, trials, alpha), float(thresholds[certified].max()))
+    p_low = max(anytime_lower_bound(successes, trials, alpha), float(thresholds[certified].max(initial=0.0)))
     return certificate(label, p_low, ball, alpha, n0 + trials, successes, trials)
+
+
+def _at_best(successes: int, trials: int, n: int) -> int:
+    """The successes after n draws if the share of the others is HOPE standard errors above the share so far."""
+    share = successes / trials
+    error = math.sqrt((share * (1 - share) + 1 / trials) / trials)
+    return successes + math.floor((n - trials) * min(1.0, share + HOPE * error))
 
 
 def looks(*, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
@@ -139,8 +140,8 @@ def _enough(p: float, n: int, ball: Ball, alpha: float) -> int:
 
 
 def _thresholds(radii: Sequence[float], ball: Ball) -> Floats:
-    """The probability that each radius needs, rounded up; r = 0 is among them, so that abstaining is decided too."""
-    return np.array([ball.needed(radius) for radius in sorted({0.0, *radii})])
+    """The probability that each radius needs, rounded up."""
+    return np.array([ball.needed(radius) for radius in sorted(radii)])
 
 
 def _sizes(n: int) -> Iterator[int]:
