@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
+import math
 import os
 import pty
 import re
@@ -1587,3 +1589,24 @@ def test_a_reader_that_has_had_enough_is_no_error(made: Path, option: list[str])
     ran = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_predict_takes_names_from_stdin_and_tells_grey_levels(
+    cli: Cli, here: Registry, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [path.name for path in pictures]
+    asked = one_json(cli("predict", "gen0", *names, "--n", "200", "--json"), "predictions mode norm noise")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(names) + "\n\n"))
+    assert one_json(cli("predict", "gen0", "-", "--n", "200", "--json"), "predictions") == asked
+    for p in asked["predictions"]:
+        length = math.sqrt(64) / 255  # of one level in every pixel of a digit
+        assert p["levels"] * length <= p["radius"] < (p["levels"] + 1) * length
+        assert p["drawn"] <= 300
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    refused(cli("predict", "gen0", "-"), 2, "no image is named on stdin", "one file name a line")
+    fixed = one_json(cli("predict", "gen0", names[0], "--n", "200", "--mode", "fixed", "--json"), "predictions")
+    assert fixed["predictions"][0]["drawn"] == 300
+    pixels = one_json(cli("predict", "gen0", names[0], "--noise", "ablation:keep=60", "--n", "200", "--json"), "norm")
+    assert (pixels["norm"], pixels["predictions"][0]["levels"]) == ("l0", None)
+    text = plain(cli("predict", "gen0", names[0], "--n", "200", "--norm", "linf")).out
+    assert "L∞ radius" in text

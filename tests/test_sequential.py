@@ -150,11 +150,10 @@ def test_decisions_are_those_of_the_fixed_procedure_for_far_fewer_draws(
 def test_giving_up_early_costs_little() -> None:
     """Coins just above a threshold, where it costs most: at least 97 of 100 that the whole run certifies are kept."""
     n, radius = 20_000, 0.25
-    p0, rng, kept, whole = np.array([stats.norm.cdf(radius / 0.5)]), np.random.default_rng(5), 0, 0
-    for seed in range(150):
-        p = float(p0[0] + rng.uniform(0.015, 0.03))
-        draws = np.random.default_rng(seed).random(n) < p
-        votes, at = np.cumsum(draws), 0
+    p0, rng, kept, whole = float(stats.norm.cdf(radius / 0.5)), np.random.default_rng(5), 0, 0
+    for seed in range(200):
+        p = p0 + rng.uniform(0.01, 0.02)
+        draws, at = np.random.default_rng(seed).random(n) < p, 0
 
         def sample(k: int, draws: np.ndarray = draws) -> list[int]:  # type: ignore[type-arg]
             nonlocal at
@@ -163,12 +162,27 @@ def test_giving_up_early_costs_little() -> None:
             hits, at = int(draws[at : at + k].sum()), at + k
             return [hits, k - hits]
 
-        reached = any(log_e(int(votes[size - 1]), size, p0)[0] >= math.log(1 / ALPHA) for size in _sizes(n))
+        reached = lower_bound(int(draws.sum()), n, ALPHA / 2) >= p0
         made = drive(sequential(ball=l2(0.5), alpha=ALPHA, n0=50, n=n, radii=[radius]), sample)
-        whole, kept = whole + reached, kept + (made.radius >= radius)
-        assert reached or made.radius < radius
+        whole, kept = whole + reached, kept + (reached and made.radius >= radius)
     assert whole > 50
     assert kept >= 0.97 * whole
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.5])
+def test_the_looks_and_the_end_are_wrong_no_more_often_than_alpha_together(radius: float) -> None:
+    """10⁵ coins at a threshold, never given up: half of α on the way and half at the end, as `sequential` does."""
+    coins, p0, alpha, n = 100_000, stats.norm.cdf(radius / 0.5), 0.02, 2_000
+    rng, hits, drawn, wrong = np.random.default_rng(6), np.zeros(coins, dtype=np.int64), 0, np.zeros(coins, dtype=bool)
+    for size in _sizes(n):
+        hits += rng.binomial(size - drawn, p0, size=coins)
+        drawn = size
+        possible, place = np.unique(hits, return_inverse=True)
+        wrong |= (log_e(possible, drawn, np.array(p0)) >= math.log(2 / alpha))[place]
+    way = int(wrong.sum())
+    wrong |= np.array([lower_bound(int(k), n, alpha / 2) > p0 for k in possible])[place]
+    assert stats.binomtest(int(wrong.sum()), coins, alpha, alternative="greater").pvalue > 1e-4
+    assert int(wrong.sum()) > way > 0
 
 
 def test_selection_draws_are_no_evidence() -> None:

@@ -61,24 +61,28 @@ def anytime_lower_bound(successes: int, trials: int, alpha: float) -> float:
 def sequential(*, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[float]) -> Certifying:
     """Decide "is the radius at least r?" for every r of a grid, and stop as soon as all are decided.
 
-    Each look rejects p ≤ the probability that r needs, Φ(r/σ) in L2, when its e-process reaches 1/α. The nulls are
-    nested, so one family serves all radii without correction. It ends when each radius is certified or would not be
-    by `n` copies even if the others came as well as the votes so far let hope; to abstain early is always valid. The
-    radius reported comes from the anytime lower bound at stopping.
+    Each look rejects p ≤ the probability that r needs, Φ(r/σ) in L2, when its e-process reaches 2/α. The nulls are
+    nested, so one family serves all radii without correction. The other half of α is spent on Clopper–Pearson at `n`
+    copies, for images that come so far: there it needs less evidence. All ends when each radius is certified or would
+    not be at `n` even if the other copies came as well as the votes so far let hope; to abstain early is always valid.
+    The radius reported is that of the anytime lower bound at stopping, or of the one at `n`.
     """
     thresholds = _thresholds(radii, ball)
     selection = yield n0
     label = top(selection)
     successes, trials = 0, 0
-    enough = math.log(1 / alpha)
+    anytime, final = alpha / 2, alpha / 2
     certified = np.zeros(len(thresholds), bool)
     for size in _sizes(n):
         successes += int((yield size - trials)[label])
         trials = size
-        certified |= log_e(successes, trials, thresholds) >= enough
-        if bool((certified | (log_e(_at_best(successes, trials, n), n, thresholds) < enough)).all()):
+        certified |= log_e(successes, trials, thresholds) >= math.log(1 / anytime)
+        hoped = lower_bound(_at_best(successes, trials, n), n, final)
+        if bool((certified | (thresholds > hoped)).all()):
             break
-    p_low = max(anytime_lower_bound(successes, trials, alpha), float(thresholds[certified].max(initial=0.0)))
+    p_low = max(anytime_lower_bound(successes, trials, anytime), float(thresholds[certified].max(initial=0.0)))
+    if trials == n:
+        p_low = max(p_low, lower_bound(successes, n, final))
     return certificate(label, p_low, ball, alpha, n0 + trials, successes, trials)
 
 
