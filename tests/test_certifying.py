@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from robustkt import api, certlog
+from robustkt.api.loading import pick_device
 from robustkt.catalog import NOISES
 from robustkt.certificates import lower_bound, radius_l2
 from robustkt.registry import Registry
@@ -97,6 +100,18 @@ def test_a_killed_run_goes_on_where_it_was(trained: Registry, whole: bytes, rank
 def children(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(line) for line in listed.stdout.split()]
+
+
+def test_each_process_of_torchrun_takes_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", functools.cache(lambda: True))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert str(pick_device("cuda")) == "cuda"
+    for rank, device in ((0, "cuda:0"), (1, "cuda:1"), (2, "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert str(pick_device("auto")) == device
+    assert str(pick_device("cuda:1")) == "cuda:1"
+    assert str(pick_device("cpu")) == "cpu"
 
 
 def test_ctrl_c_tells_the_table_so_far(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def pick_device(name: str) -> torch.device:
     if kind == "cuda":  # fp32 means fp32: no shortened multiplications unless bf16 is asked for
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun's processes take a device each
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)
 
 
