@@ -13,6 +13,8 @@ from robustkt.errors import IntegrityError, UsageError, clip
 MAX_JSON = 16 * 2**20  # bytes; no honest manifest or result header comes near
 # A number that may overflow to infinity, or half a surrogate pair: neither could be written again.
 SUSPECT = re.compile(rb"[eE]\+?\d{3}|\d{300}|\\u[dD]")
+MIN_SIGMA, MAX_SIGMA = Fraction(1, 10**4), 100
+MIN_EPS, MAX_EPS = Fraction(1, 10**6), 10_000  # 4,000 is the diagonal of an image of 16 million values
 LARGEST = 10**300  # every number stays within a float's range; `1e999999999` would not even fit into memory
 
 
@@ -43,15 +45,21 @@ def noise_level(value: Any) -> Fraction:
     sigma = fraction(value, "sigma")
     if sigma <= 0:
         raise UsageError(f"sigma must be above 0, not {exact(sigma)}", "The field uses 0.12, 0.25, 0.5 and 1.")
+    if not MIN_SIGMA <= sigma <= MAX_SIGMA:
+        raise UsageError(
+            f"sigma {float(sigma):g} is no noise for images in [0, 1]", "The field uses 0.12, 0.25, 0.5 and 1."
+        )
     return sigma
 
 
 def check_ball(norm: str, eps: Fraction) -> None:
-    """Raise a UsageError for a norm other than linf and l2, or an eps not above 0 or, for linf, above 1."""
+    """Raise a UsageError for a norm other than linf and l2, or an eps that no image's ball has."""
     if norm not in ("linf", "l2"):
         raise UsageError(f"unknown norm '{norm}'", "Known: linf, l2.")
     if eps <= 0:
         raise UsageError(f"eps must be above 0, not {exact(eps)}", "The usual linf eps is 8/255.")
+    if not MIN_EPS <= eps <= MAX_EPS:
+        raise UsageError(f"eps {float(eps):g} is no size of a perturbation of images in [0, 1]", "Write it as 8/255.")
     if norm == "linf" and eps > 1:
         raise UsageError(
             f"eps {exact(eps)} is over 1, the whole range of a pixel",

@@ -122,7 +122,7 @@ def certify(
     step = skip or spread(len(dataset.test), max_images)
     indices = list(range(0, len(dataset.test), step))[:max_images]
     share = alpha / len(indices) if simultaneous else alpha
-    check_reach(n, share)
+    check_reach(mode, n, share)
     draws = len(indices) * (n + n0) // (STOPS_AT if takes(mode, "radii") else 1)
     settings: dict[str, Any] = {
         "sigma": exact(level) if level else "", "mode": mode, "n": n, "n0": n0,

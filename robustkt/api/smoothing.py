@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 10_000  # the papers' 100,000 takes longer; --n 100000 gives their table
 COMPILE_FROM = 5_000_000  # draws that are worth the half minute that compiling takes
+SPLIT = 5  # the most shares that a mode which looks several times makes of α
 STEPS = 16  # most radii of a default table
 
 
@@ -102,14 +103,15 @@ def pick_compile(asked: str, device: torch.device, draws: int) -> bool:
     return asked == "on" or (asked == "auto" and draws >= COMPILE_FROM and inference.can_compile(device))
 
 
-def check_reach(n: int, alpha: float) -> None:
+def check_reach(mode: str, n: int, alpha: float) -> None:
     """Whether n copies can certify anything.
 
     Raises:
         UsageError: not even if all of them agree.
     """
-    if lower_bound(n, n, alpha) < 0.5:
-        least = math.ceil(math.log(alpha) / math.log(0.5))
+    spent = alpha / SPLIT if takes(mode, "radii") else alpha
+    if lower_bound(n, n, spent) < 0.5:
+        least = math.ceil(math.log(spent) / math.log(0.5))
         raise UsageError(
             f"--n {n} can certify nothing at α = {alpha:g}", f"Give at least --n {least}; the field uses 100000."
         )
