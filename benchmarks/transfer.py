@@ -64,8 +64,8 @@ def quality(options: argparse.Namespace, registry: Registry, seed: int) -> list[
     rows = []
     for one in made:
         certified = api.certify(
-            one["generation"], sigma=options.sigma, n=options.n, max_images=options.images, radii=RADII,
-            registry=registry, data_dir=options.data_dir,
+            one["generation"], sigma=options.sigma, mode=options.mode, n=options.n, max_images=options.images,
+            radii=RADII, registry=registry, data_dir=options.data_dir,
         )  # fmt: skip
         keys = ("certified_accuracy", "intervals", "acr", "abstain_rate", "images", "n", "alpha")
         rows.append(
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--sigma", default="0.25")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n", type=int, default=1_000)
+    parser.add_argument("--mode", default="fixed", help="of certification; ACR is comparable within one mode only")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--cost-images", type=int, default=1_280)
