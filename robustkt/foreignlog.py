@@ -210,7 +210,7 @@ def _flag(text: str) -> bool:
 def _seconds(text: str) -> float:
     if text.lower() in ("nan", "-", ""):
         return math.nan
-    if NUMBER.fullmatch(text):
+    if NUMBER.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
     if clock := CLOCK.fullmatch(text):
         days, hours, minutes, seconds = clock.groups()

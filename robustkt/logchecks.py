@@ -96,6 +96,7 @@ def radii(log: Log, found: Radii, fits: Sequence[Fit]) -> Iterator[Problem]:
     if above.any():
         top = max(f.largest for f in fits)
         text = f"radii above {top:.6g}, the largest possible" + (f" with {which}" if len(fits) == 1 else "")
+        text += "; or --sigma is not theirs"
         yield Problem("too-large", tuple(idx for idx, i in at if above[i]), text)
     if off.any():
         text = f"radii that no count gives with {which}"

@@ -88,6 +88,8 @@ class _Image(Generic[K]):
             IntegrityError: they are not what this program asks for.
         """
         for share in shares:
+            if share.first > self.chunk:  # a pass between is lost: it is drawn again, to the same votes
+                return
             fits = self.chunk == share.first and 0 < share.draws <= self.pending and sum(share.counts) == share.draws
             if self.done is not None or not fits or len(share.counts) != self.classes:
                 raise IntegrityError(f"the kept votes of image {self.key} do not fit", "Start again with --fresh.")
@@ -113,7 +115,7 @@ def certify(
     *,
     classes: int,
     noise: Noise,
-    seed: int,
+    seed: int | str,
     device: torch.device,
     batch_size: int | None = None,
     journal: Journal[K] | None = None,
@@ -203,7 +205,12 @@ def _fillable(
 
 
 def _draw(
-    pool: ThreadPoolExecutor, buffer: Tensor, pieces: Sequence[_Piece[K]], noise: Noise, seed: int, device: torch.device
+    pool: ThreadPoolExecutor,
+    buffer: Tensor,
+    pieces: Sequence[_Piece[K]],
+    noise: Noise,
+    seed: int | str,
+    device: torch.device,
 ) -> None:
     """Noisy copies into the rows of the batch; on a CPU several chunks at once, as a stream draws on one core."""
 
@@ -254,7 +261,7 @@ def disagreements(
     images: Iterable[tuple[K, Tensor]],
     *,
     noise: Noise,
-    seed: int,
+    seed: int | str,
     device: torch.device,
     batch_size: int | None = None,
 ) -> tuple[int, int]:

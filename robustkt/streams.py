@@ -36,7 +36,7 @@ class HostStream:
     torch's generator on the CPU is seeded by 32 bits only, so that some of ten thousand images would share noise.
     """
 
-    def __init__(self, seed: int, key: int | str, chunk: int) -> None:
+    def __init__(self, seed: int | str, key: int | str, chunk: int) -> None:
         words = np.frombuffer(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=16).digest(), dtype="<u8")
         # the highest word of the counter: chunks are 2^192 blocks apart and can never meet
         self._rng = np.random.Generator(np.random.Philox(key=words, counter=[0, 0, 0, chunk]))
@@ -59,7 +59,7 @@ class HostStream:
 class DeviceStream:
     """torch's generator of a device; on CUDA Philox too, keyed by 63 bits of the seed, the image and the chunk."""
 
-    def __init__(self, device: torch.device, seed: int, key: int | str, chunk: int) -> None:
+    def __init__(self, device: torch.device, seed: int | str, key: int | str, chunk: int) -> None:
         # counting up from the image's own number: two chunks of an image can never share a seed
         self._rng = torch.Generator(device).manual_seed((seed_of(seed, str(key)) + chunk) % 2**63)
 
@@ -76,6 +76,6 @@ class DeviceStream:
         return torch.randint(0, 2**BITS, (count,), generator=self._rng, device=self._rng.device)
 
 
-def stream(device: torch.device, seed: int, key: int | str, chunk: int) -> Stream:
+def stream(device: torch.device, seed: int | str, key: int | str, chunk: int) -> Stream:
     """The stream of a chunk of an image's noise on a device."""
     return HostStream(seed, key, chunk) if device.type == "cpu" else DeviceStream(device, seed, key, chunk)

@@ -33,25 +33,40 @@ def test_sound_certificates_are_reported_no_more_often_than_stated() -> None:
     rng, error, reported = np.random.default_rng(0), 0.05, 0
     for _ in range(300):
         fresh = claims(rng.uniform(0.6, 1, 30), rng)
-        reported += bool(judge(fresh, ALPHA, error, two_samples=True)["problems"])
+        reported += bool(judge(fresh, ALPHA, error, len(fresh), 1.0, two_samples=True)["problems"])
     assert stats.binomtest(reported, 300, error, alternative="greater").pvalue > 1e-3
+
+
+def test_borderline_images_of_which_few_are_certified_are_no_fault() -> None:
+    """Certified by luck, at most a share alpha of them; what was left out by abstaining counts as well."""
+    rng, error, reported, images = np.random.default_rng(3), 0.05, 0, 3_000
+    for _ in range(200):
+        k = rng.binomial(1_000, 0.5, size=images)
+        lucky = [i for i in range(images) if lower_bound(int(k[i]), 1_000, ALPHA) >= 0.5]
+        fresh = []
+        for i in lucky:
+            bound = lower_bound(int(k[i]), 1_000, ALPHA)
+            row = certlog.Row.of(i, 0, Certificate(0, radius_l2(bound, 1.0), ALPHA, 1_000, int(k[i]), 1_000, bound))
+            fresh.append(_Votes(row, max(0.5, bound), int(rng.binomial(2_000, 0.5)), 2_000))
+        reported += bool(judge(fresh, ALPHA, error, images, 1.0, two_samples=True)["problems"])
+    assert stats.binomtest(reported, 200, error, alternative="greater").pvalue > 1e-3
 
 
 def test_inflated_radii_are_found() -> None:
     rng = np.random.default_rng(1)
     fresh = claims(rng.uniform(0.6, 0.95, 50), rng)
     inflated = [replace(v, needed=min(1 - 1e-9, v.needed + 0.04)) for v in fresh]
-    found = judge(inflated, ALPHA, 0.001, two_samples=False)
+    found = judge(inflated, ALPHA, 0.001, 50, 1.0, two_samples=False)
     assert "refuted by fresh noise" in found["problems"][0]
     assert found["p_value"] < 1e-6
-    assert not judge(fresh, ALPHA, 0.001, two_samples=False)["problems"]
+    assert not judge(fresh, ALPHA, 0.001, 50, 1.0, two_samples=False)["problems"]
 
 
 def test_invented_counts_of_one_image_are_found() -> None:
     rng = np.random.default_rng(2)
     fresh = claims(rng.uniform(0.8, 0.95, 50), rng)
     fresh[7] = replace(fresh[7], row=replace(fresh[7].row, successes=1_000))
-    (problem,) = judge(fresh, ALPHA, 0.001, two_samples=True)["problems"]
+    (problem,) = judge(fresh, ALPHA, 0.001, 50, 1.0, two_samples=True)["problems"]
     assert problem.startswith("image 7: 1000 of 1000 copies agreed")
 
 
@@ -75,6 +90,7 @@ def test_an_audit_of_what_was_measured_finds_nothing(trained: Registry) -> None:
     assert found["problems"] == []
     assert all(one["images"] == 40 and one["copies"] == 2_000 for one in found["audits"])
     assert api.audit_generation("gen0", images=40, seed=5, registry=trained, device="cpu") == found
+    assert api.audit_generation("gen0", images=40, seed=0, registry=trained, device="cpu")["audits"][0]["refuted"] == []
     assert api.audit_generation("gen0", images=5, n=50, registry=trained, device="cpu")["seed"] > 2**20
 
 

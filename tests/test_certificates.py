@@ -132,7 +132,8 @@ def test_the_randomised_bound_errs_with_probability_alpha_exactly(n: int, p: flo
     assert stats.binomtest(false, coins, alpha).pvalue > 1e-3
     for k, draw in zip(hits[:200], u[:200], strict=True):
         exceeds = randomised_lower_bound(int(k), n, alpha, float(draw)) > p
-        assert exceeds == (stats.binom.sf(k, n, p) + draw * stats.binom.pmf(k, n, p) < alpha)
+        share = max(draw, 0.5) if k == n else draw  # a unanimous vote gets no luck
+        assert exceeds == (stats.binom.sf(k, n, p) + share * stats.binom.pmf(k, n, p) < alpha)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,8 @@ def test_the_randomised_bound_errs_with_probability_alpha_exactly(n: int, p: flo
 @pytest.mark.parametrize("u", [1e-9, 0.25, 0.5, 1.0])
 def test_the_randomised_bound_solves_its_equation(k: int, n: int, u: float) -> None:
     bound = randomised_lower_bound(k, n, ALPHA, u)
-    level = stats.binom.sf(k, n, bound) + u * stats.binom.pmf(k, n, bound)
+    share = max(u, 0.5) if k == n else u
+    level = stats.binom.sf(k, n, bound) + share * stats.binom.pmf(k, n, bound)
     assert lower_bound(k, n, ALPHA) <= bound <= (lower_bound(k + 1, n, ALPHA) if k < n else 1)
     if 0 < bound < 1 - 1e-12:
         assert level == pytest.approx(ALPHA, rel=1e-5)

@@ -176,9 +176,11 @@ def test_simultaneous_shares_alpha_among_the_images(trained: Registry) -> None:
 def test_randomised_bounds_are_larger_and_their_numbers_are_logged(trained: Registry) -> None:
     plain, found = (api.certify("gen0", **SOME, mode=mode, registry=trained) for mode in ("fixed", "randomised"))
     rows, before = (certlog.parse(Path(one["log"]).read_text()) for one in (found, plain))
-    assert [row.successes for row in rows] == [row.successes for row in before]
-    assert all(new.radius >= old.radius for new, old in zip(rows, before, strict=True))
-    assert found["acr"] > plain["acr"]
+    assert [row.successes for row in rows] != [row.successes for row in before]  # another procedure, other noise
+    for row in rows:
+        plain_bound = lower_bound(row.successes, row.trials, 0.001)
+        assert row.p_low >= plain_bound - 1e-9
+    assert any(row.p_low > lower_bound(row.successes, row.trials, 0.001) + 1e-5 for row in rows)
     assert len({row.u for row in rows}) == 24
     assert all(row.u is not None and 0 < row.u <= 1 for row in rows)
 
@@ -192,9 +194,23 @@ def test_another_sigma_is_said_to_be_another_classifier(trained: Registry) -> No
         def note(self, text: str) -> None:
             told.append(text)
 
-    api.certify("gen0", **SOME, registry=trained)
-    api.certify("gen0", **SOME | {"sigma": "0.3"}, registry=trained, progress=Notes())
-    assert any("certified at σ 0.25 too" in line and "--alpha 0.0005" in line for line in told)
+    lone = {**SOME, "max_images": 4}
+    api.certify("gen0", **lone | {"sigma": "1/8"}, noise="uniform", registry=trained, progress=Notes())
+    told.clear()
+    api.certify("gen0", **lone | {"sigma": "1/4"}, noise="uniform", registry=trained, progress=Notes())
+    assert any("at σ 0.125 too" in line or ("at σ 0.125, 0.25 too" in line and "--alpha" in line) for line in told)
+    told.clear()
+    api.certify("gen0", **lone | {"sigma": "1/4", "n": 700}, noise="uniform", registry=trained, progress=Notes())
+    assert any("certifications" in line for line in told)
+
+
+def test_another_number_of_copies_draws_other_noise(trained: Registry) -> None:
+    """Else a bound for a fixed n could be had on noise that n was chosen by."""
+    logs = [
+        certlog.parse(Path(api.certify("gen0", **SOME | {"n": n}, mode="fixed", registry=trained)["log"]).read_text())
+        for n in (600, 601)
+    ]
+    assert sum(abs(one.successes - other.successes) > 1 for one, other in zip(*logs, strict=True)) > 6
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 12, 17])

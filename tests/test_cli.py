@@ -1275,7 +1275,12 @@ def test_out_writes_the_log_there_too(cli: Cli, here: Registry, tmp_path: Path) 
     (result,) = here.results(here.get("gen1").id, "certificate")
     assert (tmp_path / found["log"]).read_bytes() == here.log(result)
     (tmp_path / "folder").mkdir()
-    refused(cli("certify", "gen1", *FEW, "--out", "folder"), 1, "cannot write folder: Is a directory", "--out")
+    refused(cli("certify", "gen1", *FEW, "--out", "folder"), 2, "cannot write folder: Is a directory", "--out")
+    (tmp_path / "README.md").write_text("# mine")
+    refused(
+        cli("certify", "gen1", *FEW, "--out", "README.md"), 2, "README.md is there and no certification log", "--out"
+    )
+    assert (tmp_path / "README.md").read_text() == "# mine"
     one_json(cli("certify", "gen1", *FEW, "--out", "again.tsv", "--json"), KEYS)
     assert (tmp_path / "again.tsv").read_bytes() == here.log(result)
 

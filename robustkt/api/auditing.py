@@ -44,17 +44,17 @@ def audit_generation(
     its radius needs. Two tests, each at half of `error`:
 
     - Modes with a second sample of fixed size (fixed, randomised, adaptive): old and new votes of an image come from
-      one probability; Fisher's exact test against fewer new votes, Bonferroni over the images.
+      one probability; Fisher's exact test against fewer new votes, Bonferroni over the log's images.
     - All modes: an image is refuted when so few new votes have a probability of at most α under its claim. An honest
-      certificate is refuted with probability at most 2α, so the number of refuted images is compared with
-      Bin(images, 2α).
+      image is certified and refuted with probability at most 2α, so the number of refuted ones is compared with a
+      binomial law over all images of the log.
 
     Args:
         generation: whose certificates are tested.
         sigma: only those at this σ.
         images: sampled ones, of those that are certified.
         n: fresh copies of each.
-        error: probability that sound certificates are reported, for each stored certification.
+        error: probability that sound certificates are reported; shared among the stored certifications.
         seed: of the sample and the noise; by default the system's entropy, as nobody can have prepared for that.
         data_dir: where the data lie.
         registry: the nearest one by default.
@@ -86,7 +86,10 @@ def audit_generation(
         raise NotFoundError(f"{found.name} has no certificate{where} to audit", f"Run `robustkt certify {found.name}`.")
     seed = secrets.randbits(62) if seed is None else seed
     test = load_data(registry, found, None, data_dir).test
-    audits = [_audit(registry, found, result, test, images, n, error, seed, device, progress) for result in stored]
+    audits = [
+        _audit(registry, found, result, test, images, n, error / len(stored), seed, device, progress)
+        for result in stored
+    ]
     return {
         "generation": found.name,
         "id": found.id,
@@ -120,7 +123,8 @@ def _audit(
     progress: Progress,
 ) -> dict[str, Any]:
     settings = result.content["settings"]
-    rows = [row for row in certlog.parse(registry.log(result).decode()) if row.predict >= 0]
+    every = certlog.parse(registry.log(result).decode())
+    rows = [row for row in every if row.predict >= 0]
     chosen = np.random.default_rng(seed).permutation(len(rows))[:images]
     sample = [rows[i] for i in sorted(chosen)]
     last = settings["weights"] == found.last_weights != found.weights
@@ -142,23 +146,31 @@ def _audit(
             _Votes(claims[idx], ball.needed(claims[idx].radius), certificate.successes, certificate.trials)
             for idx, certificate, _ in smooth.certify(
                 model, ((row.idx, datasets.to_float(test.x[row.idx])) for row in sample),
-                lambda idx: votes(claims[idx]), classes=len(found.recipe.data.classes), noise=noise, seed=seed,
+                lambda idx: votes(claims[idx]), classes=len(found.recipe.data.classes), noise=noise,
+                seed=f"audit {seed}",  # no noise that a certificate was made with, whatever its seed was
                 device=target, advance=bar.advance,
             )
         ]  # fmt: skip
     alpha = settings.get("alpha_image", settings["alpha"])
-    figures = judge(fresh, alpha, error, two_samples=not takes(settings["mode"], "radii"))
+    taken = len(sample) / max(1, len(rows))
+    figures = judge(fresh, alpha, error, len(every), taken, two_samples=not takes(settings["mode"], "radii"))
     told = {name: settings[name] for name in ("sigma", "mode", "noise", "norm", "n", "alpha")}
     return {**told, "images": len(sample), "copies": n, **figures}
 
 
-def judge(fresh: Sequence[_Votes], alpha: float, error: float, *, two_samples: bool) -> dict[str, Any]:
-    """The two tests over fresh votes: refuted images, p-values and problems in words."""
+def judge(
+    fresh: Sequence[_Votes], alpha: float, error: float, images: int, taken: float, *, two_samples: bool
+) -> dict[str, Any]:
+    """The two tests over fresh votes: refuted images, p-values and problems in words.
+
+    `images` are all of the log, abstentions included, and `taken` is the share of its certified ones that was sampled:
+    α bounds the probability that an image is certified *and* wrong, so that those which abstained count too.
+    """
     from scipy import stats
 
     problems = []
     refuted = [v.row.idx for v in fresh if stats.binom.cdf(v.successes, v.trials, v.needed) <= alpha]
-    p_value = float(stats.binom.sf(len(refuted) - 1, len(fresh), 2 * alpha)) if fresh else 1.0
+    p_value = float(stats.binom.sf(len(refuted) - 1, images, 2 * alpha * taken)) if fresh else 1.0
     if p_value <= error / 2:
         problems.append(
             f"{len(refuted)} of {len(fresh)} certificates are refuted by fresh noise (images "
@@ -171,7 +183,7 @@ def judge(fresh: Sequence[_Votes], alpha: float, error: float, *, two_samples: b
             p = float(
                 stats.hypergeom.cdf(v.successes, v.trials + v.row.trials, v.successes + v.row.successes, v.trials)
             )
-            if p * len(fresh) <= error / 2:
+            if p * images * taken <= error / 2:
                 problems.append(
                     f"image {v.row.idx}: {v.row.successes} of {v.row.trials} copies agreed, of fresh ones "
                     f"{v.successes} of {v.trials}; both come from one network with probability {p:.1e}"

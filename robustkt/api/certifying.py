@@ -22,12 +22,14 @@ from robustkt.api.sharding import Ranks, ranks
 from robustkt.api.smoothing import (
     SAMPLES,
     check_options,
+    check_place,
     check_reach,
     default_radii,
     noise_for,
+    noise_seed,
     pick_compile,
     takes,
-    tell_other_levels,
+    tell_others,
     uniform_number,
 )
 from robustkt.api.training import machine
@@ -41,7 +43,7 @@ from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced, locked, write_atomic
 from robustkt.votes import Votes
 
-TELL_SECONDS = 60.0  # how often a line is written where no bar is drawn
+TELL_SECONDS = 30.0  # how often a line is written where no bar is drawn
 FLUSH_SECONDS = 1.0  # how often finished rows are written
 STOPS_AT = 5  # what share of the copies a mode that stops takes, roughly
 CHECKED = 8  # images whose votes are compared with the plain fp32 network's
@@ -138,14 +140,17 @@ def certify(
     if takes(mode, "radii"):
         settings["radii"] = [exact(r) for r in grid]  # they decide when an image is done
     key = digest(canonical(settings))[7:23]
-    # a device draws other noise from the same seed, so that a run is continued on the kind it began on
-    folder = registry.job_path("certify", digest(canonical([found.id, key, target.type]))[7:23])
+    # half a run on another device or version would be half the votes of another network, in its last bits
+    made_by = {name: value for name, value in machine(target).items() if name in ("device", "machine", "versions")}
+    folder = registry.job_path("certify", digest(canonical([found.id, key, target.type, made_by]))[7:23])
     job = _Job(found, settings, ball, dataset, indices, folder, target, progress)
 
     def there() -> Result | None:
         unfinished = any(folder.glob("*.tsv"))  # also of an interrupted --fresh, beside the earlier result
         return None if fresh or unfinished else registry.result(found.id, "certificate", key)
 
+    if out is not None:
+        check_place(out)
     with ranks() as group:
         stored = there()
         if not group.first_says(stored is not None):
@@ -165,7 +170,7 @@ def certify(
         write_atomic(out, log)
         write_atomic(out.with_name(out.name + ".json"), header(found, result))
     rows = certlog.parse(log.decode())
-    tell_other_levels(registry, found, settings, progress)
+    tell_others(registry, found, settings, progress)
     return {
         "generation": found.name,
         "id": found.id,
@@ -241,7 +246,8 @@ class _Job:
         per_image = settings["n"] + settings["n0"]
         if done:
             self.progress.note(f"continuing after {len(done)} of {len(mine)} images")
-        title = f"certifying {len(mine)} images of {self.found.name}"
+        part = f"{len(mine)} of {len(self.indices)}" if len(mine) < len(self.indices) else f"{len(mine)}"
+        title = f"certifying {part} images of {self.found.name}"
         with self.progress.bar(title, len(mine) * per_image, len(done) * per_image) as bar:
             certified = smooth.certify(
                 model,
@@ -249,7 +255,7 @@ class _Job:
                 self._program,
                 classes=len(self.dataset.spec.classes),
                 noise=self._noise,
-                seed=settings["seed"],
+                seed=self._seed,
                 device=self.device,
                 batch_size=settings["batch_size"],
                 journal=votes,
@@ -277,6 +283,10 @@ class _Job:
                 raise
 
     @property
+    def _seed(self) -> str:
+        return noise_seed(*(self.settings[name] for name in ("seed", "mode", "n", "n0")))
+
+    @property
     def _noise(self) -> Noise:
         return self.ball.noise  # type: ignore[return-value]
 
@@ -287,7 +297,7 @@ class _Job:
         if "radii" in settings:
             arguments["radii"] = [float(Fraction(r)) for r in settings["radii"]]
         if takes(settings["mode"], "u"):
-            arguments["u"] = uniform_number(settings["seed"], idx)
+            arguments["u"] = uniform_number(f"{self.found.id} {self._seed}", idx)
         certifying: Certifying = CERTIFIERS.get(settings["mode"])(**arguments)
         return certifying
 
@@ -299,7 +309,7 @@ class _Job:
             plain,
             ((i, datasets.to_float(self.dataset.test.x[i])) for i in few),
             noise=self._noise,
-            seed=self.settings["seed"],
+            seed=self._seed,
             device=self.device,
             batch_size=self.settings["batch_size"],
         )

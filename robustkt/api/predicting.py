@@ -18,20 +18,21 @@ from robustkt.api.smoothing import (
     SAMPLES,
     check_options,
     check_reach,
-    default_radii,
     noise_for,
+    noise_seed,
     takes,
     uniform_number,
 )
 from robustkt.catalog import CERTIFIERS
-from robustkt.certificates import Ball, Certifying
+from robustkt.certificates import Ball, Certifying, lower_bound
 from robustkt.noises import spelled
 from robustkt.noises.gaussian import LEVELS
 from robustkt.numbers import digest
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 
-BATCH = 128  # an image alone asks for little at a time
+FINE = 24  # radii between which a mode that stops decides
+BATCH = 128  # an image alone asks for little at a time; the same for many, so that none depends on the others
 
 
 def predict(
@@ -68,8 +69,9 @@ def predict(
         progress: where to report.
 
     Returns:
-        generation, id, sigma, alpha, mode, n, noise, norm, predictions [{file, class, label, radius, levels, abstained,
-        drawn}]; `levels` is the k of "every pixel value may change by up to k/255", where the norm allows one.
+        generation, id, sigma, alpha, mode, n, n0, noise, norm, seed, precision, batch_size, device, predictions [{file,
+        class, label, radius, levels, abstained, drawn, resized}]; `levels` is the k of "every pixel value may change by
+        up to k/255", where the norm allows one.
 
     Raises:
         RobustKTError: anything the user can fix.
@@ -82,18 +84,22 @@ def predict(
     target = pick_device(device)
     spec = found.recipe.data
     pixels = [datasets.read_image(path, spec.shape) for path in images]
+    resized = set()
     for path in images:
         with Image.open(path) as image:
             if image.size != (spec.shape[2], spec.shape[1]):
+                resized.add(path)
                 size = f"{image.size[0]}x{image.size[1]} to {spec.shape[2]}x{spec.shape[1]}"
                 progress.note(f"{path}: resized from {size}; the radius is one of the resized image")
     ball = Ball(kind, norm, spec.shape)
-    grid = [float(r) for r in default_radii(ball, n, alpha)]
+    stream = noise_seed(seed, mode, n, n0)
+    largest = ball.radius(lower_bound(n, n, alpha))
+    grid = [largest * step / FINE for step in range(FINE)]  # one image is worth a finer answer than a table
     model = inference.prepare(load_network(registry, found), spec.shape, target, "fp32")
 
     def program(key: str) -> Certifying:
         more: dict[str, Any] = {"radii": grid} if takes(mode, "radii") else {}
-        more |= {"u": uniform_number(seed, key)} if takes(mode, "u") else {}
+        more |= {"u": uniform_number(f"{found.id} {stream}", key)} if takes(mode, "u") else {}
         certifying: Certifying = CERTIFIERS.get(mode)(ball=ball, alpha=alpha, n0=n0, n=n, **more)
         return certifying
 
@@ -109,9 +115,9 @@ def predict(
             program,
             classes=len(spec.classes),
             noise=kind,
-            seed=seed,
+            seed=stream,
             device=target,
-            batch_size=BATCH if len(pixels) == 1 else None,
+            batch_size=BATCH,
             advance=bar.advance,
         )
         for _, certificate, _ in certified:
@@ -121,7 +127,8 @@ def predict(
         "generation": found.name,
         "id": found.id,
         "sigma": float(level) if (level := getattr(kind, "sigma", None)) else None,
-        **{"alpha": alpha, "mode": mode, "n": n, "noise": spelled(kind), "norm": norm},
+        **{"alpha": alpha, "mode": mode, "n": n, "n0": n0, "noise": spelled(kind), "norm": norm, "seed": seed},
+        **{"precision": "fp32", "batch_size": BATCH, "device": target.type},
         "predictions": [
             {
                 "file": str(path),
@@ -131,6 +138,8 @@ def predict(
                 "levels": grey_levels(c.radius, norm, spec.shape),
                 "abstained": c.label is None,
                 "drawn": c.n,
+                "resized": path in resized,
+                **({} if c.u is None else {"u": c.u}),
             }
             for path, c in zip(images, results, strict=True)
         ],

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkt.catalog import CERTIFIERS, unknown
@@ -47,10 +48,17 @@ def noise_for(
             raise UsageError("ablation has no σ: it keeps some pixels", "Write --noise ablation:keep=20 alone.")
         level = None
     kind = named(noise, level)
+    pixels = math.prod(found.recipe.data.shape[1:])
+    if getattr(kind, "keep", 0) >= pixels:
+        raise UsageError(
+            f"ablation must keep fewer than the {pixels} pixels", f"For instance ablation:keep={pixels // 4}."
+        )
     wanted = norm or kind.norms[0]
     if wanted not in kind.norms and not ("lq" in kind.norms and _order(wanted) > 2):
         shown = ["l4" if name == "lq" else name for name in kind.norms]
-        raise unknown(f"norm for certificates under {noise.partition(':')[0]} noise", wanted, shown)
+        error = unknown(f"norm for certificates under {noise.partition(':')[0]} noise", wanted, shown)
+        more = " l4 stands for any order above 2; l1 goes with --noise laplace." if "l4" in shown else ""
+        raise UsageError(error.what.partition(":")[0], error.fix + more)
     return kind, wanted
 
 
@@ -66,7 +74,15 @@ def takes(mode: str, argument: str) -> bool:
     return argument in inspect.signature(CERTIFIERS.get(mode)).parameters
 
 
-def uniform_number(seed: int, key: int | str) -> float:
+def noise_seed(seed: int, mode: str, n: int, n0: int) -> str:
+    """What the noise is keyed by beside the image: another procedure or number of copies draws other noise.
+
+    A bound for a fixed n must not be taken on noise that n was chosen by, nor on some of it and a little more.
+    """
+    return f"{seed} {mode} {n} {n0}"
+
+
+def uniform_number(seed: str, key: int | str) -> float:
     """From (0, 1] with nine decimals, which a log keeps exactly; drawn from a stream that no noise is drawn from."""
     from robustkt.streams import HostStream
 
@@ -147,20 +163,33 @@ def check_options(
         raise UsageError("--radii must be numbers from 0 up", "For instance --radii 0,0.25,0.5.")
 
 
-def tell_other_levels(registry: Registry, found: Generation, settings: Mapping[str, Any], progress: Progress) -> None:
-    """Says so when the same network is certified under another σ: a best-of-several has no certificate at α."""
-    same = ("noise", "norm", "weights", "data")
-    others = sorted(
-        {
-            str(r.content["settings"]["sigma"])
-            for r in registry.results(found.id, "certificate")
-            if all(r.content["settings"].get(name) == settings[name] for name in same)
-        }
-        - {settings["sigma"]}
+def check_place(out: Path) -> None:
+    """Whether a log may be written there: a new file, or one that is a log already.
+
+    Raises:
+        UsageError: another file stands there, which would be lost.
+    """
+    if out.is_dir():
+        raise UsageError(f"cannot write {out}: Is a directory", "Name a file, such as --out log.tsv.")
+    if out.is_file() and not out.read_bytes()[:40].startswith(b"idx\tlabel"):
+        raise UsageError(f"{out} is there and no certification log", "Name another file with --out.")
+
+
+def tell_others(registry: Registry, found: Generation, settings: Mapping[str, Any], progress: Progress) -> None:
+    """Says so when the same network is certified otherwise too: a best-of-several has no certificate at α."""
+    same, told = ("noise", "norm", "weights", "data"), ("sigma", "mode", "n", "n0", "seed")
+    others = [
+        other
+        for other in (r.content["settings"] for r in registry.results(found.id, "certificate"))
+        if all(other.get(name) == settings[name] for name in same)
+        and any(other[name] != settings[name] for name in told)
+    ]
+    if not others:
+        return
+    levels = sorted({str(other["sigma"]) for other in others} - {settings["sigma"]})
+    also = f"at σ {', '.join(levels)} too" if levels else f"{len(others)} more times" if others[1:] else "once more"
+    share = exact(Fraction(str(settings["alpha"])) / (len(others) + 1))
+    progress.note(
+        f"{found.name} is certified {also}; whoever takes an image's best radius of {len(others) + 1} certifications "
+        f"must make each with --alpha {share}"
     )
-    if others:
-        share = exact(Fraction(str(settings["alpha"])) / (len(others) + 1))
-        progress.note(
-            f"{found.name} is certified at σ {', '.join(others)} too. They are {len(others) + 1} classifiers: whoever "
-            f"takes an image's best radius over them must certify each with --alpha {share}"
-        )

@@ -32,10 +32,13 @@ def randomised(*, ball: Ball, alpha: float, n0: int, n: int, u: float) -> Certif
 def randomised_lower_bound(successes: int, trials: int, alpha: float, u: float) -> float:
     """The p at which P(X > k) + u·P(X = k) = α, X ~ Bin(n, p) (Stevens, Biometrika 37, 1950); u = 1 is Clopper–Pearson.
 
-    P(bound > p) is α exactly, whatever p is, when u is uniform on (0, 1] and drawn before the data.
+    P(bound > p) is α exactly when u is uniform on (0, 1] and drawn before the data; less for p near 1, as a unanimous
+    vote takes u as ½ at least: else luck in u alone would give it a bound of 1.
     """
     from scipy.optimize import brentq
     from scipy.special import bdtr, bdtrc
+
+    u = max(u, 0.5) if successes == trials else u
 
     def excess(p: float) -> float:
         above, not_above = float(bdtrc(successes, trials, p)), float(bdtr(successes, trials, p))

@@ -123,8 +123,7 @@ def adaptive(*, ball: Ball, alpha: float, n0: int, n: int) -> Certifying:
     first = max(n0, 100, round(STAGE_ONE * n))
     selection = yield first
     label = top(selection)
-    share = min(max(selection[label] / first, 0.5), 1 - 0.5 / first)
-    size = _enough(share, n, ball, alpha)
+    size = _enough(max(selection[label] / first, 0.5), n, ball, alpha)
     successes = int((yield size)[label])
     p_low = lower_bound(successes, size, alpha)
     return certificate(label, p_low, ball, alpha, first + size, successes, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -54,8 +55,8 @@ def analyze(
     result = api.analyze(
         logs,
         sigma=[s.strip() for s in sigma.split(",")] if sigma else [],
-        alpha=float(fraction(alpha, "--alpha")) if alpha else None,
-        radii=[fraction(r, "a radius") for r in radii.split(",")] if radii else None,
+        alpha=float(fraction(alpha, "--alpha")) if alpha is not None else None,
+        radii=[fraction(r, "a radius") for r in radii.split(",")] if radii is not None else None,
         rho=float(1 - fraction(confidence, "--confidence")),
         mixed=mixed,
     )
@@ -69,9 +70,15 @@ def audit(
     sigma: o.Sigma = None,
     n: Annotated[int | None, typer.Option("--n", help="The draws an image that the log claims.")] = None,
     alpha: Annotated[str | None, typer.Option("--alpha", help="The α that the log claims.")] = None,
-    images: Annotated[int, typer.Option("--images", help="Certified images of a generation to measure again.")] = 200,
-    copies: Annotated[int, typer.Option("--copies", help="Fresh noisy copies of each.")] = 2_000,
-    error: Annotated[str, typer.Option("--error", help="Probability that sound certificates are reported.")] = "0.001",
+    images: Annotated[
+        int | None, typer.Option("--images", help="Of GEN: certified images to measure again.", show_default="200")
+    ] = None,
+    copies: Annotated[
+        int | None, typer.Option("--copies", help="Fresh noisy copies each.", show_default="2000")
+    ] = None,
+    error: Annotated[
+        str | None, typer.Option("--error", help="Probability of reporting sound ones.", show_default="0.001")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of sample and noise.", show_default="unforeseeable")
     ] = None,
@@ -94,13 +101,17 @@ def audit(
     from robustkt.numbers import fraction
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    measuring = {"--images": images, "--copies": copies, "--error": error, "--seed": seed}
     if _is_file(subject):
-        level = float(fraction(alpha, "--alpha")) if alpha else None
+        _refuse(measuring, "a log; give the name of a generation to measure again")
+        level = float(fraction(alpha, "--alpha")) if alpha is not None else None
         result = api.audit_log(Path(subject), sigma=sigma, n=n, alpha=level)
         output.answer(result, logtables.audited)
     else:
+        _refuse({"--n": n, "--alpha": alpha}, "a generation, whose certificates say theirs")
         result = api.audit_generation(
-            subject, sigma=sigma, images=images, n=copies, error=float(fraction(error, "--error")), seed=seed,
+            subject, sigma=sigma, images=images or 200, n=copies or 2_000,
+            error=float(fraction(error or "0.001", "--error")), seed=seed,
             data_dir=data_dir, registry=o.registry_of(registry), device=device, progress=output,
         )  # fmt: skip
         output.answer(result, logtables.audited_generation)
@@ -111,3 +122,10 @@ def audit(
 def _is_file(subject: str) -> bool:
     """Whether a log is meant, and no generation."""
     return Path(subject).is_file() or Path(subject).suffix.lower() in ENDINGS or os.sep in subject
+
+
+def _refuse(options: Mapping[str, object], subject: str) -> None:
+    """Options that mean nothing for what is audited."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)} means nothing for {subject}", "Leave it out.")

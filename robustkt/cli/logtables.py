@@ -167,8 +167,8 @@ def audited_generation(console: Console, result: Mapping[str, Any]) -> None:
         sigma = f"σ = {one['sigma']}, " if one["sigma"] else ""
         _say(
             console,
-            f"{result['generation']}  {noise}{sigma}{one['mode']}, {one['norm']}: {one['images']:,} certified images, "
-            f"{one['copies']:,} fresh copies each, {len(one['refuted'])} refuted",
+            f"{result['generation']}  {noise}{sigma}{one['norm']}, {one['mode']}, n {one['n']:,}: {one['images']:,} "
+            f"certified images, {one['copies']:,} fresh copies each, {len(one['refuted'])} refuted",
         )
         for problem in one["problems"]:
             _say(console, f"  {problem}")

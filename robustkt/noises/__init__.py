@@ -66,7 +66,8 @@ def named(text: str, sigma: Fraction | None = None) -> Noise:
             fix = "Add --sigma 0.25." if name == "sigma" else f"Write --noise {head}:{name}=VALUE."
             raise UsageError(f"{head} noise needs its {name}", fix)
         if not given[name] > 0:
-            raise UsageError(f"{name} must be above 0, not {given[name]}", "The field uses σ = 0.12, 0.25, 0.5 and 1.")
+            hint = "The field uses 0.12, 0.25, 0.5 and 1." if name == "sigma" else f"Write --noise {head}:{name}=VALUE."
+            raise UsageError(f"{name} must be above 0, not {given[name]}", hint)
     return typing.cast("Noise", kind(**given))
 
 
