@@ -19,10 +19,10 @@ from robustkt.evaluate import (
     Decided,
     attacked,
     clean_accuracy,
-    masking_warnings,
     noisy_accuracy,
     robust_accuracy,
 )
+from robustkt.masking import masking_warnings
 
 CPU = torch.device("cpu")
 EPS = Fraction(8, 255)

@@ -18,8 +18,9 @@ from robustkt.attacks import Named, named
 from robustkt.catalog import unknown
 from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
-from robustkt.evaluate import Attacked, Decided, attacked, masking_warnings
+from robustkt.evaluate import Attacked, Decided, attacked
 from robustkt.generation import Generation
+from robustkt.masking import masking_warnings
 from robustkt.numbers import canonical, digest, exact, fraction, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
