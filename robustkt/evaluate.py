@@ -257,6 +257,11 @@ def attacked(
     return results
 
 
+def _allowed(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
+    """`x_adv` with the clean image where it is none of the threat: nobody is broken by a NaN or from outside."""
+    return torch.where(threat.holds(x_adv, x).view(-1, 1, 1, 1), x_adv, x)
+
+
 def _batched(
     model: nn.Module, split: Split, threat: ThreatModel, attack: Named, seed: int, device: torch.device, journal: Part
 ) -> None:
@@ -265,7 +270,7 @@ def _batched(
     journal.plan([""], len(split))
 
     def view(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        return attack.run(model, x, y, threat, rng=rng, **attack.options)
+        return _allowed(attack.run(model, x, y, threat, rng=rng, **attack.options), x, threat)
 
     for start in range(0, len(split), BATCH):
         places = range(start, min(start + BATCH, len(split)))
@@ -310,6 +315,7 @@ def _smoothed(
         x = to_float(split.x[start : start + SMOOTHED_BATCH].to(device))
         y = split.y[start : start + SMOOTHED_BATCH].to(device)
         x_adv = attack.run(model, x, y, threat, rng=generator(device, seed, attack.name, start), **options)
+        x_adv = _allowed(x_adv, x, threat)
         with attacking(model), torch.no_grad():
             classes = model(x[:1]).shape[1]
         votes = certify(

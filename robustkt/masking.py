@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from robustkt.core import ThreatModel, attacking
+from robustkt.core import ThreatModel, attacking, generator
 from robustkt.data import Split, to_float
 from robustkt.evaluate import Attacked, attacked
 from robustkt.losses import ce
@@ -35,9 +35,15 @@ def masking_warnings(
         found.append("the network returns probabilities, not logits: its gradients vanish where it is sure")
     by_name = {result.name: result for result in results}
     squares = [warning for result in results for warning in _square_warning(result, len(split))]
-    zero = _zero_gradients(model, x, y)
-    if zero is None:
+    grad = _gradients(model, x, y)
+    if grad is None:
         return [*found, "the network has no gradient with respect to its images: only Square says something", *squares]
+    around = _gradients(model, threat.random_start(x, generator(device, 0, "masking")), y)
+    unknown = ~torch.cat([grad, grad if around is None else around], dim=1).isfinite().all(dim=1)
+    if bool(unknown.any()):
+        share = float(unknown.double().mean())
+        found.append(f"the gradient is not a finite number for {share:.0%} of the images: gradient attacks are blind")
+    zero = float((grad == 0).all(dim=1).double().mean())
     if zero > 0.01:
         found.append(f"the gradient at the image is exactly zero for {zero:.0%} of the images")
     half = ThreatModel("linf", Fraction(1, 2))
@@ -72,12 +78,12 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> float | None:
-    """Share of images at which the cross-entropy has no gradient at all; None for a network without gradients."""
+def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    """The gradients (B, D) of the cross-entropy at the images; None for a network without gradients."""
     with attacking(model), torch.enable_grad():
         x = x.clone().requires_grad_(True)
         loss = ce(model(x), y).sum()
         if not loss.requires_grad:
             return None
         (grad,) = torch.autograd.grad(loss, x)
-    return float((grad.flatten(1).abs().amax(dim=1) == 0).double().mean())
+    return grad.flatten(1)

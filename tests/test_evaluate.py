@@ -280,6 +280,51 @@ def test_gradients_of_exactly_zero_are_noticed(trained: nn.Module, images: Split
     )
 
 
+class Rooted(nn.Module):
+    """A network after a square root of 0: finite logits; a gradient that is 0·∞ everywhere, or at the first pixel."""
+
+    def __init__(self, net: nn.Module, pixels: int) -> None:
+        super().__init__()
+        self.net, self.pixels = net, pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        root = (0 * x.flatten(1)[:, : self.pixels]).sqrt().sum(dim=1, keepdim=True)
+        return self.net(x) + root
+
+
+@pytest.mark.parametrize("pixels", [1, 16])
+@pytest.mark.parametrize("threat", [LINF, ThreatModel("l2", Fraction(1, 20))], ids=str)
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd:restarts=2", "apgd-ce", "apgd-t:targets=2", "fab-t:targets=2"])
+def test_a_gradient_that_is_no_number_breaks_no_image_and_is_noticed(
+    trained: nn.Module, images: Split, threat: ThreatModel, name: str, pixels: int
+) -> None:
+    seen: list[Tensor] = []
+    net = Rooted(trained, pixels)
+    net.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
+    clean, result = attacked(net, images, threat, ["clean", name], seed=0, device=CPU)
+    assert all(bool(x.isfinite().all()) for x in seen)
+    if pixels == 16:
+        assert result.accuracy > clean.accuracy - 0.05, "there is no direction to go"
+    else:
+        other = attacked(trained, images, threat, [name], seed=0, device=CPU)[0]
+        assert result.accuracy < clean.accuracy or other.accuracy == clean.accuracy, "15 of 16 directions are left"
+    warnings = masking_warnings(net, images, threat, [clean, result], device=CPU)
+    assert "the gradient is not a finite number for 100% of the images: gradient attacks are blind" in warnings
+
+
+@pytest.mark.parametrize("outside", [torch.nan, torch.inf, 0.9, -0.5])
+@pytest.mark.parametrize("threat", [LINF, L2], ids=str)
+def test_an_image_outside_the_threat_breaks_nothing(
+    trained: nn.Module, images: Split, threat: ThreatModel, outside: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stray(model: Any, x: Tensor, y: Tensor, threat: ThreatModel, *, rng: Any) -> Tensor:
+        return torch.full_like(x, outside)
+
+    monkeypatch.setattr("robustkt.attacks.gradient.fgsm", stray)
+    clean, result = attacked(trained, images, threat, ["clean", "fgsm"], seed=0, device=CPU)
+    assert torch.equal(result.right, clean.right)
+
+
 def test_surviving_what_nothing_can_survive_is_noticed(trained: nn.Module, images: Split) -> None:
     warnings, results = found(After(trained, before=lambda x: Contrary.apply(x, True)), images)
     assert results[1].accuracy == results[0].accuracy  # the attacks walk away from every boundary

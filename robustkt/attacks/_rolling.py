@@ -128,8 +128,15 @@ def _roll(
         spent = state["broken"] | (state["age"] >= search.steps)
         free = int(spent.sum())
         if free and (free * ROOM >= len(spent) or bool((state["age"] >= search.steps).any())):
-            done(state["row"][spent], state["broken"][spent], state["x_adv"][spent])
+            rows, x_adv = state["row"][spent], state["x_adv"][spent]
+            allowed = threat.holds(x_adv, x[rows])  # an image outside the threat is no attack, whatever a search says
+            done(rows, state["broken"][spent] & allowed, keep(allowed, x_adv, x[rows]))
             state = {k: v[~spent] for k, v in state.items()} if free < len(spent) else {}
+
+
+def keep(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` in the `rows` (B,) that are True, else `old`; both (B, …)."""
+    return torch.where(rows.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
 def _right(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustkt import losses
+from robustkt.attacks._rolling import keep
 from robustkt.catalog import unknown
 from robustkt.core import Model, ThreatModel, attacking
 from robustkt.errors import RobustKTError, UsageError
@@ -83,18 +84,14 @@ def ascend(
         for _ in range(steps):
             _, grad, logits = value_and_grad(model, x_adv, loss)
             if wrong is not None:
-                found, broken = keep(wrong(logits), x_adv, found), broken | wrong(logits)
+                fell = wrong(logits)
+                found, broken = keep(fell, x_adv, found), broken | fell
             x_adv = threat.project(x_adv + float(step_size) * threat.steepest(grad), x)
         if wrong is not None:
             with torch.no_grad():
                 last = wrong(model(x_adv))
             x_adv = keep(broken & ~last, found, x_adv)
     return x_adv
-
-
-def keep(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` in the `rows` (B,) that are True, else `old`; both (B, …)."""
-    return torch.where(rows.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
 def clean(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, rng: torch.Generator) -> Tensor:
