@@ -30,6 +30,7 @@ class Attacked:
     name: str
     right: Tensor  # (N,), bool
     stages: Mapping[str, int] = field(default_factory=dict)  # images left after each attack of an ensemble
+    broken: Mapping[str, Tensor] = field(default_factory=dict)  # stage -> (N,) bool, the rows that it broke
     predicted: Tensor | None = None  # (N,), a smoothed classifier's answers, −1 where it abstained
 
     @property
@@ -83,11 +84,11 @@ class Part(Journal):
                 return 1.0 if broken else number / len(self.names)
         return 1.0
 
-    def fallen(self, images: int) -> Tensor:
-        """(images,) bool: the rows of the split that some stage broke."""
-        out = torch.zeros(images, dtype=torch.bool)
-        for stage in self.names:
-            out[[row for row, broken in self.owner.known(f"{self.attack}/{stage}").items() if broken]] = True
+    def fallen(self, images: int) -> dict[str, Tensor]:
+        """(images,) bool for each stage: the rows of the split that it broke."""
+        out = {stage: torch.zeros(images, dtype=torch.bool) for stage in self.names}
+        for stage, mask in out.items():
+            mask[[row for row, broken in self.owner.known(f"{self.attack}/{stage}").items() if broken]] = True
         return out
 
     def survivors(self) -> dict[str, int]:
@@ -251,8 +252,11 @@ def attacked(
             journal = decided.part(attack.name, rows.tolist(), advance, milestone)
             run = _pooled if attack.takes("journal") else _batched
             run(model, standing, threat, attack, seed, device, journal)
-            stages = journal.survivors()
-            results.append(Attacked(attack.name, right & ~journal.fallen(len(split)), stages))
+            broken = journal.fallen(len(split))
+            left = right.clone()
+            for mask in broken.values():
+                left &= ~mask
+            results.append(Attacked(attack.name, left, journal.survivors(), broken))
         milestone(attack.name, int(results[-1].right.sum()))
     return results
 
