@@ -1421,8 +1421,12 @@ def test_autoattack_scores_the_base_network_only_when_asked(
     monkeypatch.setitem(autoattack.VERSIONS, "standard", lambda classes: [Square(10)])
     ran = cli("evaluate", "gen0", "--attack", "autoattack", "--max-images", "10")
     assert ran.code == 2
-    assert "gen0 is used smoothed; AutoAttack can score only its base network" in " ".join(ran.err.split())
+    assert "gen0 is used smoothed; autoattack can score only its base network" in " ".join(ran.err.split())
     assert "--base scores the base network" in " ".join(ran.err.split())
+    for member in ("apgd-ce", "apgd-dlr:steps=5", "apgd-t", "fab-t", "square"):
+        ran = cli("evaluate", "gen0", "--attack", f"clean,{member}", "--max-images", "10")
+        assert ran.code == 2, member
+        assert f"{member} can score only its base network" in " ".join(ran.err.split())
     ran = cli("evaluate", "gen0", "--attack", "autoattack", "--max-images", "10", "--base")
     assert ran.code == 0
     assert "base network, without noise" in ran.out
@@ -1433,9 +1437,18 @@ def test_the_smoothed_classifier_is_attacked_and_said_to_be(cli: Cli, here: Regi
     found = one_json(cli(*ask, "--max-images", "5", "--json"), "attacks worst")
     (attack,) = (a for name, a in found["attacks"].items() if name != "clean")
     assert attack["smoothed"] is True
-    assert 0 <= attack["abstain_rate"] <= 1
-    assert found["worst"]["accuracy"] == found["clean_accuracy"], "the worst case is the network's"
-    assert ": the smoothed classifier;" in cli(*ask, "--max-images", "5").out
+    assert attack["accuracy"] + attack["wrong"] + attack["abstained"] == pytest.approx(1)
+    assert found["worst"] == {"accuracy": attack["accuracy"], "interval": attack["interval"], "smoothed": True}
+    text = plain(cli(*ask, "--max-images", "5")).out
+    assert ": the smoothed classifier;" in text
+    assert re.search(r"the smoothed classifier: wrong .*%, abstained .*%", text)
+    (stored,) = (r for r in here.results(found["id"]) if r.content["figures"].get("worst", {}).get("smoothed"))
+    worse = {**stored.content["figures"], "worst": {"accuracy": 1.0, "interval": [0.5, 1.0]}}
+    content = {k: v for k, v in stored.content.items() if k not in ("format", "kind", "generation", "log", "log_hash")}
+    here.put_result(found["id"], "evaluation", stored.key, {**content, "figures": worse}, here.log(stored))
+    again = one_json(cli(*ask, "--max-images", "5", "--json"), "worst reused")
+    assert not again["reused"], "an earlier version gave the base network's clean accuracy as the worst case"
+    assert again["worst"] == found["worst"]
     ran = cli("evaluate", "plain", *ask[2:], "--max-images", "5")
     assert ran.code == 2
     assert "needs its σ" in ran.err

@@ -63,12 +63,13 @@ def evaluate(
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
         fresh: measure again although a result is there.
-        base: let AutoAttack score the base network of a generation that is used smoothed.
+        base: let AutoAttack and its members score the base network of a generation that is used smoothed.
         progress: where to report.
 
     Returns:
-        generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …}}, worst {accuracy,
-        interval} of the images that no attack broke, warnings, reused.
+        generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …; of an attack on the
+        smoothed classifier wrong and abstained, shares of the images}}, worst {accuracy, interval, smoothed} of the
+        images that no attack broke, warnings, reused.
 
     Raises:
         RobustKTError: anything the user can fix.
@@ -104,8 +105,8 @@ def evaluate(
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]
     stored = None if fresh else registry.result(found.id, "evaluation", key)
-    if stored is not None and not stored.content["figures"].get("worst"):
-        stored = None  # an earlier version's, which judged attacks by their last iterate
+    if stored is not None and _outdated(stored.content["figures"]):
+        stored = None
     if stored is None:
         # the lock also tells at once, not after the work, that nothing can be written here
         job = registry.job_path("evaluate", digest(canonical([found.id, key]))[7:23])
@@ -179,12 +180,12 @@ class Kept(Decided):
 
 
 def _refuse_base(found: Generation, wanted: Sequence[Named]) -> None:
-    """AutoAttack's figure of a smoothed generation would be read as one of the smoothed classifier."""
+    """What AutoAttack, or a member of it, leaves of the base network would be read as the smoothed classifier's."""
     sigma = found.recipe.settings.get("sigma")
-    ensembles = [attack.name for attack in wanted if attack.name.startswith("autoattack")]
-    if sigma is not None and ensembles:
+    members = [attack.name for attack in wanted if attack.takes("journal")]
+    if sigma is not None and members:
         raise UsageError(
-            f"{found.name} is used smoothed; AutoAttack can score only its base network without the noise",
+            f"{found.name} is used smoothed; {members[0]} can score only its base network without the noise",
             f"`robustkt certify {found.name} --sigma {sigma}` bounds every attack, `--attack smoothadv --norm l2 --eps "
             f"{sigma}` attacks the smoothed classifier; --base scores the base network.",
         )
@@ -196,9 +197,19 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _worst(results: Sequence[Attacked]) -> dict[str, Any]:
-    """Images of the deterministic network that no attack broke."""
-    right = torch.stack([result.right for result in results if result.predicted is None]).all(dim=0)
-    return {"accuracy": float(right.double().mean()), "interval": _interval(right)}
+    """Images that no attack broke: of the network, or where only it was attacked of the smoothed classifier."""
+    whole = [result for result in results if result.predicted is None]
+    smoothed = [result for result in results if result.predicted is not None]
+    only = bool(smoothed) and all(result.name == "clean" for result in whole)
+    right = torch.stack([result.right for result in (smoothed if only else whole)]).all(dim=0)
+    return {"accuracy": float(right.double().mean()), "interval": _interval(right), "smoothed": only}
+
+
+def _outdated(figures: Mapping[str, Any]) -> bool:
+    """Whether an earlier version measured this that judged attacks by their last iterate, or a base for a smoothed."""
+    worst = figures.get("worst")
+    noisy = [bool(attack.get("smoothed")) for name, attack in figures["attacks"].items() if name != "clean"]
+    return not worst or (bool(noisy) and all(noisy) and not worst.get("smoothed"))
 
 
 def _interval(right: Tensor) -> list[float]:
@@ -217,7 +228,9 @@ def _figures(result: Attacked, threat: ThreatModel) -> dict[str, Any]:
         figures["stages"] = {stage: left / len(result.right) for stage, left in result.stages.items()}
     if result.predicted is not None:
         figures["smoothed"] = True
-        figures["abstain_rate"] = float((result.predicted < 0).double().mean())
+        abstained = result.predicted < 0
+        figures["wrong"] = float((~result.right & ~abstained).double().mean())
+        figures["abstained"] = float(abstained.double().mean())
     return figures
 
 
