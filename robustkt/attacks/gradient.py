@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -132,20 +133,26 @@ def pgd(
     Raises:
         UsageError: an unknown loss, or one that needs more classes.
     """
-    raised = _loss(model, x, y, loss)
-    best, value = x, torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+    best, value = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+    rows = torch.arange(len(x), device=x.device)  # still classified rightly
     for _ in range(max(1, restarts)):
-        start = threat.random_start(x, rng)
+        start = threat.random_start(x, rng)[rows]  # drawn for all: a row's does not depend on which others have fallen
+        some, label = x[rows], y[rows]
+        raised = _loss(model, some, label, loss)
         x_adv = ascend(
-            model, x, threat, raised, steps=steps, step_size=step_size or threat.eps / 4, start=start,
-            wrong=lambda z: misclassified(z, y),
+            model, some, threat, raised, steps=steps, step_size=step_size or threat.eps / 4, start=start,
+            wrong=functools.partial(misclassified, y=label),
         )  # fmt: skip
         if restarts <= 1:
             return x_adv
         with attacking(model), torch.no_grad():
             logits = model(x_adv)
-            reached = torch.where(misclassified(logits, y), torch.inf, raised(logits).to(value.dtype))
-        best, value = keep(reached > value, x_adv, best), torch.maximum(reached, value)
+            fell, reached = misclassified(logits, label), raised(logits).to(value.dtype)
+        best[rows] = keep(fell | (reached > value[rows]), x_adv, best[rows])
+        value[rows] = torch.maximum(reached, value[rows])
+        rows = rows[~fell]
+        if not len(rows):
+            break
     return best
 
 
