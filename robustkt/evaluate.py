@@ -20,6 +20,7 @@ from robustkt.smooth import certify
 
 BATCH = 250  # images at a time; the noise of a batch is keyed by its first image, so this is part of the result
 SMOOTHED_BATCH = 25  # images at a time of an attack through 32 noisy copies each
+ALGORITHM = 2  # counted up when the same seed comes to mean other attacks: what is half done is not continued then
 VOTES, VOTE_ALPHA = 1_000, 0.001  # of a smoothed classifier's prediction at an attacked image
 
 
@@ -58,6 +59,10 @@ class Part(Journal):
         """Progress counts an image once for all stages."""
         self.names = stages
         self.advance(sum(self._done(row) for row in self.rows))
+
+    def image(self, row: int) -> int:
+        """The row of the split: images attacked beside it make no difference."""
+        return self.rows[row]
 
     def known(self, stage: str) -> Mapping[int, bool]:
         """By place among the images attacked."""

@@ -1376,6 +1376,13 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(here: Registry, mo
         file.write("square:queries=20/squ")
     passes, left = 0, 10**9
     monkeypatch.setattr(here, "result", lambda *_: None)
+    with monkeypatch.context() as other:
+        other.setattr(evaluating, "ALGORITHM", evaluating.ALGORITHM + 1)
+        api.evaluate("adv", **ask)
+        assert passes == undisturbed, "verdicts of another version are not mixed in"
+    assert kept.exists()
+    assert not any(note.startswith("continuing") for note in notes)
+    passes = 0
     again = api.evaluate("adv", **ask)
     assert passes < undisturbed
     (told,) = [note for note in notes if note.startswith("continuing an interrupted evaluation of 40 images; ")]

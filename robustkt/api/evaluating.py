@@ -18,7 +18,7 @@ from robustkt.attacks import Named, named
 from robustkt.catalog import unknown
 from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
-from robustkt.evaluate import Attacked, Decided, attacked
+from robustkt.evaluate import ALGORITHM, Attacked, Decided, attacked
 from robustkt.generation import Generation
 from robustkt.masking import masking_warnings
 from robustkt.numbers import canonical, digest, exact, fraction, wilson
@@ -109,7 +109,8 @@ def evaluate(
         stored = None
     if stored is None:
         # the lock also tells at once, not after the work, that nothing can be written here
-        job = registry.job_path("evaluate", digest(canonical([found.id, key]))[7:23])
+        # an evaluation is continued by the algorithm and on the kind of device that it began with
+        job = registry.job_path("evaluate", digest(canonical([found.id, key, ALGORITHM, target.type]))[7:23])
         with locked(job.with_suffix(".lock"), "this very evaluation", timeout=1.0):
             if fresh:
                 shutil.rmtree(job, ignore_errors=True)
@@ -131,7 +132,7 @@ def evaluate(
                 "worst": _worst(results),
                 "warnings": masking_warnings(model, split, threat, results, device=target) if len(names) > 1 else [],
             }
-            content = {"settings": settings, "figures": figures, **machine(target)}
+            content = {"settings": settings, "figures": figures, "algorithm": ALGORITHM, **machine(target)}
             registry.put_result(found.id, "evaluation", key, content, _log(chosen, split.y, results))
             shutil.rmtree(job, ignore_errors=True)
     else:

@@ -46,6 +46,10 @@ class Journal:
     def plan(self, stages: Sequence[str], standing: int) -> None:
         """What is to come: the stages in order, and how many rows stand at the beginning."""
 
+    def image(self, row: int) -> int:
+        """Which image a row is, whatever others are attacked with it: its random numbers follow from that."""
+        return row
+
     def known(self, stage: str) -> Mapping[int, bool]:
         """The rows that this stage has decided, and whether it broke them."""
         return self.stages.setdefault(stage, {})
@@ -76,7 +80,8 @@ def hunt(
         row that the journal knows as broken keeps its clean image.
     """
     journal = journal or Journal()
-    seeds = torch.randint(2**31, (len(x),), generator=rng, device=rng.device).to(x.device)
+    base = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+    seeds = torch.tensor([seed_of(base, journal.image(row)) % 2**31 for row in range(len(x))], device=x.device)
     result = x.clone()
     with attacking(model), torch.no_grad():
         standing = _right(model, x, y, batch_size)
