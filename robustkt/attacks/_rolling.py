@@ -75,6 +75,8 @@ def hunt(
 ) -> Tensor:
     """Each search in turn on the rows that still stand (N, C, H, W); a row's result depends on no other row.
 
+    Up to floating-point rounding, that is: a network's logits in a larger batch may differ in their last digits.
+
     Returns:
         (N, C, H, W): images that the network gets wrong, as the searches met them, else the last search's best. A
         row that the journal knows as broken keeps its clean image.
