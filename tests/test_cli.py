@@ -1376,6 +1376,7 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(here: Registry, mo
         file.write("square:queries=20/squ")
     passes, left = 0, 10**9
     monkeypatch.setattr(here, "result", lambda *_: None)
+    monkeypatch.setattr(here, "results", lambda *_: [])
     with monkeypatch.context() as other:
         other.setattr(evaluating, "ALGORITHM", evaluating.ALGORITHM + 1)
         api.evaluate("adv", **ask)
@@ -1420,6 +1421,53 @@ def test_the_worst_case_is_what_no_attack_broke(cli: Cli, here: Registry) -> Non
     text = plain(cli("evaluate", "adv", "--attack", FAST, "--max-images", "40")).out
     assert re.search(r"^worst case .*%", text, re.MULTILINE)
     assert "left after each: apgd-t" in text
+
+
+def test_an_attack_more_does_not_repeat_the_others(here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask: dict[str, Any] = {"max_images": 30, "registry": here, "device": "cpu", "seed": 3}
+    names = FAST.split(",")
+    whole = api.evaluate("adv", attacks=names, fresh=True, **ask)
+    for name in (names[0], names[2]):
+        api.evaluate("adv", attacks=[name], fresh=True, **ask)
+    ran: list[str] = []
+    original = evaluating.attacked
+
+    def attacked(*arguments: Any, **options: Any) -> Any:
+        ran.extend(arguments[3])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(evaluating, "attacked", attacked)
+    stored = here.result
+
+    def without(identity: str, kind: str, key: str) -> Any:
+        made = stored(identity, kind, key)
+        return None if made and len(made.content["settings"]["attacks"]) == 5 else made
+
+    monkeypatch.setattr(here, "result", without)
+    results = here.results
+    monkeypatch.setattr(
+        here, "results", lambda *a: [r for r in results(*a) if len(r.content["settings"]["attacks"]) != 5]
+    )
+    again = api.evaluate("adv", attacks=names, **ask)
+    assert ran == ["clean", "pgd:steps=3", "square:queries=20"]
+    assert {k: again[k] for k in ("attacks", "worst", "warnings")} == {
+        k: whole[k] for k in ("attacks", "worst", "warnings")
+    }
+    ran.clear()
+    monkeypatch.setattr("robustkt.api.verdicts.ALGORITHM", 99)
+    api.evaluate("adv", attacks=names, **ask)
+    assert set(ran) == {"clean", *(name for name in again["attacks"])}, "another version's verdicts are not mixed in"
+
+
+def test_an_attack_on_the_network_joins_one_on_the_smoothed_classifier(here: Registry) -> None:
+    ask: dict[str, Any] = {"max_images": 5, "registry": here, "device": "cpu", "norm": "l2", "eps": "0.25", "seed": 4}
+    smooth = "smoothadv:draws=2:steps=2"
+    alone = api.evaluate("gen0", attacks=[smooth], **ask)
+    both = api.evaluate("gen0", attacks=[smooth, "fgsm"], **ask)
+    assert both["attacks"][smooth] == alone["attacks"][smooth]
+    assert alone["worst"]["smoothed"]
+    assert not both["worst"]["smoothed"]
+    assert both["worst"]["accuracy"] == both["attacks"]["fgsm"]["accuracy"]
 
 
 def test_autoattack_scores_the_base_network_only_when_asked(

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
 from robustkt.api.training import machine
+from robustkt.api.verdicts import earlier, written
 from robustkt.attacks import Named, named
 from robustkt.catalog import unknown
 from robustkt.core import ThreatModel
@@ -46,7 +47,7 @@ def evaluate(
     base: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used.
+    """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used, attack by attack.
 
     An interrupted evaluation continues where it stopped.
 
@@ -114,6 +115,8 @@ def evaluate(
         with locked(job.with_suffix(".lock"), "this very evaluation", timeout=1.0):
             if fresh:
                 shutil.rmtree(job, ignore_errors=True)
+            before = {} if fresh else earlier(registry, found, settings, names)
+            todo = [name for name in names if name not in before]
             model = ready(load_network(registry, found, last=last), target, "fp32")
             split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
             decided = Kept(job / "decided.tsv")
@@ -121,19 +124,27 @@ def evaluate(
                 progress.note(
                     f"continuing an interrupted evaluation of {len(chosen)} images; attacked so far: {decided.told()}"
                 )
-            with progress.bar(f"attacking {found.name} in {threat}", len(names) * len(chosen)) as bar:
-                results = attacked(
-                    model, split, threat, names, seed=seed, device=target, sigma=found.recipe.sigma,
+            if before:
+                progress.note(f"measured before with the same settings, and re-used: {', '.join(before)}")
+            with progress.bar(f"attacking {found.name} in {threat}", len(todo) * len(chosen)) as bar:
+                made = attacked(
+                    model, split, threat, todo, seed=seed, device=target, sigma=found.recipe.sigma,
                     advance=bar.advance, decided=decided,
                     milestone=lambda attack, right: bar.line(f"{attack}: {right} of {len(chosen)} images still right"),
                 )  # fmt: skip
+            by_name = {result.name: result for result in made} | {name: old.attacked for name, old in before.items()}
+            results = [by_name[name] for name in names]
+            told = {result.name: _figures(result, threat) for result in made}
             figures: Mapping[str, Any] = {
-                "attacks": {result.name: _figures(result, threat) for result in results},
+                "attacks": {name: before[name].figures if name in before else told[name] for name in names},
                 "worst": _worst(results),
                 "warnings": masking_warnings(model, split, threat, results, device=target) if len(names) > 1 else [],
             }
-            content = {"settings": settings, "figures": figures, "algorithm": ALGORITHM, **machine(target)}
-            registry.put_result(found.id, "evaluation", key, content, _log(chosen, split.y, results))
+            content = {
+                "settings": settings, "figures": figures, "algorithm": ALGORITHM,
+                "earlier": {name: old.key for name, old in before.items()}, **machine(target),
+            }  # fmt: skip
+            registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results))
             shutil.rmtree(job, ignore_errors=True)
     else:
         figures = stored.content["figures"]
@@ -233,11 +244,3 @@ def _figures(result: Attacked, threat: ThreatModel) -> dict[str, Any]:
         figures["wrong"] = float((~result.right & ~abstained).double().mean())
         figures["abstained"] = float(abstained.double().mean())
     return figures
-
-
-def _log(indices: Tensor, labels: Tensor, results: Sequence[Attacked]) -> bytes:
-    """Which images survived which attack, a row an image, so that two generations can be compared pair by pair."""
-    columns = [indices, labels, *(result.right.int() for result in results)]
-    header = "\t".join(["idx", "label", *(result.name for result in results)])
-    rows = ["\t".join(map(str, row)) for row in torch.stack([c.long() for c in columns], dim=1).tolist()]
-    return ("\n".join([header, *rows]) + "\n").encode()
