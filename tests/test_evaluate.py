@@ -414,12 +414,18 @@ def mask(*rows: int, images: int = 1_000) -> Tensor:
     return torch.zeros(images, dtype=torch.bool).index_fill(0, torch.tensor(rows, dtype=torch.int64), True)
 
 
+def unbreakable(model: Any, some: Split, threat: ThreatModel, names: Any, **how: Any) -> list[Attacked]:
+    """Attacks that break nothing at 8/255, and everything farther off."""
+    return [Attacked(name, torch.full((len(some),), threat == LINF)) for name in names]
+
+
 @pytest.mark.parametrize(("broken", "heard"), [(0, False), (2, False), (3, True)])
 @pytest.mark.parametrize("alone", [True, False])
 def test_square_after_the_white_box_attacks_is_noticed(
-    trained: nn.Module, images: Split, broken: int, heard: bool, alone: bool
+    trained: nn.Module, images: Split, broken: int, heard: bool, alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alone or in an ensemble: what it breaks and no gradient attack does, of rows that the ladder does not see."""
+    """Alone or in an ensemble: what it breaks and no gradient attack does."""
+    monkeypatch.setattr("robustkt.masking.attacked", unbreakable)
     many = Split(images.x[:1].expand(1_000, -1, -1, -1), images.y[:1].expand(1_000))
     squared = mask(*range(1, 1 + broken), *range(20, 30))
     first = {"apgd-ce": mask(*range(15, 25)), "fab-t 9": mask(500)}
@@ -436,21 +442,27 @@ def test_square_after_the_white_box_attacks_is_noticed(
 
 
 @pytest.mark.parametrize(("broken", "heard"), [(1, False), (2, True)])
-def test_square_by_itself_is_compared_on_the_images_that_the_warnings_attack(
+def test_in_a_small_set_one_image_that_square_breaks_is_chance(
     trained: nn.Module, images: Split, broken: int, heard: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No gradient attack was asked for. In a small set one image is chance."""
-    monkeypatch.setattr(
-        "robustkt.masking.attacked",
-        lambda model, some, threat, names, **how: [
-            Attacked(name, torch.full((len(some),), threat == LINF)) for name in names
-        ],
-    )
+    monkeypatch.setattr("robustkt.masking.attacked", unbreakable)
     few = Split(images.x[:50], images.y[:50])
     squared = mask(*range(broken), images=50)
     results = [Attacked("square", ~squared, broken={"square": squared})]
     warnings = masking_warnings(trained, few, LINF, results, device=CPU)
     assert any("of 50 images, which no gradient attack did" in w for w in warnings) == heard
+
+
+@pytest.mark.parametrize("weak", [[], ["fgsm"], ["pgd:steps=1"]])
+def test_square_that_does_more_than_a_weak_attack_is_no_masking(
+    trained: nn.Module, images: Split, weak: list[str]
+) -> None:
+    """Square breaks a good deal that one step does not, of a network that hides nothing."""
+    wide = ThreatModel("linf", Fraction(1, 8))
+    results = attacked(trained, images, wide, [*weak, "square:queries=300"], seed=0, device=CPU)
+    by_one_step = results[0].right if weak else torch.ones(len(images), dtype=torch.bool)
+    assert int((by_one_step & ~results[-1].right).sum()) > 1
+    assert masking_warnings(trained, images, wide, results, device=CPU) == []
 
 
 def test_square_against_misleading_gradients_is_noticed(trained: nn.Module, images: Split) -> None:
