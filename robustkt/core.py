@@ -56,7 +56,14 @@ class ThreatModel:
 
     def steepest(self, grad: Tensor) -> Tensor:
         """The step of length 1 in this norm that raises a loss with gradient `grad` (B, C, H, W) most."""
-        return grad.sign() if self.norm == "linf" else unit(grad)
+        return finite(grad).sign() if self.norm == "linf" else unit(grad)
+
+    def holds(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """(B,) bool: which rows of `x_adv` are images of this threat to `x`, up to rounding; one with a NaN is none."""
+        delta, eps = (x_adv - x).flatten(1), float(self.eps)
+        far = delta.abs().amax(dim=1) if self.norm == "linf" else delta.norm(dim=1)
+        lowest, highest = x_adv.flatten(1).aminmax(dim=1)
+        return (far <= eps * (1 + 1e-4) + 1e-6) & (lowest >= -1e-6) & (highest <= 1 + 1e-6)
 
     def random_start(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """A point drawn uniformly from the ball around `x` (B, C, H, W), clamped to [0, 1]."""
@@ -68,8 +75,14 @@ class ThreatModel:
         return (x + direction * eps * length.view(-1, *[1] * (x.dim() - 1))).clamp(0, 1)
 
 
+def finite(v: Tensor) -> Tensor:
+    """`v` with 0 for what is no number, which has no direction, and the largest number for what is infinite."""
+    return v.nan_to_num(nan=0.0)
+
+
 def unit(v: Tensor) -> Tensor:
-    """`v` (B, …) with each row scaled to L2 length 1; rows of zeros stay zero."""
+    """`v` (B, …) with each row scaled to L2 length 1; rows of zeros stay zero, and entries that are no number too."""
+    v = finite(v)
     tiny, column = torch.finfo(v.dtype).tiny, (-1, *[1] * (v.dim() - 1))
     largest = v.flatten(1).abs().amax(dim=1).clamp_min(tiny)
     scaled: Tensor = v / largest.view(column)  # first: a sure network's gradients are so small that squares vanish

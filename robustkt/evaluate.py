@@ -1,8 +1,7 @@
-"""Accuracy: clean, under noise, under attack; and signs that an attack was fooled rather than resisted."""
+"""Accuracy: clean, under noise, under attack."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,8 +19,8 @@ from robustkt.noises.gaussian import Gaussian
 from robustkt.smooth import certify
 
 BATCH = 250  # images at a time; the noise of a batch is keyed by its first image, so this is part of the result
-MASKING_IMAGES = 100
 SMOOTHED_BATCH = 25  # images at a time of an attack through 32 noisy copies each
+ALGORITHM = 2  # counted up when the same seed comes to mean other attacks: what is half done is not continued then
 VOTES, VOTE_ALPHA = 1_000, 0.001  # of a smoothed classifier's prediction at an attacked image
 
 
@@ -32,6 +31,7 @@ class Attacked:
     name: str
     right: Tensor  # (N,), bool
     stages: Mapping[str, int] = field(default_factory=dict)  # images left after each attack of an ensemble
+    broken: Mapping[str, Tensor] = field(default_factory=dict)  # stage -> (N,) bool, the rows that it broke
     predicted: Tensor | None = None  # (N,), a smoothed classifier's answers, −1 where it abstained
 
     @property
@@ -60,6 +60,10 @@ class Part(Journal):
         self.names = stages
         self.advance(sum(self._done(row) for row in self.rows))
 
+    def image(self, row: int) -> int:
+        """The row of the split: images attacked beside it make no difference."""
+        return self.rows[row]
+
     def known(self, stage: str) -> Mapping[int, bool]:
         """By place among the images attacked."""
         kept = self.owner.known(f"{self.attack}/{stage}")
@@ -85,11 +89,11 @@ class Part(Journal):
                 return 1.0 if broken else number / len(self.names)
         return 1.0
 
-    def fallen(self, images: int) -> Tensor:
-        """(images,) bool: the rows of the split that some stage broke."""
-        out = torch.zeros(images, dtype=torch.bool)
-        for stage in self.names:
-            out[[row for row, broken in self.owner.known(f"{self.attack}/{stage}").items() if broken]] = True
+    def fallen(self, images: int) -> dict[str, Tensor]:
+        """(images,) bool for each stage: the rows of the split that it broke."""
+        out = {stage: torch.zeros(images, dtype=torch.bool) for stage in self.names}
+        for stage, mask in out.items():
+            mask[[row for row, broken in self.owner.known(f"{self.attack}/{stage}").items() if broken]] = True
         return out
 
     def survivors(self) -> dict[str, int]:
@@ -253,10 +257,18 @@ def attacked(
             journal = decided.part(attack.name, rows.tolist(), advance, milestone)
             run = _pooled if attack.takes("journal") else _batched
             run(model, standing, threat, attack, seed, device, journal)
-            stages = journal.survivors()
-            results.append(Attacked(attack.name, right & ~journal.fallen(len(split)), stages))
+            broken = journal.fallen(len(split))
+            left = right.clone()
+            for mask in broken.values():
+                left &= ~mask
+            results.append(Attacked(attack.name, left, journal.survivors(), broken))
         milestone(attack.name, int(results[-1].right.sum()))
     return results
+
+
+def _allowed(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
+    """`x_adv` with the clean image where it is none of the threat: nobody is broken by a NaN or from outside."""
+    return torch.where(threat.holds(x_adv, x).view(-1, 1, 1, 1), x_adv, x)
 
 
 def _batched(
@@ -267,7 +279,7 @@ def _batched(
     journal.plan([""], len(split))
 
     def view(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        return attack.run(model, x, y, threat, rng=rng, **attack.options)
+        return _allowed(attack.run(model, x, y, threat, rng=rng, **attack.options), x, threat)
 
     for start in range(0, len(split), BATCH):
         places = range(start, min(start + BATCH, len(split)))
@@ -312,6 +324,7 @@ def _smoothed(
         x = to_float(split.x[start : start + SMOOTHED_BATCH].to(device))
         y = split.y[start : start + SMOOTHED_BATCH].to(device)
         x_adv = attack.run(model, x, y, threat, rng=generator(device, seed, attack.name, start), **options)
+        x_adv = _allowed(x_adv, x, threat)
         with attacking(model), torch.no_grad():
             classes = model(x[:1]).shape[1]
         votes = certify(
@@ -322,69 +335,3 @@ def _smoothed(
             answers.tell(row, -1 if made.label is None else made.label)
     predicted = torch.tensor([answers.known[row] for row in range(len(split))], dtype=torch.int64)
     return Attacked(attack.name, predicted == split.y, predicted=predicted)
-
-
-def masking_warnings(
-    model: nn.Module, split: Split, threat: ThreatModel, results: Sequence[Attacked], *, device: torch.device
-) -> list[str]:
-    """Signs that the gradient misleads the attacks, so that the accuracies flatter the network (1802.00420)."""
-    count = min(len(split), MASKING_IMAGES)
-    chosen = torch.arange(count) * len(split) // count  # from all over a set that may be sorted
-    some = Split(split.x[chosen], split.y[chosen])
-    x, y = to_float(some.x.to(device)), some.y.to(device)
-    found = []
-    first, second = _logits(model, x), _logits(model, x)
-    if not torch.equal(first, second):
-        found.append(
-            "the output is randomised: gradients of one draw say little; a smoothed classifier has certificates"
-        )
-    if bool((first >= 0).all()) and torch.allclose(first.sum(dim=1), torch.ones(len(x), device=device), atol=1e-4):
-        found.append("the network returns probabilities, not logits: its gradients vanish where it is sure")
-    by_name = {result.name: result for result in results}
-    squares = [warning for result in results for warning in _square_warning(result, len(split))]
-    zero = _zero_gradients(model, x, y)
-    if zero is None:
-        return [*found, "the network has no gradient with respect to its images: only Square says something", *squares]
-    if zero > 0.01:
-        found.append(f"the gradient at the image is exactly zero for {zero:.0%} of the images")
-    half = ThreatModel("linf", Fraction(1, 2))
-    (left,) = attacked(model, some, half, ["pgd-sat"], seed=0, device=device)
-    if left.accuracy > float(y.bincount().max()) / len(y) + 0.1:
-        found.append(f"{left.accuracy:.0%} survive PGD at linf 0.5, where any image can be made uniform grey")
-    if {"fgsm", "pgd-sat"} <= set(by_name) and by_name["pgd-sat"].accuracy > by_name["fgsm"].accuracy + 0.002:
-        found.append("20 steps of PGD do less than one step of FGSM")
-    if "pgd-sat" in by_name:
-        (longer,) = attacked(model, some, threat, ["pgd:steps=100"], seed=0, device=device)
-        short = float(by_name["pgd-sat"].right[chosen].double().mean())
-        if longer.accuracy > short + 0.02:
-            found.append(f"100 steps of PGD leave {longer.accuracy:.0%} of {count} images, 20 steps {short:.0%}")
-    return found + squares
-
-
-def _square_warning(result: Attacked, images: int) -> list[str]:
-    """Square sees no gradient: if it breaks what the white-box attacks could not, their gradients misled them."""
-    left = list(result.stages.items())
-    for (_, before), (stage, after) in itertools.pairwise(left):
-        if stage == "square" and before - after > max(0.002 * images, 1):
-            share = (before - after) / images
-            return [
-                f"Square breaks a further {share:.1%} after the gradient attacks of {result.name}: masked gradients"
-            ]
-    return []
-
-
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    with attacking(model), torch.no_grad():
-        logits: Tensor = model(x)
-    return logits
-
-
-def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> float | None:
-    """Share of images at which the cross-entropy has no gradient at all; None for a network without gradients."""
-    with attacking(model), torch.enable_grad():
-        x = x.clone().requires_grad_(True)
-        loss = ce(model(x), y).sum()
-        if not loss.requires_grad:
-            return None
-        (grad,) = torch.autograd.grad(loss, x)
-    return float((grad.flatten(1).abs().amax(dim=1) == 0).double().mean())

@@ -334,3 +334,30 @@ def test_ascent_raises_the_loss_it_is_given(network: nn.Sequential) -> None:
             network, x, THREATS[1], lambda z, s=sign: s * ce(z, y), steps=5, step_size=Fraction(1, 50), start=x
         )
         assert (sign * (ce(network(x_adv), y) - ce(network(x), y)) > 0).all()
+
+
+def test_a_restart_is_for_the_images_that_still_stand() -> None:
+    """The others are left alone, and what comes out is what restarts of all of them give."""
+    model, y = Linear().double(), torch.arange(40) % 2
+    x = torch.rand(40, *SHAPE, generator=rng(1)).double() * 0.2 + 0.4
+    model(x)
+    threat, count = ThreatModel("linf", EPS), []
+    hook = model.register_forward_hook(lambda module, inputs, output: count.append(len(inputs[0])))
+    x_adv = gradient.pgd(model, x, y, threat, rng=rng(), restarts=3, steps=4, step_size=Fraction(1, 255))
+    hook.remove()
+    assert [len(x)] * 6 == count[:6]
+    assert len(x) > count[6] >= count[-1] > 0
+    fell = margin(model(x_adv), y) > 0
+    source, seen = rng(), torch.zeros(40, dtype=torch.bool)
+    for number in range(3):
+        start = threat.random_start(x, source)
+        one = ascend(
+            model, x, threat, lambda z: ce(z, y), steps=4, step_size=Fraction(1, 255), start=start,
+            wrong=lambda z: margin(z, y) > 0,
+        )  # fmt: skip
+        wrong = margin(model(one), y) > 0
+        first = wrong & ~seen
+        torch.testing.assert_close(x_adv[first], one[first], rtol=0, atol=1e-12)
+        seen |= wrong
+        assert number or (0 < int(wrong.sum()) < 40)
+    assert torch.equal(seen, fell)

@@ -1385,6 +1385,14 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(here: Registry, mo
         file.write("square:queries=20/squ")
     passes, left = 0, 10**9
     monkeypatch.setattr(here, "result", lambda *_: None)
+    monkeypatch.setattr(here, "results", lambda *_: [])
+    with monkeypatch.context() as other:
+        other.setattr(evaluating, "ALGORITHM", evaluating.ALGORITHM + 1)
+        api.evaluate("adv", **ask)
+        assert passes == undisturbed, "verdicts of another version are not mixed in"
+    assert kept.exists()
+    assert not any(note.startswith("continuing") for note in notes)
+    passes = 0
     again = api.evaluate("adv", **ask)
     assert passes < undisturbed
     (told,) = [note for note in notes if note.startswith("continuing an interrupted evaluation of 40 images; ")]
@@ -1424,14 +1432,65 @@ def test_the_worst_case_is_what_no_attack_broke(cli: Cli, here: Registry) -> Non
     assert "left after each: apgd-t" in text
 
 
+def test_an_attack_more_does_not_repeat_the_others(here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask: dict[str, Any] = {"max_images": 30, "registry": here, "device": "cpu", "seed": 3}
+    names = FAST.split(",")
+    whole = api.evaluate("adv", attacks=names, fresh=True, **ask)
+    for name in (names[0], names[2]):
+        api.evaluate("adv", attacks=[name], fresh=True, **ask)
+    ran: list[str] = []
+    original = evaluating.attacked
+
+    def attacked(*arguments: Any, **options: Any) -> Any:
+        ran.extend(arguments[3])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(evaluating, "attacked", attacked)
+    stored = here.result
+
+    def without(identity: str, kind: str, key: str) -> Any:
+        made = stored(identity, kind, key)
+        return None if made and len(made.content["settings"]["attacks"]) == 5 else made
+
+    monkeypatch.setattr(here, "result", without)
+    results = here.results
+    monkeypatch.setattr(
+        here, "results", lambda *a: [r for r in results(*a) if len(r.content["settings"]["attacks"]) != 5]
+    )
+    again = api.evaluate("adv", attacks=names, **ask)
+    assert ran == ["clean", "pgd:steps=3", "square:queries=20"]
+    assert {k: again[k] for k in ("attacks", "worst", "warnings")} == {
+        k: whole[k] for k in ("attacks", "worst", "warnings")
+    }
+    ran.clear()
+    monkeypatch.setattr("robustkt.api.verdicts.ALGORITHM", 99)
+    api.evaluate("adv", attacks=names, **ask)
+    assert set(ran) == {"clean", *(name for name in again["attacks"])}, "another version's verdicts are not mixed in"
+
+
+def test_an_attack_on_the_network_joins_one_on_the_smoothed_classifier(here: Registry) -> None:
+    ask: dict[str, Any] = {"max_images": 5, "registry": here, "device": "cpu", "norm": "l2", "eps": "0.25", "seed": 4}
+    smooth = "smoothadv:draws=2:steps=2"
+    alone = api.evaluate("gen0", attacks=[smooth], **ask)
+    both = api.evaluate("gen0", attacks=[smooth, "fgsm"], **ask)
+    assert both["attacks"][smooth] == alone["attacks"][smooth]
+    assert alone["worst"]["smoothed"]
+    assert not both["worst"]["smoothed"]
+    assert both["worst"]["accuracy"] == both["attacks"]["fgsm"]["accuracy"]
+
+
 def test_autoattack_scores_the_base_network_only_when_asked(
     cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(autoattack.VERSIONS, "standard", lambda classes: [Square(10)])
     ran = cli("evaluate", "gen0", "--attack", "autoattack", "--max-images", "10")
     assert ran.code == 2
-    assert "gen0 is used smoothed; AutoAttack can score only its base network" in " ".join(ran.err.split())
+    assert "gen0 is used smoothed; autoattack can score only its base network" in " ".join(ran.err.split())
     assert "--base scores the base network" in " ".join(ran.err.split())
+    for member in ("apgd-ce", "apgd-dlr:steps=5", "apgd-t", "fab-t", "square"):
+        ran = cli("evaluate", "gen0", "--attack", f"clean,{member}", "--max-images", "10")
+        assert ran.code == 2, member
+        assert f"{member} can score only its base network" in " ".join(ran.err.split())
     ran = cli("evaluate", "gen0", "--attack", "autoattack", "--max-images", "10", "--base")
     assert ran.code == 0
     assert "base network, without noise" in ran.out
@@ -1442,9 +1501,18 @@ def test_the_smoothed_classifier_is_attacked_and_said_to_be(cli: Cli, here: Regi
     found = one_json(cli(*ask, "--max-images", "5", "--json"), "attacks worst")
     (attack,) = (a for name, a in found["attacks"].items() if name != "clean")
     assert attack["smoothed"] is True
-    assert 0 <= attack["abstain_rate"] <= 1
-    assert found["worst"]["accuracy"] == found["clean_accuracy"], "the worst case is the network's"
-    assert ": the smoothed classifier;" in cli(*ask, "--max-images", "5").out
+    assert attack["accuracy"] + attack["wrong"] + attack["abstained"] == pytest.approx(1)
+    assert found["worst"] == {"accuracy": attack["accuracy"], "interval": attack["interval"], "smoothed": True}
+    text = plain(cli(*ask, "--max-images", "5")).out
+    assert ": the smoothed classifier;" in text
+    assert re.search(r"the smoothed classifier: wrong .*%, abstained .*%", text)
+    (stored,) = (r for r in here.results(found["id"]) if r.content["figures"].get("worst", {}).get("smoothed"))
+    worse = {**stored.content["figures"], "worst": {"accuracy": 1.0, "interval": [0.5, 1.0]}}
+    content = {k: v for k, v in stored.content.items() if k not in ("format", "kind", "generation", "log", "log_hash")}
+    here.put_result(found["id"], "evaluation", stored.key, {**content, "figures": worse}, here.log(stored))
+    again = one_json(cli(*ask, "--max-images", "5", "--json"), "worst reused")
+    assert not again["reused"], "an earlier version gave the base network's clean accuracy as the worst case"
+    assert again["worst"] == found["worst"]
     ran = cli("evaluate", "plain", *ask[2:], "--max-images", "5")
     assert ran.code == 2
     assert "needs its σ" in ran.err

@@ -348,6 +348,32 @@ def test_verdicts_depend_neither_on_the_batch_nor_on_neighbours(threat: ThreatMo
         assert {r: b for r, b in found[stage].items() if r < 12} == {r: b for r, b in rows.items() if r < 12}
 
 
+def test_an_images_random_numbers_follow_it_whatever_is_attacked_beside_it() -> None:
+    """A borderline image that another device gets wrong would else shift the seeds of all after it."""
+    net, threat = curved(), THREATS[0]
+    data = Split((pictures(net, 24)[0] * 255).round().to(torch.uint8), torch.zeros(24, dtype=torch.int64))
+    with torch.no_grad():
+        y = net(data.x.double() / 255).argmax(dim=1)
+    seeds: list[dict[int, int]] = []
+
+    class Recording(square.Square):
+        def begin(self, model: Any, x: Tensor, y: Tensor, threat: ThreatModel, given: Tensor) -> Any:
+            seeds[-1] |= {tuple(image.flatten().tolist()): seed for image, seed in zip(x, given.tolist(), strict=True)}
+            return super().begin(model, x, y, threat, given)
+
+    for wrong in ([], [3, 7]):
+        seeds.append({})
+        labels = y.clone()
+        labels[wrong] = (labels[wrong] + 1) % 4
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(square, "Square", Recording)
+            attacked(
+                net.float(), Split(data.x, labels), threat, ["square:queries=5"], seed=0, device=torch.device("cpu")
+            )
+    assert len(seeds[1]) == 22
+    assert {image: seeds[0][image] for image in seeds[1]} == seeds[1]
+
+
 class Dying(Journal):
     """Raises when told for the n-th time, before or after writing it down."""
 

@@ -20,6 +20,7 @@ LAYERS = [
     | {"foreignlog", "lattice", "logchecks"},
     {"objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
     {"engine", "bench", "evaluate", "hub"},
+    {"masking"},
     {"api"},
     {"cli"},
 ]

@@ -552,7 +552,7 @@ def test_the_loss_is_a_mean_over_the_batch_at_hand(name: str) -> None:
     net, guide = network(3), network(3, seed=5)
     objective, seen = METHODS.get(name)(**needed(name, guide)), batch(3, epoch=4)
     view = objective.perturb(net, seen)
-    draws = getattr(objective, "draws", 1)
+    draws = getattr(objective, "draws", 1) or 1
 
     def twice(view: Any) -> Any:
         """Every image and its noises once more."""
@@ -621,6 +621,61 @@ def test_settings_of_each_method() -> None:
         "sigma": "1/3", "draws": 2, "steps": 4, "step_size": None, "eta": 0.0, "warmup_epochs": 10,
         "one_step": False,
     }  # fmt: skip
+    assert objectives.resolve("smoothadv", {"sigma": "0.5"})["draws"] is None
+
+
+def test_n_fgsm_records_no_settings_of_pgds() -> None:
+    """Else a recipe would tell of ten steps, and two that train alike would have different ids."""
+    plain = objectives.resolve("sat", {"eps": "8/255", "inner": "n-fgsm"})
+    assert plain == objectives.resolve("sat", {"eps": "8/255", "inner": "n-fgsm", "steps": 7, "step_size": "2/255"})
+    assert plain["steps"] is plain["step_size"] is None
+    assert plain["sentinel"] == 0.2
+    assert objectives.build("sat", plain).collapse == 0.2  # type: ignore[attr-defined]
+    assert "PGD needs its steps" in refused("sat", {"eps": "8/255", "steps": None})
+
+
+@pytest.mark.parametrize(("epochs", "begin"), [(200, 60), (30, 9), (5, 2), (1, 0)])
+def test_iads_introspection_begins_after_the_papers_share_of_the_epochs(epochs: int, begin: int) -> None:
+    given = {"eps": "8/255"}
+    assert objectives.resolve("iad", given, epochs=epochs)["begin_epoch"] == begin
+    assert objectives.resolve("iad", {**given, "begin_epoch": "4"}, epochs=epochs)["begin_epoch"] == 4
+    assert objectives.resolve("iad", {**given, "begin_epoch": 0}, epochs=epochs)["begin_epoch"] == 0
+
+
+def test_presets_scale_with_the_epochs(digits: datasets.Dataset) -> None:
+    for epochs, begin in ((None, 60), ("10", 3)):
+        recipe = assemble(
+            method="iad", arch="resnet8", arch_source=None, data=digits,
+            given={"eps": "8/255", **({"epochs": epochs} if epochs else {})}, preset="iad-iclr22", precision="fp32",
+            seed=0,
+        )  # fmt: skip
+        assert recipe.settings["begin_epoch"] == begin
+
+
+def test_a_share_of_the_loss_may_be_nothing(tiny: Tiny, teacher: Tiny) -> None:
+    settings = objectives.resolve("rslad", {"eps": "8/255", "adversarial_weight": "0"})
+    objective, seen = objectives.build("rslad", settings, teacher), small_batch()
+    terms = objective.loss(tiny, seen, objective.perturb(tiny, seen))
+    assert terms["kl_adv"] == 0
+    assert terms["kl_clean"] > 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "teacher" in objectives.needs(name)])
+def test_a_teacher_in_train_mode_teaches_in_eval_mode_and_is_left_as_it_was(name: str, tiny: Tiny) -> None:
+    """Its BatchNorm would move, and its logits depend on the batch."""
+    teachers = [copy.deepcopy(tiny), copy.deepcopy(tiny)]
+    teachers[0].train()
+    teachers[1].eval()
+    before, found = snapshot(teachers[0]), []
+    for guide in teachers:
+        objective = make(name, guide)
+        seen = small_batch()
+        view = objective.perturb(copy.deepcopy(tiny), seen)
+        objective.loss(copy.deepcopy(tiny), seen, view)
+        found.append(tensors(view))
+    assert snapshot(teachers[0]) == before
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_needs() -> None:
@@ -673,7 +728,7 @@ def test_threats_and_steps_that_cannot_be_are_refused(name: str, given: dict[str
         ("trades", {"eps": "8/255", "beta": "-1"}, "beta"),
         ("trades", {"eps": "8/255", "beta": "inf"}, "beta"),
         ("rslad", {"eps": "8/255", "kl_scale": -0.1}, "kl_scale"),
-        ("rslad", {"eps": "8/255", "adversarial_weight": "0"}, "adversarial_weight"),
+        ("rslad", {"eps": "8/255", "adversarial_weight": "-1/6"}, "adversarial_weight"),
         ("rslad", {"eps": "8/255", "adversarial_weight": "6/5"}, "adversarial_weight"),
         ("smoothmix", {"sigma": "0.25", "draws": "1.5"}, "draws"),
         ("smoothmix", {"sigma": "0.25", "draws": 0}, "draws"),
@@ -704,7 +759,7 @@ def test_presets_make_recipes(preset: str, digits: datasets.Dataset) -> None:
         precision="fp32", seed=0,
     )  # fmt: skip
     assert recipe.method == method
-    assert recipe.settings == objectives.resolve(method, {**table, **given})
+    assert recipe.settings == objectives.resolve(method, {**table, **given}, epochs=recipe.training.epochs)
     for key, value in table.items():
         if key in given_for(method):
             continue  # what is given overrides the preset

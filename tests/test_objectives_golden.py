@@ -296,6 +296,16 @@ def test_macer(classes: int, sigma: str, lam: int) -> None:
     same(net, terms, reference / B, tolerance=1e-8)
 
 
+def test_macer_teaches_where_the_network_is_wrong_beyond_doubt() -> None:
+    """−log p̄_y has a slope however small p̄_y is; one that is cut off at 1e-20 leaves such an image alone for ever."""
+    logits = torch.tensor([[0.0, 80.0, 0.0], [0.0, 0.0, 90.0]], requires_grad=True)
+    seen = Batch(torch.rand(1, *SHAPE), torch.tensor([0]), 0, rng())
+    terms = MACER(sigma=SIGMA, draws=2).loss(lambda x: logits, seen, seen.x)
+    assert terms["nll"].item() == pytest.approx(80 + math.log(2), abs=1e-3)
+    (grad,) = torch.autograd.grad(terms["nll"], logits)
+    torch.testing.assert_close(grad[0], torch.tensor([-1.0, 1.0, 0.0]), rtol=0, atol=1e-3)
+
+
 def test_macer_leaves_out_what_is_too_sure_to_measure() -> None:
     logits = torch.tensor([[40.0, 0.0, -40.0], [1.0, 0.0, -1.0]], requires_grad=True)
     seen = Batch(torch.rand(2, *SHAPE), torch.tensor([0, 0]), 0, rng())
@@ -348,6 +358,15 @@ def test_smoothadv(epoch: int, radius: float) -> None:
     same(net, objective.loss(net, seen, view), reference)
 
 
+@pytest.mark.parametrize(("sigma", "draws"), [("0.12", 4), ("0.25", 4), ("0.5", 8), ("1", 2)])
+def test_smoothadvs_draws_follow_the_noise(sigma: str, draws: int) -> None:
+    seen = batch(10)
+    view = SmoothAdv(sigma=Fraction(sigma), steps=1).perturb(network(10), seen)
+    assert len(view.noise) == draws
+    assert len(SmoothAdv(sigma=Fraction(sigma), steps=1, draws=3).perturb(network(10), seen).noise) == 3
+    SmoothAdv(sigma=Fraction(sigma), steps=1).loss(network(10), seen, view)
+
+
 def test_smoothadvs_radius_follows_the_noise() -> None:
     net, seen, longest = network(10), batch(10, epoch=30), []
     for sigma, radius in (("0.5", None), ("1", None), ("1", Fraction(1, 4))):
@@ -392,6 +411,8 @@ def test_variants_of_crt(classes: int, match: str, weight: float) -> None:
     [
         ("crt", {"match": "L1"}, "unknown match 'L1'"),
         ("crt", {"temperature": "0", "match": "kl"}, "temperature must be above 0"),
+        ("ard", {"temperature": "0"}, "temperature must be above 0"),
+        ("iad", {"temperature": "0"}, "temperature must be above 0"),
         ("crt", {"ce_weight": "1"}, "ce_weight is a share"),
         ("ard", {"alpha": "1.5"}, "alpha is a share of the loss"),
         ("iad", {"alpha": "2"}, "alpha is a share of the loss"),

@@ -14,12 +14,14 @@ from torch import Tensor
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
 from robustkt.api.training import machine
+from robustkt.api.verdicts import earlier, written
 from robustkt.attacks import Named, named
 from robustkt.catalog import unknown
 from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
-from robustkt.evaluate import Attacked, Decided, attacked, masking_warnings
+from robustkt.evaluate import ALGORITHM, Attacked, Decided, attacked
 from robustkt.generation import Generation
+from robustkt.masking import masking_warnings
 from robustkt.numbers import canonical, digest, exact, fraction, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
@@ -45,7 +47,7 @@ def evaluate(
     base: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used.
+    """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used, attack by attack.
 
     An interrupted evaluation continues where it stopped.
 
@@ -62,12 +64,13 @@ def evaluate(
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
         fresh: measure again although a result is there.
-        base: let AutoAttack score the base network of a generation that is used smoothed.
+        base: let AutoAttack and its members score the base network of a generation that is used smoothed.
         progress: where to report.
 
     Returns:
-        generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …}}, worst {accuracy,
-        interval} of the images that no attack broke, warnings, reused.
+        generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …; of an attack on the
+        smoothed classifier wrong and abstained, shares of the images}}, worst {accuracy, interval, smoothed} of the
+        images that no attack broke, warnings, reused.
 
     Raises:
         RobustKTError: anything the user can fix.
@@ -103,14 +106,17 @@ def evaluate(
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]
     stored = None if fresh else registry.result(found.id, "evaluation", key)
-    if stored is not None and not stored.content["figures"].get("worst"):
-        stored = None  # an earlier version's, which judged attacks by their last iterate
+    if stored is not None and _outdated(stored.content["figures"]):
+        stored = None
     if stored is None:
         # the lock also tells at once, not after the work, that nothing can be written here
-        job = registry.job_path("evaluate", digest(canonical([found.id, key]))[7:23])
+        # an evaluation is continued by the algorithm and on the kind of device that it began with
+        job = registry.job_path("evaluate", digest(canonical([found.id, key, ALGORITHM, target.type]))[7:23])
         with locked(job.with_suffix(".lock"), "this very evaluation", timeout=1.0):
             if fresh:
                 shutil.rmtree(job, ignore_errors=True)
+            before = {} if fresh else earlier(registry, found, settings, names)
+            todo = [name for name in names if name not in before]
             model = ready(load_network(registry, found, last=last), target, "fp32")
             split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
             decided = Kept(job / "decided.tsv")
@@ -118,19 +124,27 @@ def evaluate(
                 progress.note(
                     f"continuing an interrupted evaluation of {len(chosen)} images; attacked so far: {decided.told()}"
                 )
-            with progress.bar(f"attacking {found.name} in {threat}", len(names) * len(chosen)) as bar:
-                results = attacked(
-                    model, split, threat, names, seed=seed, device=target, sigma=found.recipe.sigma,
+            if before:
+                progress.note(f"measured before with the same settings, and re-used: {', '.join(before)}")
+            with progress.bar(f"attacking {found.name} in {threat}", len(todo) * len(chosen)) as bar:
+                made = attacked(
+                    model, split, threat, todo, seed=seed, device=target, sigma=found.recipe.sigma,
                     advance=bar.advance, decided=decided,
                     milestone=lambda attack, right: bar.line(f"{attack}: {right} of {len(chosen)} images still right"),
                 )  # fmt: skip
+            by_name = {result.name: result for result in made} | {name: old.attacked for name, old in before.items()}
+            results = [by_name[name] for name in names]
+            told = {result.name: _figures(result, threat) for result in made}
             figures: Mapping[str, Any] = {
-                "attacks": {result.name: _figures(result, threat) for result in results},
+                "attacks": {name: before[name].figures if name in before else told[name] for name in names},
                 "worst": _worst(results),
                 "warnings": masking_warnings(model, split, threat, results, device=target) if len(names) > 1 else [],
             }
-            content = {"settings": settings, "figures": figures, **machine(target)}
-            registry.put_result(found.id, "evaluation", key, content, _log(chosen, split.y, results))
+            content = {
+                "settings": settings, "figures": figures, "algorithm": ALGORITHM,
+                "earlier": {name: old.key for name, old in before.items()}, **machine(target),
+            }  # fmt: skip
+            registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results))
             shutil.rmtree(job, ignore_errors=True)
     else:
         figures = stored.content["figures"]
@@ -178,12 +192,12 @@ class Kept(Decided):
 
 
 def _refuse_base(found: Generation, wanted: Sequence[Named]) -> None:
-    """AutoAttack's figure of a smoothed generation would be read as one of the smoothed classifier."""
+    """What AutoAttack, or a member of it, leaves of the base network would be read as the smoothed classifier's."""
     sigma = found.recipe.settings.get("sigma")
-    ensembles = [attack.name for attack in wanted if attack.name.startswith("autoattack")]
-    if sigma is not None and ensembles:
+    members = [attack.name for attack in wanted if attack.takes("journal")]
+    if sigma is not None and members:
         raise UsageError(
-            f"{found.name} is used smoothed; AutoAttack can score only its base network without the noise",
+            f"{found.name} is used smoothed; {members[0]} can score only its base network without the noise",
             f"`robustkt certify {found.name} --sigma {sigma}` bounds every attack, `--attack smoothadv --norm l2 --eps "
             f"{sigma}` attacks the smoothed classifier; --base scores the base network.",
         )
@@ -195,9 +209,19 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _worst(results: Sequence[Attacked]) -> dict[str, Any]:
-    """Images of the deterministic network that no attack broke."""
-    right = torch.stack([result.right for result in results if result.predicted is None]).all(dim=0)
-    return {"accuracy": float(right.double().mean()), "interval": _interval(right)}
+    """Images that no attack broke: of the network, or where only it was attacked of the smoothed classifier."""
+    whole = [result for result in results if result.predicted is None]
+    smoothed = [result for result in results if result.predicted is not None]
+    only = bool(smoothed) and all(result.name == "clean" for result in whole)
+    right = torch.stack([result.right for result in (smoothed if only else whole)]).all(dim=0)
+    return {"accuracy": float(right.double().mean()), "interval": _interval(right), "smoothed": only}
+
+
+def _outdated(figures: Mapping[str, Any]) -> bool:
+    """Whether an earlier version measured this that judged attacks by their last iterate, or a base for a smoothed."""
+    worst = figures.get("worst")
+    noisy = [bool(attack.get("smoothed")) for name, attack in figures["attacks"].items() if name != "clean"]
+    return not worst or (bool(noisy) and all(noisy) and not worst.get("smoothed"))
 
 
 def _interval(right: Tensor) -> list[float]:
@@ -216,13 +240,7 @@ def _figures(result: Attacked, threat: ThreatModel) -> dict[str, Any]:
         figures["stages"] = {stage: left / len(result.right) for stage, left in result.stages.items()}
     if result.predicted is not None:
         figures["smoothed"] = True
-        figures["abstain_rate"] = float((result.predicted < 0).double().mean())
+        abstained = result.predicted < 0
+        figures["wrong"] = float((~result.right & ~abstained).double().mean())
+        figures["abstained"] = float(abstained.double().mean())
     return figures
-
-
-def _log(indices: Tensor, labels: Tensor, results: Sequence[Attacked]) -> bytes:
-    """Which images survived which attack, a row an image, so that two generations can be compared pair by pair."""
-    columns = [indices, labels, *(result.right.int() for result in results)]
-    header = "\t".join(["idx", "label", *(result.name for result in results)])
-    rows = ["\t".join(map(str, row)) for row in torch.stack([c.long() for c in columns], dim=1).tolist()]
-    return ("\n".join([header, *rows]) + "\n").encode()

@@ -41,7 +41,7 @@ def assemble(
     schedules.check(training)
     return Recipe(
         method=method,
-        settings=objectives.resolve(method, chosen),
+        settings=objectives.resolve(method, chosen, epochs=training.epochs),
         arch=arch,
         arch_source=arch_source,
         data=data.spec,

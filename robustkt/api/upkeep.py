@@ -180,7 +180,9 @@ def _scores(content: Mapping[str, Any], *, noisy: bool) -> Iterator[dict[str, An
         if not attacks:
             continue
         hardest = min(attacks, key=lambda name: (attacks[name], [-part for part in _rank(name)], name))
-        worst = None if smoothed else figures.get("worst")
+        worst = figures.get("worst")
+        if worst and bool(worst.get("smoothed")) != smoothed:
+            worst = None
         clean = figures["attacks"].get("clean")
         yield {
             **{name: settings[name] for name in ("norm", "eps", "images")},

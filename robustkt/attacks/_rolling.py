@@ -46,6 +46,10 @@ class Journal:
     def plan(self, stages: Sequence[str], standing: int) -> None:
         """What is to come: the stages in order, and how many rows stand at the beginning."""
 
+    def image(self, row: int) -> int:
+        """Which image a row is, whatever others are attacked with it: its random numbers follow from that."""
+        return row
+
     def known(self, stage: str) -> Mapping[int, bool]:
         """The rows that this stage has decided, and whether it broke them."""
         return self.stages.setdefault(stage, {})
@@ -71,12 +75,15 @@ def hunt(
 ) -> Tensor:
     """Each search in turn on the rows that still stand (N, C, H, W); a row's result depends on no other row.
 
+    Up to floating-point rounding, that is: a network's logits in a larger batch may differ in their last digits.
+
     Returns:
         (N, C, H, W): images that the network gets wrong, as the searches met them, else the last search's best. A
         row that the journal knows as broken keeps its clean image.
     """
     journal = journal or Journal()
-    seeds = torch.randint(2**31, (len(x),), generator=rng, device=rng.device).to(x.device)
+    base = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+    seeds = torch.tensor([seed_of(base, journal.image(row)) % 2**31 for row in range(len(x))], device=x.device)
     result = x.clone()
     with attacking(model), torch.no_grad():
         standing = _right(model, x, y, batch_size)
@@ -128,8 +135,15 @@ def _roll(
         spent = state["broken"] | (state["age"] >= search.steps)
         free = int(spent.sum())
         if free and (free * ROOM >= len(spent) or bool((state["age"] >= search.steps).any())):
-            done(state["row"][spent], state["broken"][spent], state["x_adv"][spent])
+            rows, x_adv = state["row"][spent], state["x_adv"][spent]
+            allowed = threat.holds(x_adv, x[rows])  # an image outside the threat is no attack, whatever a search says
+            done(rows, state["broken"][spent] & allowed, keep(allowed, x_adv, x[rows]))
             state = {k: v[~spent] for k, v in state.items()} if free < len(spent) else {}
+
+
+def keep(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` in the `rows` (B,) that are True, else `old`; both (B, …)."""
+    return torch.where(rows.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
 def _right(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:

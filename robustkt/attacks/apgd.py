@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robustkt import losses
-from robustkt.attacks._rolling import Journal, Search, State, hunt, uniform
-from robustkt.attacks.gradient import keep, misclassified, value_and_grad
+from robustkt.attacks._rolling import Journal, Search, State, hunt, keep, uniform
+from robustkt.attacks.gradient import misclassified, value_and_grad
 from robustkt.core import Model, ThreatModel, attacking, unit
 
 __all__ = ["apgd_ce", "apgd_dlr", "apgd_t"]

@@ -53,9 +53,11 @@ def autoattack(
 ) -> Tensor:
     """AutoAttack (2003.01690): APGD-CE, APGD-T, FAB-T, Square; `version=rand` (EoT) for randomised networks.
 
-    Differs from the authors' code where that needs ten classes or a clock: min(9, K − 1) targets; for K < 4, where the
-    targeted DLR loss is undefined, the difference of the two logits; every random number from `rng`; an image leaves
-    the batch when it falls and another takes its place.
+    Differs from the authors' code: min(9, K − 1) targets; for K < 4, where the targeted DLR loss is undefined, the
+    difference of the two logits; APGD-CE compares losses that are not rounded to 0 where the network is sure; every
+    random number of an image from a seed of its own, not from the clock and the batch's; Square's windows are placed
+    for each image by itself, not one place for the whole batch; an image leaves the batch when it falls, another takes
+    its place; `version=rand` judges an image by the mean of the logits over its 20 passes, not by one pass.
 
     Raises:
         UsageError: an unknown version.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from robustkt import losses
-from robustkt.attacks._rolling import Journal, Search, State, hunt
+from robustkt.attacks._rolling import Journal, Search, State, hunt, keep
 from robustkt.attacks.apgd import classes_of, runner_up
-from robustkt.attacks.gradient import keep, misclassified, value_and_grad
+from robustkt.attacks.gradient import misclassified, value_and_grad
 from robustkt.core import Model, ThreatModel
 
 __all__ = ["fab_t"]
@@ -45,7 +45,7 @@ class FAB:
         x, at, count = s["x"], s["at"], len(s["x"])
         ahead, grad, logits = value_and_grad(model, at, lambda z: losses.margin_targeted(z, s["y"], s["target"]))
         self._note(s, at, misclassified(logits, s["y"]), threat)  # a point on its way back may have come inside
-        w = grad.flatten(1)
+        w = grad.flatten(1).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a plane whose slope is known, or none
         level = (w * at.flatten(1)).sum(dim=1) - ahead  # the boundary is w·x = level
         points = torch.cat([at.flatten(1), x.flatten(1)])
         d = to_plane(points, w.repeat(2, 1), level.repeat(2), norm=threat.norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustkt import losses
+from robustkt.attacks._rolling import keep
 from robustkt.catalog import unknown
 from robustkt.core import Model, ThreatModel, attacking
 from robustkt.errors import RobustKTError, UsageError
@@ -83,18 +85,14 @@ def ascend(
         for _ in range(steps):
             _, grad, logits = value_and_grad(model, x_adv, loss)
             if wrong is not None:
-                found, broken = keep(wrong(logits), x_adv, found), broken | wrong(logits)
+                fell = wrong(logits)
+                found, broken = keep(fell, x_adv, found), broken | fell
             x_adv = threat.project(x_adv + float(step_size) * threat.steepest(grad), x)
         if wrong is not None:
             with torch.no_grad():
                 last = wrong(model(x_adv))
             x_adv = keep(broken & ~last, found, x_adv)
     return x_adv
-
-
-def keep(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` in the `rows` (B,) that are True, else `old`; both (B, …)."""
-    return torch.where(rows.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
 def clean(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, rng: torch.Generator) -> Tensor:
@@ -135,20 +133,26 @@ def pgd(
     Raises:
         UsageError: an unknown loss, or one that needs more classes.
     """
-    raised = _loss(model, x, y, loss)
-    best, value = x, torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+    best, value = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+    rows = torch.arange(len(x), device=x.device)  # still classified rightly
     for _ in range(max(1, restarts)):
-        start = threat.random_start(x, rng)
+        start = threat.random_start(x, rng)[rows]  # drawn for all: a row's does not depend on which others have fallen
+        some, label = x[rows], y[rows]
+        raised = _loss(model, some, label, loss)
         x_adv = ascend(
-            model, x, threat, raised, steps=steps, step_size=step_size or threat.eps / 4, start=start,
-            wrong=lambda z: misclassified(z, y),
+            model, some, threat, raised, steps=steps, step_size=step_size or threat.eps / 4, start=start,
+            wrong=functools.partial(misclassified, y=label),
         )  # fmt: skip
         if restarts <= 1:
             return x_adv
         with attacking(model), torch.no_grad():
             logits = model(x_adv)
-            reached = torch.where(misclassified(logits, y), torch.inf, raised(logits).to(value.dtype))
-        best, value = keep(reached > value, x_adv, best), torch.maximum(reached, value)
+            fell, reached = misclassified(logits, label), raised(logits).to(value.dtype)
+        best[rows] = keep(fell | (reached > value[rows]), x_adv, best[rows])
+        value[rows] = torch.maximum(reached, value[rows])
+        rows = rows[~fell]
+        if not len(rows):
+            break
     return best
 
 

@@ -167,12 +167,15 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
     worst = result["worst"]
     low, high = worst["interval"]
     smoothed = [name for name, attack in result["attacks"].items() if attack.get("smoothed")]
-    if len(result["attacks"]) > 1 + len(smoothed):  # something searched the network itself
+    if len(result["attacks"]) > 1:
         table.add_row("worst case", percent(worst["accuracy"]), f"{percent(low)} – {percent(high)}", "", "")
     whose = result["network"] + (f"; {', '.join(smoothed)}: the smoothed classifier" if smoothed else "")
     console.print(f"[bold]{result['generation']}[/bold]  {whose}; {counted(result['images'], 'test image')}")
     table.show(console)
     for name, attack in result["attacks"].items():
+        if "abstained" in attack:
+            shares = f"wrong {percent(attack['wrong'])}, abstained {percent(attack['abstained'])}"
+            console.print(f"{name}, the smoothed classifier: {shares}", markup=False)
         if attack.get("stages"):
             left = "  ".join(f"{stage} {percent(share)}" for stage, share in _last_of_each(attack["stages"]).items())
             console.print(f"{name}, left after each: {left}", markup=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustkt.catalog import METHODS
+from robustkt.catalog import METHODS, unused
 from robustkt.core import Model, Objective, ThreatModel
 from robustkt.errors import UsageError
 from robustkt.generation import Setting
@@ -19,7 +19,7 @@ from robustkt.settings import fill
 
 __all__ = ["build", "hyperparameters", "needs", "noise_level", "resolve", "settings_of"]
 
-FROM_ZERO = ("begin_epoch",)  # whole numbers that may be 0
+FROM_ZERO = ("begin_epoch", "adversarial_weight")  # whole numbers and fractions that may be 0
 OWN = ("teacher", "threat")  # fields that are not hyper-parameters themselves
 
 
@@ -39,12 +39,18 @@ def settings_of(method: str) -> list[str]:
     return [*hyperparameters(method), *(("norm", "eps") if "threat" in needs(method) else ())]
 
 
-def resolve(method: str, given: Mapping[str, Any]) -> dict[str, Setting]:
+def resolve(method: str, given: Mapping[str, Any], *, epochs: int | None = None) -> dict[str, Setting]:
     """Every hyper-parameter of the method, defaults filled in, as the recipe records it; fractions as text.
+
+    Those that its inner maximisation has no use for are recorded as none, and those that a method scales with the
+    length of the training follow `epochs`.
 
     Raises:
         UsageError: sigma or a threat is missing where the method needs one, or a value is out of its range.
     """
+    kind = METHODS.get(method)
+    if epochs is not None and hasattr(kind, "scaled"):
+        given = {**given, **{key: value for key, value in kind.scaled(epochs).items() if given.get(key) is None}}
     objective = _construct(method, given, teacher=_absent)
     settings: dict[str, Setting] = {}
     for field in dataclasses.fields(objective):
@@ -53,7 +59,7 @@ def resolve(method: str, given: Mapping[str, Any]) -> dict[str, Setting]:
             settings |= {"norm": value.norm, "eps": exact(value.eps)}
         elif field.name not in OWN:
             settings[field.name] = exact(value) if isinstance(value, Fraction) else value
-    return settings
+    return settings | dict.fromkeys(key for key in unused(settings) if key != "sentinel")  # the engine's, not PGD's
 
 
 def build(method: str, settings: Mapping[str, Setting], teacher: Model | None = None) -> Objective[Any]:

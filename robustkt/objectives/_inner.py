@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class Adversarial:
 
     threat: ThreatModel
     inner: str = "pgd"  # or n-fgsm
-    steps: int = 10  # of pgd
+    steps: int | None = 10  # of pgd
     step_size: Fraction | None = None  # of pgd, in the threat's norm; None = eps/4, which is 2/255 at 8/255
     sentinel: float = 0.2  # n-fgsm: a fall of the held-out robust accuracy by more than this is a collapse
 
@@ -36,6 +37,8 @@ class Adversarial:
             raise unknown("inner maximisation", self.inner, INNER)
         if self.inner == "n-fgsm" and self.threat.norm != "linf":
             raise UsageError("N-FGSM is an attack in linf", "Use --set inner=pgd, or --norm linf.")
+        if self.inner == "pgd" and self.steps is None:
+            raise UsageError("PGD needs its steps", "Leave them out for 10.")
 
     @property
     def collapse(self) -> float | None:
@@ -76,7 +79,7 @@ def _pgd(how: Adversarial, student: Model, batch: Batch, loss: Loss, start: Star
         batch.x,
         how.threat,
         loss,
-        steps=how.steps,
+        steps=cast(int, how.steps),
         step_size=how.step_size or how.threat.eps / 4,
         start=start(how.threat, batch),
     )

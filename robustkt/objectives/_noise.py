@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TypeVar
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from robustkt.core import Batch, gaussian
+from robustkt.losses import ce
 
-T = TypeVar("T", float, Fraction)
+T = TypeVar("T", int, float, Fraction)
 
 
 def noises(batch: Batch, sigma: Fraction, draws: int) -> Tensor:
@@ -25,9 +27,10 @@ def mean_probability(logits: Tensor, draws: int) -> Tensor:
     return drawn.mean(dim=0)
 
 
-def minus_log_at(p: Tensor, y: Tensor) -> Tensor:
-    """−log p_y, shape (B,), of probabilities (B, K); finite where p_y is 0."""
-    return -p.gather(1, y[:, None]).squeeze(1).clamp_min(1e-20).log()
+def minus_log_mean(logits: Tensor, y: Tensor, draws: int) -> Tensor:
+    """−log p̄_y, shape (B,), of logits (m·B, K); log p̄_y is taken of log-probabilities, so that its slope never ends."""
+    log_p: Tensor = -ce(logits, y.repeat(draws)).unflatten(0, (draws, -1))
+    return math.log(draws) - log_p.logsumexp(dim=0)
 
 
 def by_sigma(sigma: Fraction, table: Sequence[tuple[Fraction, T]], above: T) -> T:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustkt import losses
 from robustkt.core import Batch, Model, Terms
-from robustkt.objectives._noise import HALF, QUARTER, by_sigma, mean_probability, minus_log_at, noises
+from robustkt.objectives._noise import HALF, QUARTER, by_sigma, mean_probability, minus_log_mean, noises
 
 __all__ = ["MACER", "Consistency", "Gaussian", "Stability"]
 
@@ -126,7 +126,7 @@ class MACER:
         margin, counted = self._margin(mean_probability(self.beta * logits, self.draws), batch.y)
         hinge = torch.where(counted, (self.hinge - margin).clamp_min(0), 0)
         return {
-            "nll": minus_log_at(mean_probability(logits, self.draws), batch.y).mean(),
+            "nll": minus_log_mean(logits, batch.y, self.draws).mean(),
             "radius": lam * float(self.sigma) / 2 * hinge.mean(),
         }
 

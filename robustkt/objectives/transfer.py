@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from robustkt import losses
 from robustkt.catalog import unknown
 from robustkt.core import Batch, Model, Terms
 from robustkt.errors import UsageError
+from robustkt.objectives._inner import prediction
 from robustkt.objectives._noise import noises
-from robustkt.objectives.distillation import tempered
+from robustkt.objectives.distillation import tempered, warm
 
 __all__ = ["CRT"]
 
@@ -78,8 +78,7 @@ class CRT:
     def __post_init__(self) -> None:
         if self.match not in MATCHES:
             raise unknown("match", self.match, MATCHES)
-        if self.temperature <= 0:
-            raise UsageError("temperature must be above 0", "Leave it out for 1.")
+        warm(self.temperature)
         if not 0 <= self.ce_weight < 1:
             raise UsageError(
                 f"ce_weight is a share of the loss, not {self.ce_weight}", "Give one from 0 to below 1; at 1 there "
@@ -89,8 +88,7 @@ class CRT:
     def perturb(self, student: Model, batch: Batch) -> NoisyView:
         """The noisy images and the teacher's logits there."""
         x = (batch.x + noises(batch, self.sigma, self.draws)).flatten(0, 1)
-        with torch.no_grad():
-            return NoisyView(x, self.teacher(x))
+        return NoisyView(x, prediction(self.teacher, x))
 
     def loss(self, student: Model, batch: Batch, view: NoisyView) -> Terms:
         """{the match's name} and, with a weight on it, {"ce"}."""

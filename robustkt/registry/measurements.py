@@ -78,14 +78,17 @@ class AttackFigures:
     eps: str | None
     stages: Mapping[str, float] = field(default_factory=dict)  # accuracy left after each attack of an ensemble
     smoothed: bool = False  # the smoothed classifier was attacked, not the network
+    wrong: float | None = None  # of a smoothed classifier: another class than the label
+    abstained: float | None = None  # of a smoothed classifier: no class at all
 
 
 @dataclass(frozen=True)
 class Worst:
-    """What all attacks together left of the network."""
+    """What all attacks together left of the network, or of the classifier that its noise makes of it."""
 
     accuracy: float
     interval: tuple[float, ...]
+    smoothed: bool = False
 
 
 @dataclass(frozen=True)
