@@ -14,7 +14,7 @@ MAX_JSON = 16 * 2**20  # bytes; no honest manifest or result header comes near
 # A number that may overflow to infinity, or half a surrogate pair: neither could be written again.
 SUSPECT = re.compile(rb"[eE]\+?\d{3}|\d{300}|\\u[dD]")
 MIN_SIGMA, MAX_SIGMA = Fraction(1, 10**4), 100
-MIN_EPS, MAX_EPS = Fraction(1, 10**6), 10_000  # 4,000 is the diagonal of an image of 16 million values
+MIN_EPS, MAX_EPS = Fraction(1, 10**12), 10_000  # 4,000 is the diagonal of an image of 16 million values
 LARGEST = 10**300  # every number stays within a float's range; `1e999999999` would not even fit into memory
 
 
