@@ -187,7 +187,8 @@ def bench_certify() -> str:
         table = found["figures"].get("table")
         body.append(
             [
-                f"{found['arch']}, {shape}", f"{speed['ours']:,.0f}", f"{speed['reference_loop']:,.0f}",
+                f"{found['arch']}, {shape}", str(machine["threads"]),
+                f"{speed['ours']:,.0f}", f"{speed['reference_loop']:,.0f}",
                 f"{speed['bare_forward']:,.0f}", f"{ratios['reference_loop']:.2f}", f"{ratios['bare_forward']:.2f}",
                 f"{table['samples_per_image']:,.0f}" if table else "", f"{ratios['table']:.1f}" if table else "",
             ]
@@ -195,11 +196,12 @@ def bench_certify() -> str:
     told = (
         f"\n\n`robustkt bench certify`, and with a generation whose table of radii is timed at n = {found['n']:,} on "
         f"{found['images']} images (the reference's seconds for it are extrapolated); {found['precision']}, "
-        f"{'compiled' if found['compiled'] else 'not compiled'}; {machine['processors']} cores, {machine['threads']} "
-        f"threads, torch {machine['versions']['torch']}."
+        f"{'compiled' if found['compiled'] else 'not compiled'}; {machine['processors']} cores, "
+        f"torch {machine['versions']['torch']}."
     )
     head = [
         "network",
+        "threads",
         "ours, copies/s",
         "reference",
         "bare",
