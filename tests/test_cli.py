@@ -596,6 +596,7 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     ("certify --mode fixd", 2, "unknown mode 'fixd': did you mean 'fixed'?", "fixed"),
     ("certify --noise gausian", 2, "unknown noise 'gausian': did you mean 'gaussian'?", "gaussian"),
     ("certify --norm l1", 2, "unknown norm for certificates under gaussian noise 'l1'", "l2, linf, l4"),
+    ("certify --norm lq", 2, "unknown norm for certificates under gaussian noise 'lq'", "l4 stands for any order"),
     ("certify --norm l2 --noise laplace", 2, "unknown norm for certificates under laplace noise 'l2'", "l1"),
     ("certify --noise ablation", 2, "ablation noise needs its keep", "ablation:keep=VALUE"),
     ("certify --noise ablation:keep=3 --sigma 1", 2, "ablation has no σ", "alone"),

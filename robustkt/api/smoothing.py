@@ -54,7 +54,7 @@ def noise_for(
             f"ablation must keep fewer than the {pixels} pixels", f"For instance ablation:keep={pixels // 4}."
         )
     wanted = norm or kind.norms[0]
-    if wanted not in kind.norms and not ("lq" in kind.norms and _order(wanted) > 2):
+    if wanted == "lq" or (wanted not in kind.norms and not ("lq" in kind.norms and _order(wanted) > 2)):
         shown = ["l4" if name == "lq" else name for name in kind.norms]
         error = unknown(f"norm for certificates under {noise.partition(':')[0]} noise", wanted, shown)
         more = " l4 stands for any order above 2; l1 goes with --noise laplace." if "l4" in shown else ""
