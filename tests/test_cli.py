@@ -35,6 +35,7 @@ from robustkt.attacks.square import Square
 from robustkt.catalog import METHODS
 from robustkt.cli import app, early
 from robustkt.cli.output import Output
+from robustkt.errors import IntegrityError
 from robustkt.progress import Silent
 from robustkt.registry import Registry, verify
 from robustkt.registry.files import locked
@@ -1405,14 +1406,14 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(here: Registry, mo
 
 
 def test_what_an_interrupted_evaluation_has_decided_is_counted(tmp_path: Path) -> None:
-    kept = evaluating.Kept(tmp_path / "decided.tsv")
+    kept = evaluating.Kept(tmp_path / "decided.tsv", 100)
     kept.tell("pgd:step_size=1/255/", [0, 1, 2], [True, False, False])
     kept.known("autoattack/square")
     for stage in ("apgd-ce", "apgd-t 1"):
         kept.tell(f"autoattack/{stage}", [1, 2] if stage == "apgd-ce" else [2], [False] * (1 + (stage == "apgd-ce")))
     for label in (-1, 3):
         kept.tell(f"smoothadv/answer {label}", [label + 1], [True])
-    again = evaluating.Kept(tmp_path / "decided.tsv")
+    again = evaluating.Kept(tmp_path / "decided.tsv", 100)
     assert again.told() == kept.told() == "pgd:step_size=1/255 3, autoattack 1 at apgd-t 1, smoothadv 2"
 
 
@@ -1684,3 +1685,12 @@ def test_predict_takes_names_from_stdin_and_tells_grey_levels(
     assert (pixels["norm"], pixels["predictions"][0]["levels"]) == ("l0", None)
     text = plain(cli("predict", "gen0", names[0], "--n", "200", "--norm", "linf")).out
     assert "L∞ radius" in text
+
+
+@pytest.mark.parametrize("line", ["apgd-ce/apgd-ce\t999999\t1\n", "square\t3\t7\n", "smoothadv/answer x\t1\t1\n"])
+def test_kept_verdicts_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "decided.tsv").write_bytes(b"square\t1\t1\nsmoothadv/answer -1\t2\t1\n" + line.encode())
+    with pytest.raises(IntegrityError, match="verdict that is none"):
+        evaluating.Kept(tmp_path / "decided.tsv", 100)
+    (tmp_path / "decided.tsv").write_bytes(b"square\t1\t1\nsmoothadv/answer -1\t2\t1\n\xff\xfe\tsquare\t1")
+    assert set(evaluating.Kept(tmp_path / "decided.tsv", 100).stages) == {"square", "smoothadv/answer -1"}

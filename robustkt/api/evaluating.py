@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -18,7 +19,7 @@ from robustkt.api.verdicts import earlier, written
 from robustkt.attacks import Named, named
 from robustkt.catalog import unknown
 from robustkt.core import ThreatModel
-from robustkt.errors import UsageError
+from robustkt.errors import IntegrityError, UsageError
 from robustkt.evaluate import ALGORITHM, Attacked, Decided, attacked
 from robustkt.generation import Generation
 from robustkt.masking import masking_warnings
@@ -28,6 +29,8 @@ from robustkt.registry import Registry
 from robustkt.registry.files import append_synced, locked
 
 ORDER = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")  # the columns of 2108.07969
+
+VERDICT = re.compile(r"((?![^\t]*/answer (?!-?\d{1,9}\t))[^\t]+)\t(\d{1,9})\t([01])\n")  # stage, image, whether it fell
 
 
 def evaluate(
@@ -119,7 +122,7 @@ def evaluate(
             todo = [name for name in names if name not in before]
             model = ready(load_network(registry, found, last=last), target, "fp32")
             split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
-            decided = Kept(job / "decided.tsv")
+            decided = Kept(job / "decided.tsv", len(split))
             if decided.stages:
                 progress.note(
                     f"continuing an interrupted evaluation of {len(chosen)} images; attacked so far: {decided.told()}"
@@ -165,13 +168,16 @@ def evaluate(
 class Kept(Decided):
     """What an evaluation has decided, in a file: a row of tabs a verdict, appended and synced."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, images: int) -> None:
         super().__init__()
         self.path = path
-        for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
-            stage, *verdict = line.rstrip("\n").split("\t")
-            if line.endswith("\n") and len(verdict) == 2 and all(v.isdecimal() for v in verdict):  # not a torn last one
-                super().tell(stage, [int(verdict[0])], [verdict[1] == "1"])
+        text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+        for line in text.splitlines(keepends=True):
+            verdict = VERDICT.fullmatch(line)
+            if verdict is not None and int(verdict[2]) < images:
+                super().tell(verdict[1], [int(verdict[2])], [verdict[3] == "1"])
+            elif line.endswith("\n") and line.count("\t") >= 2:  # whole, so no crash has torn it
+                raise IntegrityError(f"{path} holds a verdict that is none", "Start again with --fresh.")
 
     def told(self) -> str:
         """How many images each attack has decided, `fgsm 40, autoattack 12 at apgd-t 3`; of a stage, the last begun."""
