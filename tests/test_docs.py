@@ -41,6 +41,11 @@ def test_a_changed_number_is_noticed(tables: ModuleType) -> None:
     assert tables.rendered(text.replace(number[0], "| 12.3 |", 1)) != text.replace(number[0], "| 12.3 |", 1)
 
 
+@pytest.mark.parametrize("record", sorted((ROOT / "benchmarks" / "records").glob("*.json")), ids=lambda p: p.name)
+def test_records_name_no_place_of_the_machine_that_made_them(record: Path) -> None:
+    assert not re.search(r'"(/|[A-Za-z]:\\\\|file:|~)', record.read_text())
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 120
 
