@@ -331,7 +331,7 @@ def _smoothed(
             model, enumerate(x_adv, start), lambda row: vote(n=VOTES, alpha=VOTE_ALPHA), classes=classes,
             noise=Gaussian(options["sigma"]), seed=seed, device=device,
         )  # fmt: skip
-        for row, made, _ in votes:
+        for row, made in votes:
             answers.tell(row, -1 if made.label is None else made.label)
     predicted = torch.tensor([answers.known[row] for row in range(len(split))], dtype=torch.int64)
     return Attacked(attack.name, predicted == split.y, predicted=predicted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -50,6 +51,13 @@ def noise_level(value: Any) -> Fraction:
             f"sigma {float(sigma):g} is no noise for images in [0, 1]", "The field uses 0.12, 0.25, 0.5 and 1."
         )
     return sigma
+
+
+def check_counts(counts: Mapping[str, int | None]) -> None:
+    """Raise a UsageError for an option below 1."""
+    for option, value in counts.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{option} must be at least 1, not {value}", f"Leave {option} out for the default.")
 
 
 def check_ball(norm: str, eps: Fraction) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -120,8 +119,8 @@ def certify(
     batch_size: int | None = None,
     journal: Journal[K] | None = None,
     advance: Callable[[int], None] = lambda draws: None,
-) -> Iterator[tuple[K, Certificate, float]]:
-    """Certify images with the smoothed version of `model`; yields (key, certificate, seconds) in the order given.
+) -> Iterator[tuple[K, Certificate]]:
+    """Certify images with the smoothed version of `model`; yields (key, certificate) in the order given.
 
     Every forward pass has the same number of rows, so that the votes of an image depend neither on the other images
     nor on an interruption; rows that nobody asked for are not counted.
@@ -140,7 +139,6 @@ def certify(
     """
     todo = iter(images)
     active: deque[_Image[K]] = deque()
-    since = time.perf_counter()
     buffer: Tensor | None = None
     batch_size = max(batch_size or BATCH.get(device.type, BATCH["cpu"]), CHUNK)
 
@@ -165,9 +163,7 @@ def certify(
                 advance(filled)
             while active and active[0].done is not None:
                 image = active.popleft()
-                now = time.perf_counter()
-                yield image.key, image.done, now - since  # type: ignore[misc]
-                since = now
+                yield image.key, image.done  # type: ignore[misc]
             if not pieces:
                 return
 

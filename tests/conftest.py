@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ os.environ.pop("FORCE_COLOR", None)
 
 import torch
 
+from robustkt import api
+from robustkt.certificates import Ball
+from robustkt.noises.gaussian import Gaussian
 from robustkt.registry import Registry
 
 SHARED = Path(os.environ.get("ROBUSTKT_SHARED") or Path(__file__).resolve().parents[2] / "shared")
@@ -40,6 +44,23 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def registry(tmp_path: Path) -> Registry:
     """An empty place for a registry."""
     return Registry(tmp_path / "registry")
+
+
+def l2(sigma: float) -> Ball:
+    """L2 balls under Gaussian noise; the images' shape does not matter."""
+    return Ball(Gaussian(Fraction(sigma)), "l2", (1, 1, 1))
+
+
+def gaussian_digits(root: Path, *names: str, epochs: int = 2) -> Registry:
+    """A registry of small networks trained under noise on the digits, seeds from 0."""
+    registry = Registry(root / "registry")
+    given = {"sigma": "0.25", "epochs": epochs}
+    for seed, name in enumerate(names or ("gen0",)):
+        api.train(
+            method="gaussian", arch="smallcnn", data="digits", given=given, registry=registry, device="cpu", seed=seed,
+            name=name,
+        )  # fmt: skip
+    return registry
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from scipy import stats
 
 from robustkt import api, certlog
 from robustkt.api.auditing import _Votes, judge
-from robustkt.certificates import Certificate, lower_bound, radius_l2
+from robustkt.certificates import Certificate, lower_bound
 from robustkt.errors import NotFoundError, UsageError
 from robustkt.registry import Registry
+from tests.conftest import Ran, gaussian_digits, l2
 
 ALPHA = 0.001
 
@@ -24,7 +26,7 @@ def claims(p: np.ndarray, rng: np.random.Generator, n: int = 1_000, m: int = 2_0
     for i, share in enumerate(p):
         k = int(rng.binomial(n, share))
         bound = lower_bound(k, n, ALPHA)
-        row = certlog.Row.of(i, 0, Certificate(0, radius_l2(bound, 1.0), ALPHA, n, k, n, bound))
+        row = certlog.Row.of(i, 0, Certificate(0, l2(1.0).radius(bound), ALPHA, n, k, n, bound))
         made.append(_Votes(row, float(stats.norm.cdf(row.radius)), int(rng.binomial(m, share)), m))
     return made
 
@@ -46,7 +48,7 @@ def test_borderline_images_of_which_few_are_certified_are_no_fault() -> None:
         fresh = []
         for i in np.flatnonzero(k >= least).tolist():
             bound = lower_bound(int(k[i]), 1_000, ALPHA)
-            row = certlog.Row.of(i, 0, Certificate(0, radius_l2(bound, 1.0), ALPHA, 1_000, int(k[i]), 1_000, bound))
+            row = certlog.Row.of(i, 0, Certificate(0, l2(1.0).radius(bound), ALPHA, 1_000, int(k[i]), 1_000, bound))
             fresh.append(_Votes(row, max(0.5, bound), int(rng.binomial(2_000, 0.5)), 2_000))
         reported += bool(judge(fresh, ALPHA, error, images, 1.0, two_samples=True)["problems"])
     assert stats.binomtest(reported, 200, error, alternative="greater").pvalue > 1e-3
@@ -72,13 +74,7 @@ def test_invented_counts_of_one_image_are_found() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    registry = Registry(tmp_path_factory.mktemp("auditing") / "registry")
-    for name, seed in (("gen0", 0), ("other", 1)):
-        given = {"sigma": "0.25", "epochs": 2}
-        api.train(
-            method="gaussian", arch="smallcnn", data="digits", given=given, registry=registry, device="cpu", seed=seed,
-            name=name,
-        )  # fmt: skip
+    registry = gaussian_digits(tmp_path_factory.mktemp("auditing"), "gen0", "other")
     for mode in ("fixed", "sequential"):
         api.certify("gen0", n=1_000, max_images=60, mode=mode, registry=registry, device="cpu")
     return registry
@@ -109,6 +105,18 @@ def test_certificates_of_another_network_are_refuted(trained: Registry) -> None:
 def test_nothing_to_audit(trained: Registry) -> None:
     with pytest.raises(NotFoundError, match="no certificate at σ 1"):
         api.audit_generation("gen0", sigma="1", registry=trained)
-    with pytest.raises(UsageError):
-        api.audit_generation("gen0", images=0, registry=trained)
-    assert Path(trained.root).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({"images": 0}, "--images must be"), ({"n": 0}, "--copies must be"), ({"error": 0.5}, "--error must lie"),
+     ({"sigma": "abc"}, "is not a number")],
+)  # fmt: skip
+def test_what_an_audit_is_told_is_checked(trained: Registry, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        api.audit_generation("gen0", registry=trained, **given)
+
+
+def test_no_option_is_taken_for_one_left_out(trained: Registry, cli: Callable[..., Ran]) -> None:
+    ran = cli("audit", "gen0", "--images", "0", "--registry", trained.root)
+    assert (ran.code, ran.err.splitlines()[0]) == (2, "error: --images must be at least 1, not 0")

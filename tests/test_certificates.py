@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from robustkt.catalog import CERTIFIERS
-from robustkt.certificates import GRID, Ball, Certificate, drive, lower_bound, radius_l2
+from robustkt.certificates import GRID, Certificate, drive, lower_bound
 from robustkt.certificates.cohen import fixed, randomised, randomised_lower_bound
-from robustkt.noises.gaussian import Gaussian
+from tests.conftest import l2
 
 ALPHA = 0.001
-
-
-def l2(sigma: float) -> Ball:
-    return Ball(Gaussian(Fraction(sigma)), "l2", (1, 1, 1))
 
 
 def independent_bound(k: int, n: int, alpha: float) -> float:
@@ -44,7 +39,7 @@ def test_lower_bound_is_clopper_pearson(n: int, share: float, alpha: float) -> N
     [(10**3, 0.001, 2.463), (10**4, 0.001, 3.199), (10**5, 0.001, 3.811), (10**6, 0.001, 4.347), (10**5, 0.01, 3.911)],
 )
 def test_largest_radius_is_the_published_one(n: int, alpha: float, largest: float) -> None:
-    assert radius_l2(lower_bound(n, n, alpha), 1.0) == pytest.approx(largest, abs=5.1e-4)
+    assert l2(1.0).radius(lower_bound(n, n, alpha)) == pytest.approx(largest, abs=5.1e-4)
 
 
 @pytest.mark.parametrize(("n", "share"), [(10**3, 0.550), (10**4, 0.5156), (10**5, 0.5049), (10**6, 0.5015)])
@@ -57,7 +52,7 @@ def test_lowest_share_that_does_not_abstain_is_the_published_one(n: int, share: 
 @pytest.mark.parametrize("p", [0.5, 0.500001, 0.6, 0.9, 0.999, 0.99999])
 def test_radius_is_rounded_down_to_the_grid(sigma: float, p: float) -> None:
     exact = sigma * stats.norm.ppf(p)
-    radius = radius_l2(p, sigma)
+    radius = l2(sigma).radius(p)
     assert exact - 1.001 / GRID <= radius <= exact
     assert radius * GRID == pytest.approx(round(radius * GRID), abs=1e-6)
 
@@ -78,7 +73,7 @@ def test_fixed_spends_fresh_samples_on_the_bound() -> None:
     assert asked == [100, 1_000]
     assert (certificate.label, certificate.successes, certificate.trials, certificate.n) == (1, 990, 1_000, 1_100)
     assert certificate.p_low == lower_bound(990, 1_000, ALPHA)
-    assert certificate.radius == radius_l2(certificate.p_low, 0.5)
+    assert certificate.radius == l2(0.5).radius(certificate.p_low)
 
 
 def test_fixed_abstains_when_the_estimation_contradicts_the_selection() -> None:
@@ -156,5 +151,5 @@ def test_the_randomised_bound_solves_its_equation(k: int, n: int, u: float) -> N
 
 
 def test_radius_of_a_bound_below_half_is_zero() -> None:
-    assert radius_l2(0.3, 1.0) == 0.0
-    assert math.copysign(1, radius_l2(0.5, 1.0)) == 1.0
+    assert l2(1.0).radius(0.3) == 0.0
+    assert math.copysign(1, l2(1.0).radius(0.5)) == 1.0

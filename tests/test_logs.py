@@ -20,11 +20,10 @@ from statsmodels.stats.proportion import proportion_confint
 
 from robustkt import api, certlog, foreignlog, lattice
 from robustkt.api import logs
-from robustkt.certificates import Ball, Certificate, lower_bound, radius_l2
+from robustkt.certificates import Certificate, lower_bound
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
-from robustkt.noises.gaussian import Gaussian
 from robustkt.registry import Registry
-from tests.conftest import SHARED, Ran
+from tests.conftest import SHARED, Ran, gaussian_digits, l2
 
 Cli = Callable[..., Ran]
 PUBLISHED = SHARED / "data" / "certify_logs"
@@ -89,7 +88,7 @@ def own(path: Path, n: int, alpha: float, sigma: float, images: int = 60) -> Pat
     text = certlog.text([])
     for i, k in enumerate(random.binomial(n, random.uniform(0.4, 1, images)).tolist()):
         p = lower_bound(k, n, alpha)
-        radius = radius_l2(p, sigma) if p >= 0.5 else 0.0
+        radius = l2(sigma).radius(p)
         text += certlog.Row.of(2 * i, 1, Certificate(1 if p >= 0.5 else None, radius, alpha, n + 100, k, n, p)).line()
     path.write_text(text)
     return path
@@ -368,7 +367,7 @@ def test_logs_of_the_other_modes_are_clean(tmp_path: Path, mode: str) -> None:
     from robustkt.catalog import CERTIFIERS
     from robustkt.certificates import drive
 
-    ball = Ball(Gaussian(Fraction(1, 4)), "l2", (1, 1, 1))
+    ball = l2(0.25)
     given = {} if mode == "adaptive" else {"radii": [0.0, 0.25, 0.5]}
     random = np.random.default_rng(3)
     text = certlog.text([])
@@ -579,7 +578,4 @@ def test_what_certify_writes_passes_the_audit_and_is_found_out_when_changed(
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    registry = Registry(tmp_path_factory.mktemp("noisy") / "registry")
-    given = {"sigma": "0.25", "epochs": 2}
-    api.train(method="gaussian", arch="smallcnn", data="digits", given=given, registry=registry, device="cpu")
-    return registry
+    return gaussian_digits(tmp_path_factory.mktemp("noisy"))

@@ -147,7 +147,7 @@ class LowBits(nn.Module):
 
 def certified(noise: Noise, value: float, n: int = 10_000) -> Certificate:
     ball = Ball(noise, "l2", (1, 1, 1))
-    ((_, found, _),) = smooth.certify(
+    ((_, found),) = smooth.certify(
         LowBits(), [(0, torch.full((1, 1, 1), value))], lambda key: fixed(ball=ball, alpha=0.001, n0=100, n=n),
         classes=3, noise=noise, seed=0, device=torch.device("cpu"),
     )  # fmt: skip

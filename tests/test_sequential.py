@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from robustkt.certificates import Ball, drive, lower_bound, radius_l2
+from robustkt.certificates import drive, lower_bound
 from robustkt.certificates.cohen import fixed
 from robustkt.certificates.sequential import (
     LOOKS,
@@ -21,14 +20,10 @@ from robustkt.certificates.sequential import (
     looks,
     sequential,
 )
-from robustkt.noises.gaussian import Gaussian
+from tests.conftest import l2
 
 ALPHA = 0.001
 RADII = [0.25, 0.5, 0.75, 1.0]
-
-
-def l2(sigma: float) -> Ball:
-    return Ball(Gaussian(Fraction(sigma)), "l2", (1, 1, 1))
 
 
 def coin(p: float, seed: int = 0) -> Callable[[int], list[int]]:
@@ -106,7 +101,7 @@ def test_five_looks_are_wrong_no_more_often_than_alpha() -> None:
 def test_the_second_stage_of_adaptive_is_fresh() -> None:
     """10⁵ coins: the size is chosen by the first stage, the bound is right at that size whatever it was chosen by."""
     p, alpha, n, coins = 0.85, 0.05, 2_000, 100_000
-    rng, truth = np.random.default_rng(3), radius_l2(0.85, 1.0)
+    rng, truth = np.random.default_rng(3), l2(1.0).radius(0.85)
     sizes: dict[int, int] = {}
     for hits in np.unique(firsts := rng.binomial(100, p, size=coins)):
         asked: list[int] = []
@@ -122,7 +117,7 @@ def test_the_second_stage_of_adaptive_is_fresh() -> None:
     chosen = np.array([sizes[int(k)] for k in firsts])
     seconds = rng.binomial(chosen, p)
     pairs, times = np.unique(np.stack([seconds, chosen]), axis=1, return_counts=True)
-    radii = [radius_l2(lower_bound(int(k), int(m), alpha), 1.0) for k, m in pairs.T]
+    radii = [l2(1.0).radius(lower_bound(int(k), int(m), alpha)) for k, m in pairs.T]
     false = sum(int(t) for r, t in zip(radii, times, strict=True) if r > truth)
     assert stats.binomtest(false, coins, alpha, alternative="greater").pvalue > 1e-4
     assert false > 0.2 * alpha * coins

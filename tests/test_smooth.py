@@ -12,18 +12,15 @@ from torch import Tensor, nn
 
 from robustkt import smooth
 from robustkt.catalog import CERTIFIERS
-from robustkt.certificates import Ball, Certificate, Certifying
+from robustkt.certificates import Certificate, Certifying
 from robustkt.certificates.cohen import fixed
 from robustkt.core import seed_of
 from robustkt.errors import IntegrityError
 from robustkt.noises.gaussian import Gaussian
 from robustkt.streams import HostStream
+from tests.conftest import l2
 
 SIGMA = Fraction(1, 2)
-
-
-def l2(sigma: float) -> Ball:
-    return Ball(Gaussian(Fraction(sigma)), "l2", (1, 1, 1))
 
 
 class Halves(nn.Module):
@@ -53,7 +50,7 @@ def certify(model: nn.Module, given: list[tuple[int, Tensor]], *, n: int = 300, 
     found = smooth.certify(
         model, given, program, classes=2, noise=Gaussian(SIGMA), seed=seed, device=torch.device("cpu"), **options
     )
-    return [(key, certificate) for key, certificate, _ in found]
+    return list(found)
 
 
 @pytest.mark.parametrize("batch_size", [64, 65, 100, 512, 4_096])
@@ -146,7 +143,7 @@ def test_program_that_asks_again_and_again() -> None:
             batch_size=64,
         )
     )
-    assert [certificate.trials for _, certificate, _ in found] == [393] * 3
+    assert [certificate.trials for _, certificate in found] == [393] * 3
 
 
 class Kept:
@@ -181,7 +178,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_draws_nothing_twice(fails_a
             model, images(6), program, classes=2, noise=Gaussian(SIGMA), seed=0, device=torch.device("cpu"),
             batch_size=128, journal=journal,
         )  # fmt: skip
-        return [(key, certificate, 0.0) for key, certificate, _ in found]
+        return list(found)
 
     whole = run(None, everything := Halves())
     journal = Kept(fails_at)
@@ -191,7 +188,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_draws_nothing_twice(fails_a
     journal.fails_at = -1
     again = Halves()
     assert run(journal, again) == whole
-    total = sum(certificate.n for _, certificate, _ in whole)
+    total = sum(certificate.n for _, certificate in whole)
     assert sum(share.draws for shares in journal.shares.values() for share in shares) == total
     assert len(again.seen) <= len(everything.seen) - kept // 128 + 2
     silent = Halves()

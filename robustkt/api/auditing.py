@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from robustkt import certlog, inference, smooth
 from robustkt import data as datasets
@@ -19,6 +22,7 @@ from robustkt.certificates import Ball, Certificate, Certifying
 from robustkt.errors import NotFoundError, UsageError
 from robustkt.generation import Generation
 from robustkt.noises import Noise, named
+from robustkt.numbers import check_counts, exact, noise_level
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
 
@@ -70,11 +74,12 @@ def audit_generation(
         RobustKTError: anything else the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
-    if min(images, n) < 1 or not 0 < error < 0.5:
-        raise UsageError("counts must be at least 1 and the error rate between 0 and ½", "Leave them out.")
+    check_counts({"--images": images, "--copies": n})
+    if not 0 < error < 0.5:
+        raise UsageError(f"--error must lie between 0 and ½, not {error}", f"Leave it out for {ERROR}.")
     found = registry.get(generation)
     fingerprint = found.recipe.data.fingerprint
-    level = Fraction(str(sigma)) if sigma is not None else None
+    level = noise_level(sigma) if sigma is not None else None
     stored = [
         result
         for result in registry.results(found.id, "certificate")
@@ -82,13 +87,20 @@ def audit_generation(
         and (level is None or Fraction(result.content["settings"]["sigma"] or 0) == level)
     ]
     if not stored:
-        where = f" at σ {level}" if level is not None else ""
+        where = f" at σ {exact(level)}" if level is not None else ""
         raise NotFoundError(f"{found.name} has no certificate{where} to audit", f"Run `robustkt certify {found.name}`.")
     seed = secrets.randbits(62) if seed is None else seed
     test = load_data(registry, found, None, data_dir).test
+    target = pick_device(device)
+
+    @functools.cache
+    def network(last: bool, precision: str) -> nn.Module:
+        plain = load_network(registry, found, last=last)
+        return inference.prepare(plain, found.recipe.data.shape, target, precision, compiled=False)
+
+    share = error / len(stored)
     audits = [
-        _audit(registry, found, result, test, images, n, error / len(stored), seed, device, progress)
-        for result in stored
+        _audit(registry, found, result, network, test, images, n, share, seed, target, progress) for result in stored
     ]
     return {
         "generation": found.name,
@@ -114,12 +126,13 @@ def _audit(
     registry: Registry,
     found: Generation,
     result: Result,
+    network: Callable[[bool, str], nn.Module],
     test: datasets.Split,
     images: int,
     n: int,
     error: float,
     seed: int,
-    device: str,
+    device: torch.device,
     progress: Progress,
 ) -> dict[str, Any]:
     settings = result.content["settings"]
@@ -128,12 +141,9 @@ def _audit(
     chosen = np.random.default_rng(seed).permutation(len(rows))[:images]
     sample = [rows[i] for i in sorted(chosen)]
     last = settings["weights"] == found.last_weights != found.weights
-    target, shape = pick_device(device), found.recipe.data.shape
-    model = inference.prepare(
-        load_network(registry, found, last=last), shape, target, settings["precision"], compiled=False
-    )
+    model = network(last, settings["precision"])
     noise: Noise = named(settings["noise"], Fraction(settings["sigma"]) if settings["sigma"] else None)
-    ball = Ball(noise, settings["norm"], shape)
+    ball = Ball(noise, settings["norm"], found.recipe.data.shape)
 
     def votes(row: certlog.Row) -> Certifying:
         counts = yield n
@@ -144,11 +154,11 @@ def _audit(
     with progress.bar(title, len(sample) * n) as bar:
         fresh = [
             _Votes(claims[idx], ball.needed(claims[idx].radius), certificate.successes, certificate.trials)
-            for idx, certificate, _ in smooth.certify(
+            for idx, certificate in smooth.certify(
                 model, ((row.idx, datasets.to_float(test.x[row.idx])) for row in sample),
                 lambda idx: votes(claims[idx]), classes=len(found.recipe.data.classes), noise=noise,
                 seed=f"audit {seed}",  # no noise that a certificate was made with, whatever its seed was
-                device=target, advance=bar.advance,
+                device=device, advance=bar.advance,
             )
         ]  # fmt: skip
     alpha = settings.get("alpha_image", settings["alpha"])

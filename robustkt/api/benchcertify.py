@@ -16,14 +16,14 @@ from robustkt import data as datasets
 from robustkt import inference, models, smooth
 from robustkt.api.benching import COLOUR
 from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, spread
-from robustkt.api.smoothing import default_radii, noise_for
+from robustkt.api.smoothing import default_radii
 from robustkt.api.training import machine
 from robustkt.certificates import Ball
 from robustkt.certificates.cohen import fixed
 from robustkt.certificates.sequential import sequential
 from robustkt.core import generator
-from robustkt.errors import UsageError
 from robustkt.noises.gaussian import Gaussian
+from robustkt.numbers import check_counts
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 
@@ -69,9 +69,8 @@ def bench_certify(
         RobustKTError: anything the user can fix.
     """
     progress, target = progress or Silent(), pick_device(device)
-    if min(samples, images, n, repeats) < 1:
-        raise UsageError("counts must be at least 1", "Leave them out for the defaults.")
-    chosen = inference.fastest_precision(target) if precision == "auto" else pick_precision(precision)
+    check_counts({"--samples": samples, "--images": images, "--n": n, "--repeats": repeats})
+    chosen = pick_precision(precision, target)
     compiled = inference.can_compile(target)
     sigma = SIGMA
     if generation is None:
@@ -84,7 +83,7 @@ def bench_certify(
     else:
         registry = registry or Registry.locate()
         found = registry.get(generation)
-        sigma = Fraction(found.recipe.settings.get("sigma") or SIGMA)
+        sigma = found.recipe.sigma or SIGMA
         plain, test = load_network(registry, found), load_data(registry, found, None, data_dir).test
         arch, shape, classes = found.recipe.arch, found.recipe.data.shape, len(found.recipe.data.classes)
         pictures = datasets.to_float(test.x[:: spread(len(test), images)][:images])
@@ -123,8 +122,7 @@ def bench_certify(
     figures: dict[str, Any] = {"reference_loop": loop, "bare_forward": alone}
     if generation is not None:
         progress.note(f"certified accuracy at all radii, {len(pictures)} images, n up to {n:,}")
-        _, norm = noise_for(found, "gaussian", sigma, None)
-        grid = [float(r) for r in default_radii(Ball(noise, norm, shape), n, alpha)]
+        grid = [float(r) for r in default_radii(ball, n, alpha)]
         figures["table"] = _table(fast, pictures, ball, grid, n, alpha, classes, noise, target)
         per_sample = loop["plain_seconds"] / samples
         figures["table"]["plain_seconds"] = per_sample * (n + 100) * len(pictures)
@@ -169,7 +167,7 @@ def _table(
     began = time.perf_counter()
     certificates = [
         certificate
-        for _, certificate, _ in smooth.certify(
+        for _, certificate in smooth.certify(
             fast, _numbered(pictures, len(pictures)),
             lambda key: sequential(ball=ball, alpha=alpha, n0=100, n=n, radii=grid),
             classes=classes, noise=noise, seed=0, device=device,

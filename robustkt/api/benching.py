@@ -19,8 +19,8 @@ from robustkt.attacks._rolling import hunt
 from robustkt.attacks.autoattack import standard
 from robustkt.core import Batch, ThreatModel, generator
 from robustkt.engine import sgd
-from robustkt.errors import UsageError
 from robustkt.generation import DataSpec, Training
+from robustkt.numbers import check_counts
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 
@@ -58,8 +58,7 @@ def bench_train(
     Raises:
         UsageError: an unknown architecture, or a count below 1.
     """
-    if min(batch_size, images, repeats) < 1:
-        raise UsageError("counts must be at least 1", "Leave them out for the defaults.")
+    check_counts({"--batch-size": batch_size, "--images": images, "--repeats": repeats})
     progress, target = progress or Silent(), pick_device(device)
     models.known(arch)
     progress.note(f"one RSLAD step of {arch}, {repeats} pairs")

@@ -21,6 +21,7 @@ from robustkt.api.loading import load_data, load_network, pick_device, pick_prec
 from robustkt.api.sharding import Ranks, ranks
 from robustkt.api.smoothing import (
     SAMPLES,
+    certifier,
     check_options,
     check_place,
     check_reach,
@@ -30,10 +31,8 @@ from robustkt.api.smoothing import (
     pick_compile,
     takes,
     tell_others,
-    uniform_number,
 )
 from robustkt.api.training import machine
-from robustkt.catalog import CERTIFIERS
 from robustkt.certificates import Ball, Certifying
 from robustkt.generation import Generation
 from robustkt.noises import Noise, spelled
@@ -130,7 +129,7 @@ def certify(
         "sigma": exact(level) if level else "", "mode": mode, "n": n, "n0": n0,
         "alpha": alpha, "noise": spelled(kind), "norm": norm, "seed": seed, "images": len(indices), "skip": step,
         "weights": found.last_weights if last else found.weights, "data": dataset.spec.fingerprint,
-        "precision": inference.fastest_precision(target) if precision == "auto" else pick_precision(precision),
+        "precision": pick_precision(precision, target),
         "compiled": pick_compile(compile, target, draws),
         "batch_size": batch_size or smooth.BATCH[target.type],
         **({"alpha_image": share} if simultaneous else {}),
@@ -264,7 +263,7 @@ class _Job:
             waiting: list[str] = []
             flushed = told = time.monotonic()
             try:
-                for idx, certificate, _ in certified:
+                for idx, certificate in certified:
                     row = certlog.Row.of(idx, int(self.dataset.test.y[idx]), certificate)
                     bar.advance(max(0, per_image - row.drawn))  # what was not needed
                     done[idx] = row
@@ -292,14 +291,10 @@ class _Job:
 
     def _program(self, idx: int) -> Certifying:
         settings = self.settings
-        arguments = {"ball": self.ball, "alpha": settings.get("alpha_image", settings["alpha"])}
-        arguments |= {name: settings[name] for name in ("n0", "n")}
-        if "radii" in settings:
-            arguments["radii"] = [float(Fraction(r)) for r in settings["radii"]]
-        if takes(settings["mode"], "u"):
-            arguments["u"] = uniform_number(f"{self.found.id} {self._seed}", idx)
-        certifying: Certifying = CERTIFIERS.get(settings["mode"])(**arguments)
-        return certifying
+        radii = [float(Fraction(r)) for r in settings.get("radii", ())]
+        share = settings.get("alpha_image", settings["alpha"])
+        random = f"{self.found.id} {self._seed}", idx
+        return certifier(settings["mode"], self.ball, share, settings["n0"], settings["n"], radii, random)
 
     def _self_check(self, model: nn.Module, plain: nn.Module) -> dict[str, Any]:
         """How many votes differ from those of the network as it was trained, unfolded, in fp32, on a few images."""

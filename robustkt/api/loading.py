@@ -12,7 +12,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from robustkt import data as datasets
-from robustkt import models, places
+from robustkt import inference, models, places
 from robustkt.catalog import unknown
 from robustkt.core import PRECISIONS, InPrecision
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
@@ -49,11 +49,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_precision(name: str) -> str:
-    """`fp32`, `bf16`, or `auto`, which is fp32 until parity of bf16 is shown on the machine at hand."""
+def pick_precision(name: str, measuring: torch.device | None = None) -> str:
+    """`fp32`, `bf16`, or `auto`: to measure on a device its fastest; to train fp32, until parity of bf16 is shown."""
     if name not in ("auto", *PRECISIONS):
         raise unknown("precision", name, ["auto", *PRECISIONS])
-    return "fp32" if name == "auto" else name
+    fastest = inference.fastest_precision(measuring) if measuring else "fp32"
+    return fastest if name == "auto" else name
 
 
 def load_data(

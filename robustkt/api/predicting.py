@@ -16,14 +16,12 @@ from robustkt import inference, smooth
 from robustkt.api.loading import load_network, pick_device
 from robustkt.api.smoothing import (
     SAMPLES,
+    certifier,
     check_options,
     check_reach,
     noise_for,
     noise_seed,
-    takes,
-    uniform_number,
 )
-from robustkt.catalog import CERTIFIERS
 from robustkt.certificates import Ball, Certifying, lower_bound
 from robustkt.noises import spelled
 from robustkt.noises.gaussian import LEVELS
@@ -98,10 +96,7 @@ def predict(
     model = inference.prepare(load_network(registry, found), spec.shape, target, "fp32")
 
     def program(key: str) -> Certifying:
-        more: dict[str, Any] = {"radii": grid} if takes(mode, "radii") else {}
-        more |= {"u": uniform_number(f"{found.id} {stream}", key)} if takes(mode, "u") else {}
-        certifying: Certifying = CERTIFIERS.get(mode)(ball=ball, alpha=alpha, n0=n0, n=n, **more)
-        return certifying
+        return certifier(mode, ball, alpha, n0, n, grid, (f"{found.id} {stream}", key))
 
     def keyed() -> Iterator[tuple[str, torch.Tensor]]:
         for x in pixels:
@@ -120,7 +115,7 @@ def predict(
             batch_size=BATCH,
             advance=bar.advance,
         )
-        for _, certificate, _ in certified:
+        for _, certificate in certified:
             results.append(certificate)
             bar.advance(max(0, n + n0 - certificate.n))
     return {

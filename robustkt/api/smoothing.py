@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkt.catalog import CERTIFIERS, unknown
-from robustkt.certificates import Ball, lower_bound
+from robustkt.certificates import Ball, Certifying, lower_bound
 from robustkt.errors import UsageError
 from robustkt.generation import Generation
 from robustkt.noises import Noise, named
-from robustkt.numbers import exact, noise_level
+from robustkt.numbers import check_counts, exact, noise_level
 from robustkt.progress import Progress
 from robustkt.registry import Registry
 
@@ -89,6 +89,16 @@ def uniform_number(seed: str, key: int | str) -> float:
     return (int(HostStream(seed, f"u {key}", 0).integers(1)) % 10**9 + 1) / 10**9
 
 
+def certifier(
+    mode: str, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[float], random: tuple[str, int | str]
+) -> Certifying:
+    """A mode at work on one image: `radii` for those that stop when they are decided, `random` keys the others' u."""
+    more: dict[str, Any] = {"radii": list(radii)} if takes(mode, "radii") else {}
+    more |= {"u": uniform_number(*random)} if takes(mode, "u") else {}
+    started: Certifying = CERTIFIERS.get(mode)(ball=ball, alpha=alpha, n0=n0, n=n, **more)
+    return started
+
+
 def default_radii(ball: Ball, n: int, alpha: float) -> list[Fraction]:
     """From 0 up to the largest radius that n copies can certify.
 
@@ -155,10 +165,7 @@ def check_options(
         raise unknown("value of --compile", compile, ["auto", "on", "off"])
     if not 0 < alpha < 0.5:
         raise UsageError(f"--alpha must lie between 0 and ½, not {alpha}", "The field uses 0.001.")
-    counts = {"--n": n, "--n0": n0, "--max-images": max_images, "--batch-size": batch_size, "--skip": skip}
-    for option, value in counts.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{option} must be at least 1, not {value}", f"Leave {option} out for the default.")
+    check_counts({"--n": n, "--n0": n0, "--max-images": max_images, "--batch-size": batch_size, "--skip": skip})
     if radii is not None and (not radii or min(radii) < 0):
         raise UsageError("--radii must be numbers from 0 up", "For instance --radii 0,0.25,0.5.")
 
@@ -171,8 +178,13 @@ def check_place(out: Path) -> None:
     """
     if out.is_dir():
         raise UsageError(f"cannot write {out}: Is a directory", "Name a file, such as --out log.tsv.")
-    if out.is_file() and not out.read_bytes()[:40].startswith(b"idx\tlabel"):
+    if out.is_file() and not _begins(out, b"idx\tlabel"):
         raise UsageError(f"{out} is there and no certification log", "Name another file with --out.")
+
+
+def _begins(path: Path, text: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(text)) == text
 
 
 def tell_others(registry: Registry, found: Generation, settings: Mapping[str, Any], progress: Progress) -> None:

@@ -48,13 +48,6 @@ def lower_bound(successes: int, trials: int, alpha: float) -> float:
     return float(proportion_confint(successes, trials, alpha=2 * alpha, method="beta")[0]) if successes else 0.0
 
 
-def radius_l2(p_low: float, sigma: float) -> float:
-    """σ·Φ⁻¹(p_low) rounded down to a multiple of 1/GRID: the L2 radius in [0, 1] pixel units (1902.02918)."""
-    from scipy.special import ndtri
-
-    return round_down(sigma * float(ndtri(p_low))) if p_low > 0.5 else 0.0
-
-
 def round_down(exact: float) -> float:
     """A radius on the grid that is no larger than `exact`, whatever the last digits of a double hold."""
     return max(0.0, math.floor(exact * (1 - 1e-12) * GRID) / GRID)

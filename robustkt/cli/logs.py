@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -109,10 +109,11 @@ def audit(
         output.answer(result, logtables.audited)
     else:
         _refuse({"--n": n, "--alpha": alpha}, "a generation, whose certificates say theirs")
+        rate = float(fraction(error, "--error")) if error is not None else None
+        asked: dict[str, Any] = {"images": images, "n": copies, "error": rate}
         result = api.audit_generation(
-            subject, sigma=sigma, images=images or 200, n=copies or 2_000,
-            error=float(fraction(error or "0.001", "--error")), seed=seed,
-            data_dir=data_dir, registry=o.registry_of(registry), device=device, progress=output,
+            subject, sigma=sigma, seed=seed, data_dir=data_dir, registry=o.registry_of(registry), device=device,
+            progress=output, **{name: value for name, value in asked.items() if value is not None},
         )  # fmt: skip
         output.answer(result, logtables.audited_generation)
     if result["problems"]:
