@@ -38,7 +38,7 @@ from robustkt.cli.output import Output
 from robustkt.errors import IntegrityError
 from robustkt.progress import Silent
 from robustkt.registry import Registry, verify
-from robustkt.registry.files import locked
+from robustkt.registry.locks import locked
 from tests.conftest import Ran
 
 Cli = Callable[..., Ran]

@@ -27,8 +27,10 @@ from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageE
 from robustkt.generation import DataSpec, Generation, Recipe, Training
 from robustkt.numbers import canonical, digest
 from robustkt.registry import Registry, verify
-from robustkt.registry.files import TEMPORARY, append_synced, locked, write_atomic
-from robustkt.registry.store import canonical_in_order, sealed
+from robustkt.registry import refs as refs_file
+from robustkt.registry.files import TEMPORARY, append_synced, write_atomic
+from robustkt.registry.locks import locked
+from robustkt.registry.seal import sealed
 
 DATA = DataSpec(
     name="digits", fingerprint=digest(b""), classes=("0", "1"), shape=(1, 8, 8), mean=(0.3,), std=(0.4,), held_out=9
@@ -137,9 +139,9 @@ def test_it_is_made_once(registry: Registry) -> None:
 
 
 def test_a_newer_format_is_refused(full: Registry) -> None:
-    (full.root / "registry.json").write_text('{"format":2}')
+    (full.root / "registry.json").write_text('{"format":3}')
     for refused in (full.create, full.refs, full.all, lambda: full.get("gen0"), lambda: commit(full, 9)):
-        with pytest.raises(RobustKTError, match="has registry format 2; this version reads 1\nUpgrade robustkt"):
+        with pytest.raises(RobustKTError, match="has registry format 3; this version reads up to 2\nUpgrade robustkt"):
             refused()
     assert len(damage(full)) == 1
 
@@ -251,7 +253,7 @@ def test_every_kind_of_pointer(full: Registry) -> None:
     full.add(replace(first, name="base"), RECORD)
     refs = full.refs()
     refs["tags"]["production"] = second.id
-    write_atomic(full.root / "refs.json", canonical_in_order(refs))
+    write_atomic(full.root / "refs.json", refs_file.text(refs))
     expected = {
         "gen1": second,
         "base": first,
@@ -300,7 +302,7 @@ def test_every_kind_of_pointer(full: Registry) -> None:
 def test_pointers_to_nothing(full: Registry, pointer: str, kind: type[RobustKTError], what: str) -> None:
     refs = full.refs()
     refs["tags"]["production"] = refs["names"]["gen1"]
-    write_atomic(full.root / "refs.json", canonical_in_order(refs))
+    write_atomic(full.root / "refs.json", refs_file.text(refs))
     with pytest.raises(kind) as error:
         full.get(pointer)
     assert error.value.what.startswith(what) or what in error.value.what
@@ -337,7 +339,7 @@ def test_an_empty_registry_says_how_to_begin(registry: Registry) -> None:
 def test_many_generations_are_not_all_listed_in_an_error(registry: Registry) -> None:
     generation = commit(registry, 0)
     refs = {"names": {f"g{i}": generation.id for i in range(200)}, "tags": {}}
-    write_atomic(registry.root / "refs.json", canonical_in_order(refs))
+    write_atomic(registry.root / "refs.json", refs_file.text(refs))
     with pytest.raises(NotFoundError) as error:
         registry.get("nobody")
     assert error.value.fix == "`robustkt list` shows them."
@@ -372,6 +374,7 @@ def test_a_flipped_byte_of_the_names_is_noticed_or_is_a_name(registry: Registry)
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         if not damage(registry):
             unnoticed += registry.refs()["names"].items()
+    unnoticed = [pair for pair in unnoticed if pair != ("gen0", identity)]  # a key that only a later version knows
     assert unnoticed == [(name, identity) for name in ("fen0", "gdn0", "geo0", "gen1")]
 
 
@@ -400,7 +403,7 @@ def test_leftovers_are_notes(full: Registry) -> None:
     measure(full, full.get("gen2"), accuracy=0.75)
     refs = full.refs()
     del refs["names"]["gen2"]
-    write_atomic(full.root / "refs.json", canonical_in_order(refs))
+    write_atomic(full.root / "refs.json", refs_file.text(refs))
     assert damage(full) == []
     assert sorted(notes(full)) == [
         "a generation without a name",
@@ -775,7 +778,7 @@ def test_who_holds_the_lock_is_told(registry: Registry, monkeypatch: pytest.Monk
 CONTEND = """
 import sys
 from pathlib import Path
-from robustkt.registry.files import locked
+from robustkt.registry.locks import locked
 place = Path(sys.argv[1])
 for _ in range(150):
     with locked(place / "jobs" / "train-1.lock", "it", timeout=60):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from robustkt.noises import Noise, spelled
 from robustkt.numbers import canonical, digest, exact
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
-from robustkt.registry.files import append_synced, locked, write_atomic
+from robustkt.registry.files import append_synced, write_atomic
 from robustkt.votes import Votes
 
 TELL_SECONDS = 30.0  # how often a line is written where no bar is drawn
@@ -153,11 +152,11 @@ def certify(
     with ranks() as group:
         stored = there()
         if not group.first_says(stored is not None):
-            alone = locked(folder.with_suffix(".lock"), "this very certification", timeout=1.0)
+            alone = registry.working(folder, "this very certification", [found.id], fresh=fresh)
             with alone if group.rank == 0 else contextlib.nullcontext():
                 stored = there()  # by the process that held the lock before
                 if not group.first_says(stored is not None):
-                    job.measure(registry, group, last=last, fresh=fresh)
+                    job.measure(registry, group, last=last)
         elif group.rank == 0:
             progress.note(f"{found.name} has this very certificate already; --fresh measures it again")
         group.gather(b"")  # nobody looks before the first has stored it
@@ -199,11 +198,9 @@ class _Job:
     device: torch.device
     progress: Progress
 
-    def measure(self, registry: Registry, group: Ranks, *, last: bool, fresh: bool) -> None:
+    def measure(self, registry: Registry, group: Ranks, *, last: bool) -> None:
         """This rank's images; then the first rank stores everybody's."""
-        if fresh and group.rank == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        group.gather(b"")
+        group.gather(b"")  # the first has the job's folder ready
         plain = load_network(registry, self.found, last=last)
         settings, target = self.settings, self.device
         model = inference.prepare(
@@ -219,7 +216,6 @@ class _Job:
             merged |= {row.idx: row for row in certlog.parse(part.decode().split("\n", 1)[1])}
         longest = max(float(part.split(b"\n", 1)[0]) for part in parts)
         _store(registry, self, [merged[i] for i in self.indices], longest, check | {"ranks": group.world})
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, model: nn.Module, group: Ranks) -> tuple[list[certlog.Row], float]:
         """The rows of this rank's images, those of earlier runs among them, and the seconds of all runs."""

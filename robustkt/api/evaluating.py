@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +25,7 @@ from robustkt.masking import masking_warnings
 from robustkt.numbers import canonical, digest, exact, fraction, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
-from robustkt.registry.files import append_synced, locked
+from robustkt.registry.files import append_synced
 
 ORDER = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")  # the columns of 2108.07969
 
@@ -115,9 +114,7 @@ def evaluate(
         # the lock also tells at once, not after the work, that nothing can be written here
         # an evaluation is continued by the algorithm and on the kind of device that it began with
         job = registry.job_path("evaluate", digest(canonical([found.id, key, ALGORITHM, target.type]))[7:23])
-        with locked(job.with_suffix(".lock"), "this very evaluation", timeout=1.0):
-            if fresh:
-                shutil.rmtree(job, ignore_errors=True)
+        with registry.working(job, "this very evaluation", [found.id], fresh=fresh):
             before = {} if fresh else earlier(registry, found, settings, names)
             todo = [name for name in names if name not in before]
             model = ready(load_network(registry, found, last=last), target, "fp32")
@@ -148,7 +145,6 @@ def evaluate(
                 "earlier": {name: old.key for name, old in before.items()}, **machine(target),
             }  # fmt: skip
             registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results))
-            shutil.rmtree(job, ignore_errors=True)
     else:
         figures = stored.content["figures"]
         progress.note(f"{found.name} has this very evaluation already; --fresh measures it again")

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import os
 import platform
-import shutil
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +16,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 import robustkt
-from robustkt import checkpoint, engine, models, objectives
 from robustkt import data as datasets
+from robustkt import engine, models, objectives
 from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, spread, trust
 from robustkt.api.recipes import assemble, inherited, overlong
 from robustkt.catalog import plain
@@ -29,7 +28,6 @@ from robustkt.generation import NAME, Generation, Recipe, to_json
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
-from robustkt.registry.files import locked
 from robustkt.registry.store import name_taken, objects_of
 
 SELECTION_IMAGES = 1_000  # held-out images that an epoch is judged by
@@ -203,19 +201,16 @@ class _Job:
         if self.registry.create():
             self.progress.note(f"made a registry in {self.registry.root}")
         folder = self.registry.job_path("train", self.key)
-        with locked(folder.with_suffix(".lock"), "this very training", timeout=1.0):
+        with self.registry.working(folder, "this very training", self.parents.values(), fresh=self.fresh):
             done = None if self.fresh else self._done()  # by the process that held the lock before
             if done is not None:
                 return done
-            if self.fresh:
-                (folder / checkpoint.FILE).unlink(missing_ok=True)
             generation, record = self._train(student, teacher, folder)
             there = self.registry.has(generation.id)
             if there:
                 generation = dataclasses.replace(generation, name=self.name or self.registry.names_of(generation.id)[0])
                 self.progress.note(f"the same id as {generation.name}: the run is reproduced")
             generation = self.registry.add(generation, record)
-            shutil.rmtree(folder, ignore_errors=True)
         selected = record["selected"]
         self.progress.note(
             f"{generation.name}: epoch {selected['epoch'] + 1} selected, {selected['metric']} "

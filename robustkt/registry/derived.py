@@ -13,7 +13,8 @@ from robustkt import places
 from robustkt.errors import RobustKTError
 from robustkt.numbers import digest
 from robustkt.registry.files import write_atomic
-from robustkt.registry.store import Registry, sealed, unsealed
+from robustkt.registry.seal import sealed, unsealed
+from robustkt.registry.store import Registry
 
 LAYOUT = 2  # raise it when what `derived` is asked for changes its shape
 

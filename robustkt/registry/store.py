@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,17 @@ from robustkt.catalog import unknown
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import HASH, NAME, Generation, read_manifest
 from robustkt.numbers import canonical, digest, parse_json
-from robustkt.registry.files import locked, write_atomic
+from robustkt.registry import refs as refs_file
+from robustkt.registry.files import write_atomic
+from robustkt.registry.locks import Held, locked
 from robustkt.registry.measurements import Result, checked
+from robustkt.registry.refs import Refs
+from robustkt.registry.seal import sealed, unsealed
 
-FORMAT = 1
+FORMAT = 2  # of the folder; what was written by format 1 is read as it is, and becomes 2 with the first write
+RECORD = 1  # of run records and results
 MARKER = "registry.json"
+NEEDS = "needs.json"  # of a job
 MEND = "Restore it from a copy, or run the command that made the generation again."
 MEASURE = "Restore it from a copy, or measure again with --fresh."
 
@@ -76,14 +82,10 @@ class Registry:
                 f"'{generation.name}' cannot be a generation's name",
                 "Use letters, digits, '.', '_' and '-', up to 100, beginning with a letter or digit.",
             )
-        self.create()
-        for stored in objects_of(generation):
-            if not self.object_path(stored).is_file():
-                raise IntegrityError(f"{generation.name}: object {stored} is not stored", "Run the job again.")
-        with self.lock():
-            refs = self.refs()
-            if not (self.root / "refs.json").is_file():  # so that manifests without it are damage
-                write_atomic(self.root / "refs.json", canonical_in_order(refs))
+        with self.changing() as refs:
+            for stored in objects_of(generation):
+                if not self.object_path(stored).is_file():
+                    raise IntegrityError(f"{generation.name}: object {stored} is not stored", "Run the job again.")
             known = [name for name, identity in refs["names"].items() if identity == generation.id]
             generation = replace(generation, name=generation.name or next(iter(known), "") or self.next_name())
             taken = refs["names"].get(generation.name)
@@ -92,10 +94,9 @@ class Registry:
             for parent in generation.parents.values():
                 self.by_id(parent)
             if not self.record_path(generation.id).is_file():
-                write_atomic(self.record_path(generation.id), sealed({"format": FORMAT, **record}))
+                write_atomic(self.record_path(generation.id), sealed({"format": RECORD, **record}))
             write_atomic(self.manifest_path(generation.id), generation.manifest())
             refs["names"][generation.name] = generation.id
-            write_atomic(self.root / "refs.json", canonical_in_order(refs))
         return generation
 
     def get(self, reference: str) -> Generation:
@@ -161,7 +162,9 @@ class Registry:
         """Store bytes under their SHA-256; storing them again mends a damaged copy and is otherwise free."""
         identity = digest(data)
         path = self.object_path(identity)
-        if not (path.is_file() and digest(path.read_bytes()) == identity):
+        if path.is_file() and digest(path.read_bytes()) == identity:
+            os.utime(path)  # `gc` spares what is young: a job may be about to name it
+        else:
             write_atomic(path, data)
         return identity
 
@@ -196,12 +199,14 @@ class Registry:
         The log of an earlier measurement with the same settings stays, for those who read its header at the moment.
         """
         path = self.result_path(identity, kind, key)
-        with self.lock():
+        with self.lock() as held:
+            self.by_id(identity)
+            held.check()
             if log is not None:
                 place = path.with_name(f"{path.stem}-{_hex(digest(log))[:8]}.tsv")
                 write_atomic(place, log)
                 content = {**content, "log": place.name, "log_hash": digest(log)}
-            write_atomic(path, sealed({"format": FORMAT, "kind": kind, "generation": identity, **content}))
+            write_atomic(path, sealed({"format": RECORD, "kind": kind, "generation": identity, **content}))
         return path
 
     def results(self, identity: str, kind: str | None = None) -> list[Result]:
@@ -260,24 +265,53 @@ class Registry:
         """Where an unfinished job keeps what it has done so far."""
         return self.root / "jobs" / f"{kind}-{key}"
 
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[Held]:
         """The writers' lock."""
         return locked(self.root / "lock", f"the registry {self.root}")
 
-    def refs(self) -> dict[str, dict[str, str]]:
-        """Names and tags, the oldest first."""
-        path = self.root / "refs.json"
+    @contextmanager
+    def working(self, folder: Path, doing: str, needs: Iterable[str], *, fresh: bool = False) -> Iterator[None]:
+        """Hold the job of `folder`, which goes when the block ends well; `fresh` forgets what earlier runs left there.
+
+        The ids that it needs stand in the folder, so that `gc` keeps those generations.
+
+        Raises:
+            RobustKTError: another process is at this very job.
+        """
+        with locked(folder.with_suffix(".lock"), doing, timeout=1.0):
+            if fresh:
+                shutil.rmtree(folder, ignore_errors=True)
+            write_atomic(folder / NEEDS, canonical(sorted(needs)))
+            yield
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def refs(self) -> Refs:
+        """Names and tags, the oldest first, and where the tags have been."""
+        path = self.root / refs_file.FILE
         if not path.is_file():
-            return {"names": {}, "tags": {}}
+            return refs_file.empty()
         self.check_format()
-        content = self._json(path)
-        pointers: dict[str, Any] = {kind: content.get(kind) for kind in ("names", "tags")}
-        if not all(isinstance(table, dict) for table in pointers.values()):
-            raise IntegrityError(f"{path} lacks its tables of names and tags", "Restore it from a copy.")
-        for name, identity in [pair for table in pointers.values() for pair in table.items()]:
-            if not NAME.fullmatch(name) or not isinstance(identity, str) or not HASH.fullmatch(identity):
-                raise IntegrityError(f"{path}: '{name[:80]}' does not point at an id", "Restore refs.json from a copy.")
-        return pointers
+        return refs_file.read(path)
+
+    @contextmanager
+    def changing(self) -> Iterator[Refs]:
+        """The refs, to be changed in place under the writers' lock; written when the block ends well.
+
+        Raises:
+            RobustKTError: the lock was not to be had, or was lost; the disk refused.
+        """
+        self.create()
+        with self.lock() as held:
+            refs, path = self.refs(), self.root / refs_file.FILE
+            before = refs_file.text(refs)
+            if not path.is_file():  # so that manifests without it are damage
+                write_atomic(path, before)
+            if self._format() != FORMAT:
+                write_atomic(self.root / MARKER, canonical({"format": FORMAT}) + b"\n")
+            yield refs
+            held.check()
+            if refs_file.text(refs) != before:
+                write_atomic(path, refs_file.text(refs))
 
     # -- inner ---------------------------------------------------------------------------------------------------
 
@@ -324,19 +358,20 @@ class Registry:
             raise IntegrityError(f"the manifest {path} of {name} is damaged", "Restore it from a copy.")
         return read_manifest(data, name, str(path))
 
-    def _json(self, path: Path) -> dict[str, Any]:
+    def check_format(self) -> None:
+        """Raise a RobustKTError unless this version reads the registry's format."""
+        found = self._format()
+        if type(found) is not int or not 1 <= found <= FORMAT:
+            raise RobustKTError(
+                f"{self.root} has registry format {found}; this version reads up to {FORMAT}", "Upgrade robustkt."
+            )
+
+    def _format(self) -> Any:
+        path = self.root / MARKER
         content = parse_json(path.read_bytes(), str(path))
         if not isinstance(content, dict):
             raise IntegrityError(f"{path} does not hold a JSON object", "Restore it from a copy.")
-        return content
-
-    def check_format(self) -> None:
-        """Raise a RobustKTError unless the registry has the format that this version reads."""
-        found = self._json(self.root / MARKER).get("format")
-        if found != FORMAT:
-            raise RobustKTError(
-                f"{self.root} has registry format {found}; this version reads {FORMAT}", "Upgrade robustkt."
-            )
+        return content.get("format")
 
 
 def objects_of(generation: Generation) -> list[str]:
@@ -348,33 +383,6 @@ def objects_of(generation: Generation) -> list[str]:
 def name_taken(name: str) -> RobustKTError:
     """The error for a name that points at something else."""
     return RobustKTError(f"the name {name} belongs to another generation", "Choose another with --name, or none.")
-
-
-def sealed(content: Mapping[str, Any]) -> bytes:
-    """A non-empty table as canonical JSON and, as a last key, the digest of that: for files not named by their hash."""
-    return _seal(canonical(content))
-
-
-def unsealed(path: Path, fix: str) -> dict[str, Any]:
-    """The table in a sealed file, without its digest.
-
-    Raises:
-        IntegrityError: it is damaged; `fix` says what to do.
-    """
-    data = path.read_bytes()
-    body = data.rpartition(b',"digest":')[0] + b"}"
-    if data != _seal(body):
-        raise IntegrityError(f"{path} is damaged: its digest is another", fix)
-    return dict(parse_json(body, str(path)))
-
-
-def _seal(body: bytes) -> bytes:
-    return body[:-1] + b',"digest":"' + digest(body).encode() + b'"}'
-
-
-def canonical_in_order(refs: Mapping[str, Any]) -> bytes:
-    """The refs file: one name a line, in the order of creation, so that `@latest` is the last and diffs are short."""
-    return (json.dumps(refs, indent=0, ensure_ascii=False) + "\n").encode()
 
 
 def _hex(identity: str) -> str:

@@ -11,7 +11,9 @@ from robustkt.generation import HASH, Generation
 from robustkt.numbers import digest
 from robustkt.registry.files import TEMPORARY
 from robustkt.registry.measurements import Result, checked
-from robustkt.registry.store import MARKER, MEASURE, Registry, objects_of, unsealed
+from robustkt.registry.refs import Refs
+from robustkt.registry.seal import unsealed
+from robustkt.registry.store import MARKER, MEASURE, Registry, objects_of
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ def _lost_names(registry: Registry) -> Iterator[Finding]:
         yield Finding("the names of all generations are missing", registry.root / "refs.json")
 
 
-def _pointers(registry: Registry, refs: dict[str, dict[str, str]]) -> Iterator[Finding]:
-    for kind, table in refs.items():
+def _pointers(registry: Registry, refs: Refs) -> Iterator[Finding]:
+    for kind, table in (("names", refs["names"]), ("tags", refs["tags"])):
         for name, identity in table.items():
             if not registry.manifest_path(identity).is_file():
                 yield Finding(
