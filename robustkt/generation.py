@@ -119,6 +119,8 @@ class Generation:
     weights: str  # "sha256:…" of the safetensors bytes of the selected epoch
     last_weights: str  # the same of the last epoch
     parents: Mapping[str, str] = field(default_factory=dict)  # role -> id: "teacher" …
+    format: int = FORMAT  # of the manifest that it was read from
+    unknown: Mapping[str, Any] = field(default_factory=dict)  # what a later version wrote beside these, kept in the id
 
     @functools.cached_property
     def id(self) -> str:
@@ -127,29 +129,51 @@ class Generation:
 
     def manifest(self) -> bytes:
         """The canonical JSON that is stored and hashed."""
-        content = to_json(self)
-        del content["name"]
-        return canonical({"format": FORMAT, **content})
+        return canonical(self.content())
+
+    def content(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        known = {key: value for key, value in to_json(self).items() if key not in ("name", "unknown")}
+        return _merged(known, self.unknown)
 
 
 def read_manifest(data: bytes, name: str, source: str) -> Generation:
-    """The generation in the bytes of a manifest.
+    """The generation in the bytes of a manifest; keys of a later version that left the format are kept.
 
     Raises:
         IntegrityError: not a manifest, or one of a newer format than this version reads.
     """
     content = parse_json(data, source)
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] < 1:
         raise IntegrityError(f"{source} is not a manifest", "Run `robustkt verify` to see what else is damaged.")
     if content["format"] > FORMAT:
         raise IntegrityError(
             f"{source} has format {content['format']}; this version reads up to {FORMAT}", "Upgrade robustkt."
         )
-    generation = from_json(Generation, {**content, "name": name}, source)
+    stored = {key: value for key, value in content.items() if key not in ("name", "unknown")}
+    generation = from_json(Generation, {**stored, "name": name}, source)
+    generation = dataclasses.replace(generation, unknown=_beside(to_json(generation), stored))
     _check_values(generation, source)
     if generation.id != digest(data):
         raise IntegrityError(f"{source} is not the canonical JSON of a manifest that this version knows", RESTORE)
     return generation
+
+
+def _beside(known: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `stored` that `known` lacks, at any depth of its tables."""
+    found = {}
+    for key, value in stored.items():
+        if key not in known:
+            found[key] = value
+        elif isinstance(value, dict) and isinstance(known[key], dict) and (deeper := _beside(known[key], value)):
+            found[key] = deeper
+    return found
+
+
+def _merged(known: Mapping[str, Any], unknown: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, table by table."""
+    deeper = {key: _merged(known[key], value) for key, value in unknown.items() if key in known}
+    return {**known, **unknown, **deeper}
 
 
 def _check_values(generation: Generation, source: str) -> None:

@@ -222,7 +222,11 @@ class _Job:
         """The existing generation of this recipe, if its weights are whole; it gets the name that was asked for."""
         if not self.registry.exists:
             return None
-        same = [g for g in self.registry.all() if g.recipe == self.recipe and dict(g.parents) == self.parents]
+        same = [
+            g
+            for g in self.registry.all()
+            if (g.recipe, dict(g.parents), dict(g.unknown)) == (self.recipe, self.parents, {})
+        ]
         if not same:
             return None
         found = next((g for g in same if g.name == self.name), same[0])

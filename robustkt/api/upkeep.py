@@ -9,7 +9,7 @@ from typing import Any
 from robustkt import catalog
 from robustkt import registry as store
 from robustkt.errors import NotFoundError, RobustKTError
-from robustkt.generation import Generation, to_json
+from robustkt.generation import Generation
 from robustkt.registry import Registry
 from robustkt.registry.measurements import own
 
@@ -39,7 +39,7 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
         "generation": found.name,
         "id": found.id,
         "names": registry.names_of(found.id),
-        "manifest": to_json(found),
+        "manifest": {"name": found.name, **found.content()},
         "unused": catalog.unused(found.recipe.settings),
         "parents": {role: {"name": registry.names_of(i)[0], "id": i} for role, i in found.parents.items()},
         "record": {key: value for key, value in record.items() if key != "epochs"},
