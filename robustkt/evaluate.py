@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkt.attacks import Journal, Named, ascend, named
+from robustkt.attacks.gradient import pgd_sat
 from robustkt.certificates import Certificate, Certifying
 from robustkt.core import ThreatModel, attacking, gaussian, generator
 from robustkt.data import Split, to_float
@@ -264,6 +265,33 @@ def attacked(
             results.append(Attacked(attack.name, left, journal.survivors(), broken))
         milestone(attack.name, int(results[-1].right.sum()))
     return results
+
+
+def transferred(
+    student: nn.Module,
+    teacher: nn.Module,
+    split: Split,
+    threat: ThreatModel,
+    *,
+    seed: int,
+    device: torch.device,
+    advance: Callable[[float], None] = lambda images: None,
+) -> Tensor:
+    """Who is right where: (N, 4) bool, student and teacher on the images, then on PGD_SAT's against the student."""
+    tables = [torch.zeros(0, 4, dtype=torch.bool)]
+    for start in range(0, len(split), BATCH):
+        x = to_float(split.x[start : start + BATCH].to(device))
+        y = split.y[start : start + BATCH].to(device)
+        x_adv = pgd_sat(student, x, y, threat, rng=generator(device, seed, "transfer", start))
+        x_adv = _allowed(x_adv, x, threat)
+        right = []
+        for images in (x, x_adv):
+            for network in (student, teacher):
+                with attacking(network), torch.no_grad():
+                    right.append(network(images).argmax(dim=1) == y)
+        tables.append(torch.stack(right, dim=1).cpu())
+        advance(len(x))
+    return torch.cat(tables)
 
 
 def _allowed(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:

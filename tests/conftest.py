@@ -24,6 +24,7 @@ from robustkt import api
 from robustkt.certificates import Ball
 from robustkt.noises.gaussian import Gaussian
 from robustkt.registry import Registry
+from tests.stores import commit, measure
 
 SHARED = Path(os.environ.get("ROBUSTKT_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 SMALL = {"epochs": 2, "batch_size": 128}  # enough to run, not to learn
@@ -44,6 +45,17 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def registry(tmp_path: Path) -> Registry:
     """An empty place for a registry."""
     return Registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def full(registry: Registry) -> Registry:
+    """gen0 → gen1 → gen2, a network of the user's own, certificates: every kind of file there is."""
+    gen0 = commit(registry, 0)
+    gen1 = commit(registry, 1, teacher=gen0)
+    gen2 = commit(registry, 2, teacher=gen1, source=b"class Net: ...")
+    measure(registry, gen2)
+    measure(registry, gen0, "ff00")
+    return registry
 
 
 def l2(sigma: float) -> Ball:

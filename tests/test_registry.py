@@ -24,82 +24,20 @@ from typing import Any
 import pytest
 
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
-from robustkt.generation import DataSpec, Generation, Recipe, Training
+from robustkt.generation import Generation, Recipe, Training
 from robustkt.numbers import canonical, digest
 from robustkt.registry import Registry, verify
 from robustkt.registry import refs as refs_file
 from robustkt.registry.files import TEMPORARY, append_synced, write_atomic
 from robustkt.registry.locks import locked
 from robustkt.registry.seal import sealed
-
-DATA = DataSpec(
-    name="digits", fingerprint=digest(b""), classes=("0", "1"), shape=(1, 8, 8), mean=(0.3,), std=(0.4,), held_out=9
-)
-RECORD = {"started": "2026-01-01T00:00:00+00:00", "seconds": 1.5, "epochs": [{"epoch": 0, "loss": 0.5}]}
-
-
-def commit(
-    registry: Registry, seed: int, name: str = "", teacher: Generation | None = None, source: bytes | None = None
-) -> Generation:
-    """A generation with objects of its own, stored as a job does it."""
-    recipe = Recipe(
-        method="crt" if teacher else "gaussian",
-        settings={"sigma": "0.25"},
-        arch="net.py:Net" if source else "smallcnn",
-        arch_source=registry.put_object(source) if source else None,
-        data=DATA,
-        training=Training(),
-        seed=seed,
-    )
-    generation = Generation(
-        name=name,
-        recipe=recipe,
-        weights=registry.put_object(b"best %d" % seed),
-        last_weights=registry.put_object(b"last %d" % seed),
-        parents={"teacher": teacher.id} if teacher else {},
-    )
-    return registry.add(generation, {**RECORD, "seed": seed})
-
-
-def measure(registry: Registry, generation: Generation, key: str = "ab12", accuracy: float = 0.5) -> Path:
-    settings = {
-        "sigma": "0.25", "mode": "fixed", "n": 50, "n0": 10, "alpha": 0.001, "noise": "gaussian", "norm": "l2",
-        "seed": 0, "images": 2, "skip": 1, "weights": generation.weights, "data": DATA.fingerprint, "precision": "fp32",
-    }  # fmt: skip
-    shares = {"abstain_rate": 0.0, "certified_accuracy": {"0": accuracy}, "intervals": {"0": [0.0, 1.0]}}
-    content = {"settings": settings, "figures": {"images": 2, "acr": accuracy, **shares}}
-    return registry.put_result(generation.id, "certificate", key, content, log=b"idx\tlabel\n%r\n" % accuracy)
-
-
-def damage(registry: Registry) -> list[str]:
-    return [f"{f.what}: {f.path.relative_to(registry.root)}" for f in verify(registry) if f.damage]
-
-
-def notes(registry: Registry) -> list[str]:
-    return [f.what for f in verify(registry) if not f.damage]
-
-
-def stored_files(root: Path) -> dict[str, bytes]:
-    """What the registry holds, without locks and jobs."""
-    files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name not in ("lock", "lock.owner"))
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files if "jobs" not in p.parts}
+from tests.stores import DATA, RECORD, commit, damage, measure, notes, stored_files
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """What only a power cut could show is left out; that fsync is called, the disks that refuse it show."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def full(registry: Registry) -> Registry:
-    """gen0 → gen1 → gen2, a network of the user's own, certificates: every kind of file there is."""
-    gen0 = commit(registry, 0)
-    gen1 = commit(registry, 1, teacher=gen0)
-    gen2 = commit(registry, 2, teacher=gen1, source=b"class Net: ...")
-    measure(registry, gen2)
-    measure(registry, gen0, "ff00")
-    return registry
 
 
 # -- where it is -------------------------------------------------------------------------------------------------------
@@ -694,7 +632,11 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, __file__, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.test_registry", *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

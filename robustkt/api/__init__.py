@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from robustkt.api.benchcertify import bench_certify
     from robustkt.api.benching import bench_train
     from robustkt.api.certifying import certify
+    from robustkt.api.descent import lineage
     from robustkt.api.evaluating import evaluate
+    from robustkt.api.keeping import gc, rename, rm, tag, tags, untag, verify
     from robustkt.api.logs import analyze, audit_log
     from robustkt.api.predicting import predict
     from robustkt.api.publishing import push
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.training import distill, train
-    from robustkt.api.upkeep import lineage, list_generations, show, verify
+    from robustkt.api.upkeep import list_generations, show
 
 __all__ = [
     "analyze",
@@ -30,13 +32,19 @@ __all__ = [
     "certify",
     "distill",
     "evaluate",
+    "gc",
     "lineage",
     "list_generations",
     "predict",
     "push",
     "quickstart",
+    "rename",
+    "rm",
     "show",
+    "tag",
+    "tags",
     "train",
+    "untag",
     "verify",
 ]
 
@@ -49,14 +57,20 @@ _HOMES = {
     "certify": "certifying",
     "distill": "training",
     "evaluate": "evaluating",
-    "lineage": "upkeep",
+    "gc": "keeping",
+    "lineage": "descent",
     "list_generations": "upkeep",
     "predict": "predicting",
     "push": "publishing",
     "quickstart": "quickstarting",
+    "rename": "keeping",
+    "rm": "keeping",
     "show": "upkeep",
+    "tag": "keeping",
+    "tags": "keeping",
     "train": "training",
-    "verify": "upkeep",
+    "untag": "keeping",
+    "verify": "keeping",
 }
 
 

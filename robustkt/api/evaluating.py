@@ -14,6 +14,8 @@ from torch import Tensor
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
 from robustkt.api.training import machine
+from robustkt.api.transferring import teacher_of
+from robustkt.api.transferring import transfer as transfer_rate
 from robustkt.api.verdicts import earlier, written
 from robustkt.attacks import Named, named
 from robustkt.catalog import unknown
@@ -47,6 +49,7 @@ def evaluate(
     device: str = "auto",
     fresh: bool = False,
     base: bool = False,
+    transfer: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used, attack by attack.
@@ -67,12 +70,13 @@ def evaluate(
         device: auto, cpu, cuda or mps.
         fresh: measure again although a result is there.
         base: let AutoAttack and its members score the base network of a generation that is used smoothed.
+        transfer: also measure how often adversarial examples of the generation fool its teacher.
         progress: where to report.
 
     Returns:
         generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …; of an attack on the
         smoothed classifier wrong and abstained, shares of the images}}, worst {accuracy, interval, smoothed} of the
-        images that no attack broke, warnings, reused.
+        images that no attack broke, warnings, reused; with `transfer` also that (api.transferring).
 
     Raises:
         RobustKTError: anything the user can fix.
@@ -97,8 +101,17 @@ def evaluate(
         )
     if not base:
         _refuse_base(found, wanted)
+    if transfer:
+        teacher_of(registry, found)
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
+
+    def fools_teacher() -> dict[str, Any]:
+        return transfer_rate(
+            generation, threat=threat, max_images=max_images, seed=seed, data=data, data_dir=data_dir,
+            registry=registry, device=device, fresh=fresh, progress=progress,
+        )  # fmt: skip
+
     names = sorted({"clean", *(attack.name for attack in wanted)}, key=_place)
     step = spread(len(dataset.test), max_images)
     chosen = torch.arange(0, len(dataset.test), step)[:max_images]
@@ -158,6 +171,7 @@ def evaluate(
         "warnings": figures["warnings"],
         "network": "base network, without noise" if found.recipe.sigma is not None else "network",
         "reused": stored is not None,
+        **({"transfer": fools_teacher()} if transfer else {}),
     }
 
 

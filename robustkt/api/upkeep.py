@@ -8,8 +8,8 @@ from typing import Any
 
 from robustkt import catalog
 from robustkt import registry as store
-from robustkt.errors import NotFoundError, RobustKTError
-from robustkt.generation import Generation
+from robustkt.errors import RobustKTError
+from robustkt.generation import HASH, Generation
 from robustkt.registry import Registry
 from robustkt.registry.measurements import own
 
@@ -22,7 +22,7 @@ def list_generations(registry: Registry | None = None) -> dict[str, Any]:
     """Every generation, the oldest first: {"registry", "generations": [name, id, method, arch, …]}."""
     registry = registry or Registry.locate()
     names = registry.refs()["names"]
-    rows = _rows(registry, names)
+    rows = rows_of(registry)
     return {
         "registry": str(registry.root),
         "generations": [{**rows[identity], "generation": name} for name, identity in names.items() if identity in rows],
@@ -46,56 +46,26 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
         "epochs": record.get("epochs", []),
         "certificates": [{"key": r.key, **_content(r.content)} for r in registry.results(found.id, "certificate")],
         "evaluations": [{"key": r.key, **_content(r.content)} for r in registry.results(found.id, "evaluation")],
+        "transfers": [{"key": r.key, **_content(r.content)} for r in registry.results(found.id, "transfer")],
     }
 
 
-def lineage(generation: str | None = None, registry: Registry | None = None) -> dict[str, Any]:
-    """Ancestors and descendants of a generation, or all: {"focus", "generations": [{…, "depth"}]}, parents first."""
-    registry = registry or Registry.locate()
-    everything = _rows(registry, registry.refs()["names"])
-    if not everything:
-        raise NotFoundError(f"there is no generation in {registry.root}", "Make one with `robustkt quickstart`.")
-    children: dict[str, list[str]] = {}
-    for identity, row in everything.items():
-        for parent in sorted(set(row["parents"].values())):
-            children.setdefault(parent, []).append(identity)
-    focus = registry.get(generation) if generation else None
-    kept = set(everything) if focus is None else _family(registry, focus, children)
-
-    roots = [i for i, row in everything.items() if i in kept and not kept & set(row["parents"].values())]
-    rows: list[dict[str, Any]] = []
-    stack = [(identity, 0) for identity in reversed(roots)]
-    while stack:  # not recursive: a lineage may be thousands of generations long
-        identity, depth = stack.pop()
-        rows.append({**everything[identity], "depth": depth})
-        stack += [(child, depth + 1) for child in reversed(children.get(identity, [])) if child in kept]
-    return {"focus": focus.name if focus else None, "generations": rows}
-
-
-def verify(registry: Registry | None = None) -> dict[str, Any]:
-    """Every hash re-derived and every pointer followed: {"ok", "registry", "generations", "problems", "notes"}."""
-    registry = registry or Registry.locate()
-    findings = store.verify(registry)
-    told = [{"what": f.what, "path": str(f.path.relative_to(registry.root))} for f in findings]
-    pairs = list(zip(findings, told, strict=True))
-    return {
-        "ok": not any(f.damage for f in findings),
-        "registry": str(registry.root),
-        "generations": len(list((registry.root / "generations").glob("*.json"))),
-        "problems": [text for f, text in pairs if f.damage],
-        "notes": [text for f, text in pairs if not f.damage],
-    }
-
-
-def _rows(registry: Registry, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What is told of each generation that can be read, by id, under its first name."""
+def rows_of(registry: Registry) -> dict[str, dict[str, Any]]:
+    """What is told of each generation that can be read, by id, under its first name; those without one come last."""
+    names = registry.refs()["names"]
     first = {identity: name for name, identity in reversed(list(names.items()))}
-    facts = store.derived(registry, names.values(), lambda i: _facts(registry, registry.by_id(i, first[i])))
+    stored = (f"sha256:{path.stem}" for path in sorted((registry.root / "generations").glob("*.json")))
+    nameless = [identity for identity in stored if identity not in first and HASH.fullmatch(identity)]
+
+    def draw(identity: str) -> dict[str, Any]:
+        return _facts(registry, registry.by_id(identity, first.get(identity, identity)))
+
+    facts = store.derived(registry, [*names.values(), *nameless], draw)
     rows = {}
     for identity, told in facts.items():
         teacher = told["parents"].get("teacher")
-        parent = {"teacher": first.get(teacher, teacher[7:19]) if teacher else None}
-        rows[identity] = {"generation": first[identity], "id": identity, **told, **parent}
+        named = {"generation": first.get(identity, identity[7:19]), "id": identity, "named": identity in first}
+        rows[identity] = {**named, **told, "teacher": first.get(teacher, teacher[7:19]) if teacher else None}
     return rows
 
 
@@ -114,6 +84,7 @@ def _facts(registry: Registry, generation: Generation) -> dict[str, Any]:
         "parents": dict(generation.parents),
         "created": record.get("started"),
         "seconds": record.get("seconds"),
+        "cost": record.get("cost"),
         **headline(registry, generation),
     }
 
@@ -159,7 +130,14 @@ def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
     best = max(
         certificates, key=lambda r: (r.content["settings"]["images"], r.content["settings"]["n"], r.key), default=None
     )
-    return {"certified": _certified(best.content) if best else None, "robust": max(scores, key=_strength, default=None)}
+    transfers = [
+        (r.content["settings"]["images"], r.key, r.content["figures"]) for r in results if r.kind == "transfer"
+    ]
+    return {
+        "certified": _certified(best.content) if best else None,
+        "robust": max(scores, key=_strength, default=None),
+        "transfer": max(transfers, key=lambda told: told[:2])[2]["rate"] if transfers else None,
+    }
 
 
 def _certified(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,16 +184,6 @@ def _rank(attack: str) -> tuple[int, int]:
     """The place of an attack among those known, and how many settings of its own it was given."""
     name, *settings = attack.split(":")
     return WEAK_TO_STRONG.index(name) if name in WEAK_TO_STRONG else 0, len(settings)
-
-
-def _family(registry: Registry, focus: Generation, children: Mapping[str, list[str]]) -> set[str]:
-    family = {focus.id, *(g.id for g in registry.ancestors(focus))}
-    queue = [focus.id]
-    while queue:
-        below = [identity for identity in children.get(queue.pop(), []) if identity not in family]
-        family.update(below)
-        queue.extend(below)
-    return family
 
 
 def _content(content: Mapping[str, Any]) -> dict[str, Any]:

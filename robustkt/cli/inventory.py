@@ -1,4 +1,4 @@
-"""How the answers of list, show and lineage look to a person; 80 columns are enough."""
+"""How the answers of list and show look to a person; 80 columns are enough."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ SCREEN = 100  # rows of a list on a terminal; a pipe gets all
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.tree import Tree
 
 
 def listed(console: Console, result: Mapping[str, Any]) -> None:
@@ -33,7 +32,7 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         cells["teacher"] = row["teacher"] or "–"
         robust = row["robust"]
         by = (_by(robust), f"{robust['images']:,}") if robust else ("–", "–")
-        figures = (_certified(row), _samples(row), _robust(row), *by)
+        figures = (certified(row), _samples(row), _robust(row), *by)
         table.add_row(*(cells[column] for column in columns), *figures)
     if hidden > 0:
         console.print(f"{counted(hidden, 'earlier generation')}: `robustkt list | less` shows all")
@@ -50,7 +49,7 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         console.print("* of the base network, without the noise that the generation is used with")
 
 
-def _certified(row: Mapping[str, Any]) -> str:
+def certified(row: Mapping[str, Any]) -> str:
     """Certified accuracy at the second radius of the table, the first that is not 0."""
     certified = row["certified"]
     if not certified or not certified["certified_accuracy"]:
@@ -77,7 +76,7 @@ def _by(robust: Mapping[str, Any]) -> str:
     return str(robust["attack"]).partition(":")[0]
 
 
-def _attacked(robust: Mapping[str, Any]) -> str:
+def attacked(robust: Mapping[str, Any]) -> str:
     """`autoattack 52.0% @8/255 of 200, base`."""
     base = ", base" if robust["network"] == "base" else ""
     return f"{_by(robust)} {_robust({'robust': robust}).replace('*', '')} of {robust['images']:,}{base}"
@@ -128,34 +127,3 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
 
 def _first(item: tuple[str, float]) -> float:
     return float(item[0])
-
-
-def descent(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of lineage."""
-    from rich.markup import escape
-    from rich.tree import Tree
-
-    trees: list[Tree] = []
-
-    def label(row: Mapping[str, Any]) -> str:
-        figures = [
-            f"certified {_certified(row)}" if row["certified"] else "",
-            _attacked(row["robust"]) if row["robust"] else "",
-        ]
-        told = ", ".join(f for f in figures if f)
-        name = f"[bold]{row['generation']}[/bold]" + (" ←" if row["generation"] == result["focus"] else "")
-        return f"{name}  {escape(row['method'])} {escape(row['arch'])}, {duration(row['seconds'])}" + (
-            f"  [dim]{told}[/dim]" if told else ""
-        )
-
-    path: list[Tree] = []  # the node at each depth above the present row
-    for row in result["generations"]:
-        del path[row["depth"] :]
-        if not path and row["depth"] == 0:
-            tree = Tree(label(row))
-            trees.append(tree)
-        else:
-            tree = path[-1].add(label(row))
-        path.append(tree)
-    for tree in trees:
-        console.print(tree)

@@ -132,6 +132,9 @@ def evaluate(
     device: o.Device = "auto",
     fresh: o.Fresh = False,
     base: Annotated[bool, typer.Option("--base", help="Score a smoothed generation's base network.")] = False,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Do adversarial examples of it fool its teacher too?")
+    ] = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -168,6 +171,7 @@ def evaluate(
         device=device,
         fresh=fresh,
         base=base,
+        transfer=transfer,
         progress=output,
     )
     output.answer(result, tables.evaluated)

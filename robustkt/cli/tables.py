@@ -179,6 +179,11 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
         if attack.get("stages"):
             left = "  ".join(f"{stage} {percent(share)}" for stage, share in _last_of_each(attack["stages"]).items())
             console.print(f"{name}, left after each: {left}", markup=False)
+    if "transfer" in result:
+        told, (low, high) = result["transfer"], result["transfer"]["interval"]
+        share = f"{percent(told['rate'])} [{percent(low)}, {percent(high)}]" if told["fooled_student"] else "–"
+        of = f"{told['fooled_teacher']} of {told['fooled_student']}"
+        console.print(f"fools its teacher {told['teacher']} too: {share}, {of} of pgd-sat's examples", markup=False)
     for warning in result["warnings"]:
         console.print(f"[yellow]warning[/yellow]  {warning}")
 
@@ -214,20 +219,6 @@ def predicted(console: Console, result: Mapping[str, Any]) -> None:
         f"smoothed {result['generation']}, {_smoothing(result)}; each radius fails to hold with probability at most "
         f"{result['alpha']:g}; it does not say that the class is right"
         + ("; all pixels: what each value may change by at once" if levels else "")
-    )
-
-
-def verified(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of verify."""
-    from rich.markup import escape
-
-    for problem in result["problems"]:
-        console.print(f"[red]damaged[/red]  {escape(problem['what'])}: {escape(problem['path'])}", soft_wrap=True)
-    for note in result["notes"]:
-        console.print(f"[dim]note[/dim]  {escape(note['what'])}: {escape(note['path'])}", soft_wrap=True)
-    verdict = "sound" if result["ok"] else counted(len(result["problems"]), "problem")
-    console.print(
-        f"{escape(result['registry'])}: {counted(result['generations'], 'generation')}, {verdict}", soft_wrap=True
     )
 
 

@@ -16,7 +16,7 @@ from robustkt.registry.files import write_atomic
 from robustkt.registry.seal import sealed, unsealed
 from robustkt.registry.store import Registry
 
-LAYOUT = 2  # raise it when what `derived` is asked for changes its shape
+LAYOUT = 3  # raise it when what `derived` is asked for changes its shape
 
 Facts = dict[str, Any]
 

@@ -16,7 +16,7 @@ LOG = re.compile(r"[a-z0-9-]{1,120}\.tsv")
 
 @dataclass(frozen=True)
 class Result:
-    """A measurement of a generation: its kind (certificate, evaluation), settings and figures."""
+    """A measurement of a generation: its kind (certificate, evaluation, transfer), settings and figures."""
 
     kind: str
     key: str  # from the settings: the same measurement has the same key
@@ -120,7 +120,46 @@ class Evaluation:
     log_hash: str
 
 
-SHAPES: dict[str, type[Certificates] | type[Evaluation]] = {"certificate": Certificates, "evaluation": Evaluation}
+@dataclass(frozen=True)
+class TransferSettings:
+    """What was asked about a student's adversarial examples."""
+
+    teacher: str
+    norm: str
+    eps: str
+    images: int
+    skip: int
+    seed: int
+    weights: str
+    data: str
+
+
+@dataclass(frozen=True)
+class TransferFigures:
+    """How many of them fool the teacher too."""
+
+    images: int  # that both classify rightly
+    fooled_student: int
+    fooled_teacher: int
+    rate: float | None
+    interval: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A file about adversarial transfer."""
+
+    settings: TransferSettings
+    figures: TransferFigures
+    log: str
+    log_hash: str
+
+
+SHAPES: dict[str, type[Certificates] | type[Evaluation] | type[Transfer]] = {
+    "certificate": Certificates,
+    "evaluation": Evaluation,
+    "transfer": Transfer,
+}
 
 
 def checked(result: Result) -> Result:
@@ -143,9 +182,15 @@ def checked(result: Result) -> Result:
                 float(radius)
             except ValueError:
                 raise IntegrityError(f"{result.path}: '{radius[:40]}' is no radius", "Measure again.") from None
-    elif any(len(attack.interval) != 2 for attack in read.figures.attacks.values()):
+    elif any(len(i) != 2 for i in _intervals(read)):
         raise IntegrityError(f"{result.path}: an interval has two ends", "Measure again with --fresh.")
     return result
+
+
+def _intervals(read: Evaluation | Transfer) -> list[tuple[float, ...]]:
+    if isinstance(read, Transfer):
+        return [read.figures.interval]
+    return [attack.interval for attack in read.figures.attacks.values()]
 
 
 def own(result: Result, generation: Generation) -> bool:

@@ -94,7 +94,9 @@ class Registry:
             for parent in generation.parents.values():
                 self.by_id(parent)
             if not self.record_path(generation.id).is_file():
-                write_atomic(self.record_path(generation.id), sealed({"format": RECORD, **record}))
+                write_atomic(
+                    self.record_path(generation.id), sealed({**record, "format": RECORD, "name": generation.name})
+                )
             write_atomic(self.manifest_path(generation.id), generation.manifest())
             refs["names"][generation.name] = generation.id
         return generation
@@ -189,7 +191,7 @@ class Registry:
         """How a generation came about: times, machine, versions, cost, the log of its epochs; {} when unknown."""
         path = self.record_path(identity)
         content = unsealed(path, "Restore it from a copy.") if path.is_file() else {}
-        return {key: value for key, value in content.items() if key != "format"}
+        return {key: value for key, value in content.items() if key not in ("format", "name")}
 
     def put_result(
         self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes | None = None
@@ -304,8 +306,10 @@ class Registry:
         with self.lock() as held:
             refs, path = self.refs(), self.root / refs_file.FILE
             before = refs_file.text(refs)
-            if not path.is_file():  # so that manifests without it are damage
-                write_atomic(path, before)
+            if not path.is_file():
+                if any((self.root / "generations").glob("*.json")):
+                    raise IntegrityError(f"{path} is missing: the names of all generations", refs_file.FIX)
+                write_atomic(path, before)  # before any manifest, so that manifests without it are damage
             if self._format() != FORMAT:
                 write_atomic(self.root / MARKER, canonical({"format": FORMAT}) + b"\n")
             yield refs
@@ -331,6 +335,9 @@ class Registry:
         prefix = base.removeprefix("sha256:")
         if re.fullmatch(r"[0-9a-f]{4,64}", prefix):
             matches = {identity for identity in refs["names"].values() if _hex(identity).startswith(prefix)}
+            if not matches:  # one that has lost its name
+                found = (self.root / "generations").glob(f"{prefix}*.json")
+                matches = {f"sha256:{path.stem}" for path in found if HASH.fullmatch(f"sha256:{path.stem}")}
             if len(matches) > 1:
                 raise UsageError(f"'{base}' begins {len(matches)} ids", "Give more of its characters.")
             if matches:

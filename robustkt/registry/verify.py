@@ -1,19 +1,24 @@
-"""Re-derive every hash of a registry and follow every pointer."""
+"""Re-derive every hash of a registry, follow every pointer, name what belongs to nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustkt.errors import RobustKTError
 from robustkt.generation import HASH, Generation
 from robustkt.numbers import digest
+from robustkt.registry import refs as refs_file
 from robustkt.registry.files import TEMPORARY
 from robustkt.registry.measurements import Result, checked
 from robustkt.registry.refs import Refs
 from robustkt.registry.seal import unsealed
 from robustkt.registry.store import MARKER, MEASURE, Registry, objects_of
+
+QUARANTINE = "quarantine"  # where `repair` puts what is damaged
+KNOWN = {MARKER, refs_file.FILE, "lock", "lock.owner", "README.md", ".gitignore", ".gitattributes"}
+FOLDERS = {"objects": 2, "generations": 1, "records": 1, "results": 2}  # how deep their files lie
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Finding:
     what: str
     path: Path
     damage: bool = True
+    with_it: tuple[Path, ...] = ()  # files that mean nothing without that one
+    pointer: str = ""  # the name or tag that points there, as "names gen0"
 
 
 def verify(registry: Registry) -> list[Finding]:
@@ -36,42 +43,58 @@ def verify(registry: Registry) -> list[Finding]:
     try:
         refs = registry.refs()
     except RobustKTError as error:
-        return [Finding(error.what, registry.root / "refs.json")]
+        return [Finding(error.what, registry.root / refs_file.FILE), *_files(registry, {})]
     return [
         *_lost_names(registry),
         *_pointers(registry, refs),
-        *_generations(registry, set(refs["names"].values())),
-        *_objects(registry),
-        *_results(registry),
-        *(Finding("an unfinished write", p, damage=False) for p in registry.root.rglob(f"{TEMPORARY}*")),
+        *_files(registry, {i: n for n, i in refs["names"].items()}),
     ]
 
 
+def _files(registry: Registry, named: Mapping[str, str]) -> Iterator[Finding]:
+    needed: set[str] = set()  # objects and generations that some manifest names
+    yield from _generations(registry, named, needed)
+    yield from _records(registry)
+    yield from _objects(registry, needed)
+    yield from _results(registry)
+    yield from _strangers(registry)
+
+
 def _lost_names(registry: Registry) -> Iterator[Finding]:
-    if not (registry.root / "refs.json").is_file() and any((registry.root / "generations").glob("*.json")):
-        yield Finding("the names of all generations are missing", registry.root / "refs.json")
+    if not (registry.root / refs_file.FILE).is_file() and any((registry.root / "generations").glob("*.json")):
+        yield Finding("the names of all generations are missing", registry.root / refs_file.FILE)
 
 
 def _pointers(registry: Registry, refs: Refs) -> Iterator[Finding]:
     for kind, table in (("names", refs["names"]), ("tags", refs["tags"])):
         for name, identity in table.items():
-            if not registry.manifest_path(identity).is_file():
+            path = registry.manifest_path(identity)
+            if not path.is_file():
                 yield Finding(
-                    f"{kind[:-1]} {name} points at a manifest that is missing", registry.manifest_path(identity)
+                    f"{kind[:-1]} {name} points at a manifest that is missing", path, pointer=f"{kind} {name}"
                 )
 
 
-def _generations(registry: Registry, named: set[str]) -> Iterator[Finding]:
+def _generations(registry: Registry, named: Mapping[str, str], needed: set[str]) -> Iterator[Finding]:
+    nameless = []
     for path in sorted((registry.root / "generations").glob("*.json")):
         identity = f"sha256:{path.stem}"
+        if path.name.startswith(TEMPORARY):
+            continue
         if not HASH.fullmatch(identity) or digest(path.read_bytes()) != identity:
             yield Finding("a manifest whose SHA-256 is not its name", path)
             continue
         try:
-            yield from _links(registry, registry.by_id(identity))
+            generation = registry.by_id(identity, named.get(identity, identity[7:19]))
         except RobustKTError as error:
             yield Finding(error.what, path)
+            continue
+        needed.update(objects_of(generation), generation.parents.values())
+        yield from _links(registry, generation)
         if identity not in named:
+            nameless.append((identity, path))
+    for identity, path in nameless:
+        if identity not in needed:
             yield Finding("a generation without a name", path, damage=False)
 
 
@@ -92,15 +115,27 @@ def _links(registry: Registry, generation: Generation) -> Iterator[Finding]:
         yield Finding(error.what, record)
 
 
-def _objects(registry: Registry) -> Iterator[Finding]:
+def _records(registry: Registry) -> Iterator[Finding]:
+    for path in sorted((registry.root / "records").glob("*.json")):
+        if not _has_generation(registry, path.stem) and not path.name.startswith(TEMPORARY):
+            yield Finding("a run record without a generation", path, damage=False)
+
+
+def _objects(registry: Registry, needed: set[str]) -> Iterator[Finding]:
     for path in sorted((registry.root / "objects").glob("*/*")):
-        if not path.name.startswith(TEMPORARY) and digest(path.read_bytes()) != f"sha256:{path.name}":
+        if path.name.startswith(TEMPORARY):
+            continue
+        if digest(path.read_bytes()) != f"sha256:{path.name}":
             yield Finding("an object whose SHA-256 is not its name", path)
+        elif f"sha256:{path.name}" not in needed:
+            yield Finding("an object that no generation names", path, damage=False)
 
 
 def _results(registry: Registry) -> Iterator[Finding]:
     logs = set((registry.root / "results").glob("*/*.tsv"))
     for path in sorted((registry.root / "results").glob("*/*.json")):
+        if path.name.startswith(TEMPORARY):
+            continue
         try:
             content = unsealed(path, MEASURE)
         except RobustKTError as error:
@@ -108,8 +143,8 @@ def _results(registry: Registry) -> Iterator[Finding]:
             continue
         if content.get("generation") != f"sha256:{path.parent.name}":
             yield Finding("a result that belongs to another generation", path)
-        elif not (registry.root / "generations" / f"{path.parent.name}.json").is_file():
-            yield Finding("a result whose generation is missing", path)
+        elif not _has_generation(registry, path.parent.name):
+            yield Finding("a result without a generation", path, damage=False)
         kind, _, key = path.stem.partition("-")
         result = Result(kind, key, content, path)
         place = path
@@ -118,6 +153,29 @@ def _results(registry: Registry) -> Iterator[Finding]:
             logs.discard(place)
             registry.log(result)
         except RobustKTError as error:
-            yield Finding(error.what, place)
+            yield Finding(error.what, place, with_it=(path,))
     for path in sorted(logs):
         yield Finding("a log that no result names", path, damage=False)
+
+
+def _strangers(registry: Registry) -> Iterator[Finding]:
+    """Files that the registry's format does not know, half-written ones among them."""
+    yield from (Finding("an unfinished write", p, damage=False) for p in sorted(registry.root.rglob(f"{TEMPORARY}*")))
+    for path in sorted(registry.root.iterdir()):
+        if path.name in FOLDERS:
+            inside = (p for p in path.rglob("*") if not p.is_dir())
+            deep = len(path.parts) + FOLDERS[path.name]
+            found = [p for p in sorted(inside) if len(p.parts) != deep or p.suffix not in _suffixes(path.name)]
+        else:
+            found = [] if path.name in KNOWN | {"jobs", QUARANTINE} else [path]
+        for stranger in found:
+            if not stranger.name.startswith(TEMPORARY):
+                yield Finding("a file that is none of the registry's", stranger, damage=False)
+
+
+def _suffixes(folder: str) -> set[str]:
+    return {"objects": {""}, "results": {".json", ".tsv"}}.get(folder, {".json"})
+
+
+def _has_generation(registry: Registry, stem: str) -> bool:
+    return (registry.root / "generations" / f"{stem}.json").is_file()

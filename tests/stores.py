@@ -1,0 +1,61 @@
+"""Registries of small made-up generations, for the tests of the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robustkt.generation import DataSpec, Generation, Recipe, Training
+from robustkt.numbers import digest
+from robustkt.registry import Registry, verify
+
+DATA = DataSpec(
+    name="digits", fingerprint=digest(b""), classes=("0", "1"), shape=(1, 8, 8), mean=(0.3,), std=(0.4,), held_out=9
+)
+RECORD = {"started": "2026-01-01T00:00:00+00:00", "seconds": 1.5, "epochs": [{"epoch": 0, "loss": 0.5}]}
+
+
+def commit(
+    registry: Registry, seed: int, name: str = "", teacher: Generation | None = None, source: bytes | None = None
+) -> Generation:
+    """A generation with objects of its own, stored as a job does it."""
+    recipe = Recipe(
+        method="crt" if teacher else "gaussian",
+        settings={"sigma": "0.25"},
+        arch="net.py:Net" if source else "smallcnn",
+        arch_source=registry.put_object(source) if source else None,
+        data=DATA,
+        training=Training(),
+        seed=seed,
+    )
+    generation = Generation(
+        name=name,
+        recipe=recipe,
+        weights=registry.put_object(b"best %d" % seed),
+        last_weights=registry.put_object(b"last %d" % seed),
+        parents={"teacher": teacher.id} if teacher else {},
+    )
+    return registry.add(generation, {**RECORD, "seed": seed})
+
+
+def measure(registry: Registry, generation: Generation, key: str = "ab12", accuracy: float = 0.5) -> Path:
+    settings = {
+        "sigma": "0.25", "mode": "fixed", "n": 50, "n0": 10, "alpha": 0.001, "noise": "gaussian", "norm": "l2",
+        "seed": 0, "images": 2, "skip": 1, "weights": generation.weights, "data": DATA.fingerprint, "precision": "fp32",
+    }  # fmt: skip
+    shares = {"abstain_rate": 0.0, "certified_accuracy": {"0": accuracy}, "intervals": {"0": [0.0, 1.0]}}
+    content = {"settings": settings, "figures": {"images": 2, "acr": accuracy, **shares}}
+    return registry.put_result(generation.id, "certificate", key, content, log=b"idx\tlabel\n%r\n" % accuracy)
+
+
+def damage(registry: Registry) -> list[str]:
+    return [f"{f.what}: {f.path.relative_to(registry.root)}" for f in verify(registry) if f.damage]
+
+
+def notes(registry: Registry) -> list[str]:
+    return [f.what for f in verify(registry) if not f.damage]
+
+
+def stored_files(root: Path) -> dict[str, bytes]:
+    """What the registry holds, without locks and jobs."""
+    files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name not in ("lock", "lock.owner"))
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files if "jobs" not in p.parts}
