@@ -1,6 +1,6 @@
 """How fast the command line answers: --help, and list and show on a registry of many generations.
 
-    python benchmarks/startup.py --generations 1000
+    python benchmarks/startup.py --generations 10000
 
 Writes benchmarks/records/startup.json: whole-process seconds, the median of --runs after one warm-up.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from robustkt.generation import DataSpec, Generation, Recipe, Training
+from robustkt.numbers import digest
 from robustkt.registry import Registry
+from robustkt.registry.seal import sealed
+from robustkt.registry.store import RECORD
 
 RECORDS = Path(__file__).resolve().parent / "records"
 
@@ -35,44 +39,63 @@ def fill(registry: Registry, count: int) -> None:
         std=(0.3,),
         held_out=287,
     )
+    common = {"images": 500, "skip": 1, "seed": 0, "weights": weights, "data": data.fingerprint}
     parents: dict[str, str] = {}
-    for seed in range(count):
-        recipe = Recipe(
-            method="crt", settings={"sigma": "0.25"}, arch="resnet20", data=data, training=Training(), seed=seed
-        )
-        made = Generation(name="", recipe=recipe, weights=weights, last_weights=weights, parents=parents)
-        added = registry.add(made, {"seconds": 1.0, "started": "2026-01-01T00:00:00+00:00", "epochs": []})
-        common = {"images": 500, "skip": 1, "seed": 0, "weights": weights, "data": data.fingerprint}
-        settings = {"sigma": "0.25", "mode": "fixed", "n": 10_000, "n0": 100, "alpha": 0.001, "noise": "gaussian"}
-        settings |= {"norm": "l2", "precision": "fp32", **common}
-        figures = {"certified_accuracy": {"0.25": 0.8}, "intervals": {"0.25": [0.7, 0.9]}, "acr": 0.4}
-        figures |= {"abstain_rate": 0.02, "images": 500}
-        content = {"settings": settings, "figures": figures}
-        registry.put_result(added.id, "certificate", "0" * 16, content, b"log")
-        settings = {"attacks": ["pgd-sat"], "norm": "linf", "eps": "8/255", **common}
-        attack = {"accuracy": 0.6, "interval": [0.5, 0.7], "norm": "linf", "eps": "8/255"}
-        worst = {"accuracy": 0.6, "interval": [0.5, 0.7]}
-        figures = {"attacks": {"clean": attack, "pgd-sat": attack}, "warnings": [], "worst": worst}
-        content = {"settings": settings, "figures": figures}
-        registry.put_result(added.id, "evaluation", "0" * 16, content, b"log")
-        parents = {"teacher": added.id}
+    with registry.changing() as refs:  # one commit for all; `add` would write the names so many times
+        for seed in range(count):
+            recipe = Recipe(
+                method="crt", settings={"sigma": "0.25"}, arch="resnet20", data=data, training=Training(), seed=seed
+            )
+            made = Generation(name="", recipe=recipe, weights=weights, last_weights=weights, parents=parents)
+            record = {"seconds": 1.0, "started": "2026-01-01T00:00:00+00:00", "epochs": []}
+            put(registry.record_path(made.id), sealed({"format": RECORD, **record}))
+            put(registry.manifest_path(made.id), made.manifest())
+            settings = {"sigma": "0.25", "mode": "fixed", "n": 10_000, "n0": 100, "alpha": 0.001, "noise": "gaussian"}
+            settings |= {"norm": "l2", "precision": "fp32", **common}
+            figures = {"certified_accuracy": {"0.25": 0.8}, "intervals": {"0.25": [0.7, 0.9]}, "acr": 0.4}
+            figures |= {"abstain_rate": 0.02, "images": 500}
+            measured(registry, made, "certificate", {"settings": settings, "figures": figures})
+            settings = {"attacks": ["pgd-sat"], "norm": "linf", "eps": "8/255", **common}
+            attack = {"accuracy": 0.6, "interval": [0.5, 0.7], "norm": "linf", "eps": "8/255"}
+            worst = {"accuracy": 0.6, "interval": [0.5, 0.7]}
+            figures = {"attacks": {"clean": attack, "pgd-sat": attack}, "warnings": [], "worst": worst}
+            measured(registry, made, "evaluation", {"settings": settings, "figures": figures})
+            refs["names"][f"gen{seed}"] = made.id
+            parents = {"teacher": made.id}
+
+
+def measured(registry: Registry, made: Generation, kind: str, content: dict[str, Any]) -> None:
+    path = registry.result_path(made.id, kind, "0" * 16)
+    told = {"format": RECORD, "kind": kind, "generation": made.id, "log": f"{path.stem}-00000000.tsv"}
+    put(path, sealed({**told, "log_hash": digest(b"log"), **content}))
+    put(path.with_name(told["log"]), b"log")
+
+
+def put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def seconds(command: list[str], runs: int) -> dict[str, Any]:
-    """Whole-process wall time."""
-    times = []
+    """Whole-process wall time, and the most memory that the process held."""
+    times, peak = [], 0
     for _ in range(runs + 1):
         began = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
         times.append(time.perf_counter() - began)
+        if status:
+            raise SystemExit(f"{command} failed")
+        peak = max(peak, usage.ru_maxrss)
     kept = sorted(times[1:])
-    return {"median": statistics.median(kept), "lowest": kept[0], "highest": kept[-1]}
+    told = {"median": statistics.median(kept), "lowest": kept[0], "highest": kept[-1], "first": times[0]}
+    return {**told, "megabytes": peak / 1024}
 
 
 def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generations", type=int, default=1_000)
+    parser.add_argument("--generations", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=9)
     options = parser.parse_args()
     program = str(Path(sys.executable).parent / "robustkt")

@@ -9,7 +9,7 @@ from typing import Any
 from robustkt import catalog
 from robustkt import registry as store
 from robustkt.errors import RobustKTError
-from robustkt.generation import HASH, Generation
+from robustkt.generation import Generation
 from robustkt.registry import Registry
 from robustkt.registry.measurements import own
 
@@ -54,8 +54,7 @@ def rows_of(registry: Registry) -> dict[str, dict[str, Any]]:
     """What is told of each generation that can be read, by id, under its first name; those without one come last."""
     names = registry.refs()["names"]
     first = {identity: name for name, identity in reversed(list(names.items()))}
-    stored = (f"sha256:{path.stem}" for path in sorted((registry.root / "generations").glob("*.json")))
-    nameless = [identity for identity in stored if identity not in first and HASH.fullmatch(identity)]
+    nameless = [identity for identity in registry.stored() if identity not in first]
 
     def draw(identity: str) -> dict[str, Any]:
         return _facts(registry, registry.by_id(identity, first.get(identity, identity)))

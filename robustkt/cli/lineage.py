@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
 
+MOST, REACH = 200, 10  # rows of a tree, and transfers from the one that was asked for, where there are more
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command()(guarded(lineage))
@@ -65,8 +68,10 @@ def _tree(console: Console, result: Mapping[str, Any]) -> None:
             f"  [dim]{told}[/dim]" if told else ""
         )
 
+    rows = _near(result)
+    top = min(row["depth"] for row in rows)
     path: list[Tree] = []  # the node at each depth above the present row
-    for row in result["generations"]:
+    for row in ({**row, "depth": row["depth"] - top} for row in rows):
         del path[row["depth"] :]
         if not path and row["depth"] == 0:
             tree = Tree(label(row))
@@ -76,7 +81,18 @@ def _tree(console: Console, result: Mapping[str, Any]) -> None:
         path.append(tree)
     for tree in trees:
         console.print(tree)
+    if len(rows) < len(result["generations"]):
+        console.print(f"{len(result['generations']) - len(rows):,} more; `robustkt lineage GEN` shows those near one")
     _drawn(console, result)
+
+
+def _near(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All rows, or of many those a few transfers from the one that was asked for, else from the first teachers."""
+    rows: list[Mapping[str, Any]] = result["generations"]
+    if len(rows) <= MOST:
+        return rows
+    depth = next((row["depth"] for row in rows if row["generation"] == result["focus"]), 0)
+    return [row for row in rows if abs(row["depth"] - depth) <= REACH][:MOST]
 
 
 def _metrics(console: Console, result: Mapping[str, Any]) -> None:

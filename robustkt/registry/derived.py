@@ -29,9 +29,9 @@ def derived(registry: Registry, identities: Iterable[str], draw: Callable[[str],
     maker = f"{robustkt.__version__}/{LAYOUT}"
     kept = _load(registry, maker)
     found: dict[str, Facts] = {}
-    changed = False
+    changed, root = False, str(registry.root)
     for identity in dict.fromkeys(identities):
-        stamp = _stamp(registry, identity)
+        stamp = _stamp(root, identity)
         entry = kept.get(identity)
         if not (isinstance(entry, dict) and entry.get("stamp") == stamp):
             changed = True
@@ -63,17 +63,17 @@ def _load(registry: Registry, maker: str) -> dict[str, Any]:
     return entries if content.get("maker") == maker and isinstance(entries, dict) else {}
 
 
-def _stamp(registry: Registry, identity: str) -> str:
-    """What the operating system says of the generation's manifest, record and results."""
-    whole = (registry.manifest_path(identity), registry.record_path(identity))
+def _stamp(root: str, identity: str) -> str:
+    """What the operating system says of the generation's manifest, record and results; strings, as there are many."""
+    stem = identity.removeprefix("sha256:")
     marks = []
-    for path in whole:
+    for path in (f"{root}/generations/{stem}.json", f"{root}/records/{stem}.json"):
         try:
             marks.append(_told(os.stat(path)))
         except OSError:
             marks.append("-")
-    with contextlib.suppress(OSError), os.scandir(registry.results_path(identity)) as entries:
-        marks += sorted(f"{e.name}:{_told(e.stat())}" for e in entries if e.name.endswith(".json"))
+    with contextlib.suppress(OSError), os.scandir(f"{root}/results/{stem}") as entries:
+        marks += sorted([f"{e.name}:{_told(e.stat())}" for e in entries if e.name.endswith(".json")])
     return " ".join(marks)
 
 

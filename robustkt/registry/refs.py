@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from robustkt.errors import IntegrityError
+from robustkt.catalog import unknown
+from robustkt.errors import IntegrityError, NotFoundError, UsageError
 from robustkt.generation import HASH, NAME
 from robustkt.numbers import parse_json
 
@@ -56,3 +58,35 @@ def read(path: Path) -> Refs:
 def text(refs: Mapping[str, Any]) -> bytes:
     """The file: one name a line, in the order of creation, so that `@latest` is the last and diffs are short."""
     return (json.dumps(refs, indent=0, ensure_ascii=False) + "\n").encode()
+
+
+def resolve(refs: Refs, stored: Callable[[], Sequence[str]], base: str, where: str) -> str:
+    """The id behind a name, an id or its prefix, `@tag` or `@latest`; `stored` lists the ids of all manifests.
+
+    Raises:
+        NotFoundError: nothing of that name; the message gives the nearest.
+        UsageError: a prefix of several ids.
+    """
+    if base == "@latest" and refs["names"]:
+        return list(refs["names"].values())[-1]
+    if base.startswith("@") and base[1:] in refs["tags"]:
+        return refs["tags"][base[1:]]
+    if base in refs["names"]:
+        return refs["names"][base]
+    prefix = base.removeprefix("sha256:")
+    if re.fullmatch(r"[0-9a-f]{4,64}", prefix):
+        whole = f"sha256:{prefix}"
+        matches = {i for i in refs["names"].values() if i.startswith(whole)}
+        matches = matches or {i for i in stored() if i.startswith(whole)}  # one that has lost its name
+        if len(matches) > 1:
+            raise UsageError(f"'{base}' begins {len(matches)} ids", "Give more of its characters.")
+        if matches:
+            return matches.pop()
+    if not refs["names"]:
+        raise NotFoundError(
+            f"there is no generation in {where}",
+            "Make one with `robustkt quickstart` or `robustkt train`, or name another place with --registry DIR.",
+        )
+    known = [*refs["names"], *(f"@{tag}" for tag in refs["tags"]), "@latest"]
+    error = unknown("generation", base, known)
+    raise NotFoundError(error.what, error.fix if len(known) <= 31 else "`robustkt list` shows them.")

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustkt.catalog import unknown
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import HASH, NAME, Generation, read_manifest
 from robustkt.numbers import canonical, digest, parse_json
@@ -35,6 +34,7 @@ class Registry:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._seen: tuple[tuple[int, int, int], Refs] | None = None  # the refs as they were last read
 
     @classmethod
     def locate(cls, given: Path | None = None) -> Registry:
@@ -92,7 +92,7 @@ class Registry:
             if taken not in (None, generation.id):
                 raise name_taken(generation.name)
             for parent in generation.parents.values():
-                self.by_id(parent)
+                self.by_id(parent, parent)
             if not self.record_path(generation.id).is_file():
                 write_atomic(
                     self.record_path(generation.id), sealed({**record, "format": RECORD, "name": generation.name})
@@ -109,7 +109,7 @@ class Registry:
             IntegrityError: its manifest is damaged.
         """
         base, *ups = reference.split("~")
-        generation = self.by_id(self._resolve(base))
+        generation = self.by_id(refs_file.resolve(self.refs(), self.stored, base, str(self.root)))
         generation = replace(generation, name=base) if base in self.refs()["names"] else generation
         for up in ups:
             if not re.fullmatch(r"[0-9]{0,9}", up):
@@ -131,6 +131,14 @@ class Registry:
         """Every named generation that can be read, the oldest first: one damaged manifest hides no others."""
         names = self.refs()["names"].items()
         return [found for name, identity in names if (found := self._readable(identity, name)) is not None]
+
+    def stored(self) -> list[str]:
+        """The ids of all manifests, in their order; those without a name among them."""
+        try:
+            names = sorted(os.listdir(self.root / "generations"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [i for name in names if name.endswith(".json") and HASH.fullmatch(i := f"sha256:{name[:-5]}")]
 
     def has(self, identity: str) -> bool:
         """Whether a name points at this id."""
@@ -202,7 +210,7 @@ class Registry:
         """
         path = self.result_path(identity, kind, key)
         with self.lock() as held:
-            self.by_id(identity)
+            self.by_id(identity, identity)
             held.check()
             if log is not None:
                 place = path.with_name(f"{path.stem}-{_hex(digest(log))[:8]}.tsv")
@@ -293,7 +301,13 @@ class Registry:
         if not path.is_file():
             return refs_file.empty()
         self.check_format()
-        return refs_file.read(path)
+        told = path.stat()
+        stamp = told.st_ino, told.st_size, told.st_mtime_ns  # every write makes another file
+        if self._seen is None or self._seen[0] != stamp:
+            self._seen = stamp, refs_file.read(path)
+        refs = self._seen[1]
+        history = {tag: list(moves) for tag, moves in refs["history"].items()}
+        return {**refs, "names": dict(refs["names"]), "tags": dict(refs["tags"]), "history": history}
 
     @contextmanager
     def changing(self) -> Iterator[Refs]:
@@ -318,33 +332,6 @@ class Registry:
                 write_atomic(path, refs_file.text(refs))
 
     # -- inner ---------------------------------------------------------------------------------------------------
-
-    def _resolve(self, base: str) -> str:
-        refs = self.refs()
-        if not refs["names"]:
-            raise NotFoundError(
-                f"there is no generation in {self.root}",
-                "Make one with `robustkt quickstart` or `robustkt train`, or name another place with --registry DIR.",
-            )
-        if base == "@latest":
-            return list(refs["names"].values())[-1]
-        if base.startswith("@") and base[1:] in refs["tags"]:
-            return refs["tags"][base[1:]]
-        if base in refs["names"]:
-            return refs["names"][base]
-        prefix = base.removeprefix("sha256:")
-        if re.fullmatch(r"[0-9a-f]{4,64}", prefix):
-            matches = {identity for identity in refs["names"].values() if _hex(identity).startswith(prefix)}
-            if not matches:  # one that has lost its name
-                found = (self.root / "generations").glob(f"{prefix}*.json")
-                matches = {f"sha256:{path.stem}" for path in found if HASH.fullmatch(f"sha256:{path.stem}")}
-            if len(matches) > 1:
-                raise UsageError(f"'{base}' begins {len(matches)} ids", "Give more of its characters.")
-            if matches:
-                return matches.pop()
-        known = [*refs["names"], *(f"@{tag}" for tag in refs["tags"]), "@latest"]
-        error = unknown("generation", base, known)
-        raise NotFoundError(error.what, error.fix if len(known) <= 31 else "`robustkt list` shows them.")
 
     def _readable(self, identity: str, name: str) -> Generation | None:
         try:
