@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "progress"},
     {"core", "losses"},
     {"registry", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"}
-    | {"foreignlog", "lattice", "logchecks"},
+    | {"foreignlog", "lattice", "logchecks", "paired"},
     {"objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
     {"engine", "bench", "evaluate", "hub"},
     {"masking"},
