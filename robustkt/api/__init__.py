@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from robustkt.api.benching import bench_train
     from robustkt.api.certifying import certify
     from robustkt.api.descent import lineage
+    from robustkt.api.comparing import compare
     from robustkt.api.evaluating import evaluate
     from robustkt.api.keeping import gc, rename, rm, tag, tags, untag, verify
     from robustkt.api.logs import analyze, audit_log
@@ -30,6 +31,7 @@ __all__ = [
     "bench_certify",
     "bench_train",
     "certify",
+    "compare",
     "distill",
     "evaluate",
     "gc",
@@ -55,6 +57,7 @@ _HOMES = {
     "analyze": "logs",
     "audit_log": "logs",
     "certify": "certifying",
+    "compare": "comparing",
     "distill": "training",
     "evaluate": "evaluating",
     "gc": "keeping",

@@ -1,0 +1,118 @@
+"""How the answers of compare and gate look to a person; 80 columns are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from robustkt.cli.tables import Columns, percent
+from robustkt.errors import clip
+from robustkt.numbers import counted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CLASSES = 8  # told of one answer; --json has all
+FIELDS = 40  # characters of a recipe's value
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value + 0.0:+.1f}".replace("-", "−")
+
+
+def p_text(value: float) -> str:
+    """A p-value as people write them."""
+    return "<.0001" if value < 0.0001 else f"{value:.4f}".lstrip("0") if value < 1 else "1"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def compared(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of compare."""
+    first, second = result["first"], result["second"]
+    if result["recipe"]:
+        table = Columns("recipe", first, second, left=3)
+        for field, (a, b) in result["recipe"].items():
+            table.add_row(field, _value(a), _value(b))
+        table.show(console)
+    else:
+        _say(console, f"{first} and {second} have the same recipe")
+    level = f"{100 * result['confidence']:g} %"
+    for c in result["comparisons"]:
+        _compared(console, c, first, second, level)
+    if not result["comparisons"]:
+        _say(console, f"\n{first} and {second} have no measurement under equal settings")
+    else:
+        _summary(console, result)
+    for note in result["notes"]:
+        _say(console, f"note: {note}")
+    lacking(console, result["missing"])
+
+
+def _compared(console: Console, c: Mapping[str, Any], first: str, second: str, level: str) -> None:
+    _say(console, f"\n{c['what']}")
+    table = Columns("", first, second, "difference", level, "won", "lost", "p")
+    for row in c["figures"]:
+        low, high = row["interval"]
+        table.add_row(
+            row["name"], percent(row["first"]), percent(row["second"]), points(row["difference"]),
+            f"{points(low)} … {points(high)}", f"{row['won']:,}", f"{row['lost']:,}", p_text(row["p_value"]),
+        )  # fmt: skip
+    if c["acr"]:
+        acr = c["acr"]
+        low, high = acr["interval"]
+        told = [f"{acr[side]:.4f}" for side in ("first", "second")]
+        table.add_row("ACR", *told, f"{acr['difference']:+.4f}", f"{low:+.4f} … {high:+.4f}", "", "", "")
+    table.show(console)
+
+
+def _summary(console: Console, result: Mapping[str, Any]) -> None:
+    names = {side: result[side] for side in ("first", "second")}
+    rows = [(c["what"], row) for c in result["comparisons"] for row in c["figures"]]
+    _say(
+        console,
+        f"\nDifferences in points, {names['second']} − {names['first']}; won and lost: images on which "
+        f"{names['second']} is better, and worse.",
+    )
+    for side, name in names.items():
+        found = [f"{row['name']} ({what.partition(',')[0]})" for what, row in rows if row["winner"] == side]
+        if found:
+            _say(console, f"{name} is better: {'; '.join(found)}")
+    if not any(row["winner"] for _, row in rows):
+        alpha = f"{1 - result['confidence']:.4g}"
+        _say(console, f"no difference is shown: no p, Holm-adjusted over {counted(len(rows), 'figure')}, is ≤ {alpha}")
+    classes = [row for c in result["comparisons"] for row in c["classes"] if row["winner"]]
+    for row in sorted(classes, key=lambda row: row["p_adjusted"])[:CLASSES]:
+        loses = "loses" if row["winner"] == "first" else "gains"
+        _say(
+            console,
+            f"class {row['class']} {loses} {row['figure']}: {points(row['difference'])} points of {row['images']} "
+            f"images, won {row['won']}, lost {row['lost']}, Holm-adjusted p {p_text(row['p_adjusted'])}",
+        )
+    if len(classes) > CLASSES:
+        _say(console, f"and {counted(len(classes) - CLASSES, 'further class figure')}: --json has all")
+    if not classes:
+        _say(console, "no class is shown to lose or gain (Holm-adjusted over all classes and figures)")
+
+
+def lacking(console: Console, missing: list[dict[str, Any]]) -> None:
+    """What only one side has, with the commands that mend it."""
+    if missing:
+        _say(console, "\nmeasured on one side only:")
+    for one in missing:
+        _say(console, f"  {one['has']}: {one['what']}{_difference(one)}")
+        _say(console, f"    {one['command']}")
+
+
+def _difference(one: Mapping[str, Any]) -> str:
+    if not one["differs"]:
+        return f"; {one['lacks']} has none"
+    told = [f"{key} {clip(str(there), 30)}" for key, (_, there) in one["differs"].items() if there is not None]
+    return f"; {one['lacks']} has it with {', '.join(told)}" if told else f"; {one['lacks']} has it otherwise"
+
+
+def _value(value: Any) -> str:
+    return "–" if value is None else clip(str(value), FIELDS)
