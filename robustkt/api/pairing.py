@@ -7,8 +7,8 @@ the noise and its seed, n, α, σ and the procedure, or the attack with norm, ep
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -40,6 +40,10 @@ class Measured:
     def samples(self) -> int:
         """Noisy copies an image; 0 of an attack."""
         return int(self.settings.get("n", 0))
+
+    def place(self) -> tuple[Any, ...]:
+        """Which images of which data."""
+        return tuple(self.settings[key] for key in ("data", "images", "skip"))
 
     def told(self) -> str:
         """What it is, in few words: `certificate σ 0.25 l2 fixed, n 500, 360 images`."""
@@ -92,6 +96,16 @@ class Common:
     alone: tuple[tuple[Measured, ...], tuple[Measured, ...]]  # of the old, of the new
 
 
+@dataclass(frozen=True)
+class Lone:
+    """A measurement that only one side has."""
+
+    has: Generation
+    lacks: Generation
+    measured: Measured
+    differs: Mapping[str, list[Any]]  # in what the other side's most similar one differs: setting -> [here, there]
+
+
 def common(registry: Registry, old: Generation, new: Generation) -> Common:
     """The measurements of the selected weights of both, matched by their settings."""
     sides = [{canonical([m.kind, m.settings]): m for m in _measured(registry, g)} for g in (old, new)]
@@ -135,21 +149,38 @@ def verdicts(registry: Registry, shared: Shared, radii: Sequence[Fraction] | Non
     return Verdicts(labels, figures, (reach, further))
 
 
+def lone(common: Common, old: Generation, new: Generation) -> Iterator[Lone]:
+    """Each measurement that only one side has."""
+    sides = [(old, new, common.alone[0], common.alone[1], [s.new for s in common.shared])]
+    sides += [(new, old, common.alone[1], common.alone[0], [s.old for s in common.shared])]
+    for has, lacks, mine, theirs, both in sides:
+        for measured in mine:
+            yield Lone(has, lacks, measured, nearest(measured, [*theirs, *both]))
+
+
 def missing(common: Common, old: Generation, new: Generation) -> list[dict[str, Any]]:
-    """What only one side has, and the command that gives it to the other: [{what, has, lacks, differs, command}]."""
+    """What only one side has, and the command that gives it to the other: [{what, has, lacks, differs, command}].
+
+    Attacks under the same settings are one command, and clean accuracy comes with any of them.
+    """
+    groups: dict[tuple[str, bytes], list[Lone]] = {}
+    for one in lone(common, old, new):
+        kind = one.measured.kind if one.measured.kind == "certificate" else ""
+        groups.setdefault((one.has.id, canonical([kind, one.measured.settings])), []).append(one)
+    images = {(g[0].has.id, g[0].measured.place()) for g in groups.values() if "eps" in g[0].measured.settings}
     told = []
-    for has, lacks, mine, theirs in (
-        (old, new, common.alone[0], common.alone[1]),
-        (new, old, common.alone[1], common.alone[0]),
-    ):
-        for m in mine:
-            differs = nearest(m, theirs)
-            told.append(
-                {
-                    "what": m.told(), "has": has.name, "lacks": lacks.name, "differs": differs,
-                    "command": command(m, lacks, again="algorithm" in differs),
-                }
-            )  # fmt: skip
+    for group in groups.values():
+        first = group[0]
+        if first.measured.kind == CLEAN and (first.has.id, first.measured.place()) in images:
+            continue
+        several = replace(first.measured, kind=",".join(one.measured.kind for one in group))
+        differs = next((one.differs for one in group if one.differs), {})
+        told.append(
+            {
+                "what": several.told(), "has": first.has.name, "lacks": first.lacks.name, "differs": differs,
+                "command": command(several, first.lacks, again=set(differs) == {"algorithm"}),
+            }
+        )  # fmt: skip
     return told
 
 

@@ -116,3 +116,106 @@ def _difference(one: Mapping[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     return "–" if value is None else clip(str(value), FIELDS)
+
+
+# -- gate --------------------------------------------------------------------------------------------------------
+
+CHECKS = ("check", "{generation}", "{against}", "change", "at worst", "margin", "p", "verdict")
+POWERS = ("check", "images", "won", "lost", "power", "drop seen", "images for the margin")
+
+
+def check_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A check's row under the headings of CHECKS."""
+    return (
+        row["name"], percent(row["value"]), percent(row["against"]), points(row["difference"]), points(row["bound"]),
+        f"{100 * row['margin']:.4g}", p_text(row["p_value"]), row["status"],
+    )  # fmt: skip
+
+
+def power_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A check's row under the headings of POWERS."""
+    return (
+        row["name"], f"{row['images']:,}", f"{row['won']:,}", f"{row['lost']:,}", f"{row['power']:.0%}",
+        f"{100 * row['resolution']:.1f}", f"{rounded(row['images_needed']):,}",
+    )  # fmt: skip
+
+
+def rounded(number: int) -> int:
+    """A number of images to two digits, upwards: it rests on an observed share."""
+    unit = int(10 ** max(0, len(str(number)) - 2))
+    return -(-number // unit) * unit
+
+
+def power_told(row: Mapping[str, Any]) -> str:
+    """What a check's images can tell, in a sentence."""
+    return (
+        f"{row['name']}: with {row['images']:,} images a drop of {100 * row['resolution']:.1f} points would be seen "
+        f"80 % of the time, and an equally good one passes {row['power']:.0%}; use ≥ {rounded(row['images_needed']):,} "
+        f"for {100 * row['margin']:.4g} points"
+    )
+
+
+def class_told(result: Mapping[str, Any]) -> str:
+    """What the checks of classes can tell, in a sentence."""
+    if not result["classes"]:
+        return "classes are not checked"
+    failed = sum(not row["passed"] for row in result["classes"])
+    found = f"{failed} of {len(result['classes'])}" if failed else f"none of {len(result['classes'])}"
+    return (
+        f"class figures: {found} shown to have lost more than {100 * result['class_margin']:.4g} points; with "
+        f"{result['class_images']:,} images a class's loss of {100 * result['class_resolution']:.0f} would "
+        "be seen 80 % of the time"
+    )
+
+
+def class_failure(row: Mapping[str, Any]) -> str:
+    """A class that has lost too much."""
+    return (
+        f"class {row['class']} has lost {row['check']}: {points(row['difference'])} points of {row['images']:,} images "
+        f"(won {row['won']:,}, lost {row['lost']:,}), Holm-adjusted p {p_text(row['p_adjusted'])}"
+    )
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """Passed or failed, and by what."""
+    pair = f"{result['generation']} against {result['against']}"
+    level = f"{100 * result['confidence']:g} %"
+    if result["passed"]:
+        shown = "shown to have lost less" if result["fail_on"] != "shown" else "not shown to have lost more"
+        return f"passed: {pair}, each figure {shown} than its margin, at {level} confidence"
+    parts = []
+    for status in ("worse", "not excluded"):
+        names = [row["name"] for row in result["checks"] if not row["passed"] and row["status"] == status]
+        said = "more than the margin lost" if status == "worse" else "such a loss not excluded"
+        parts += [f"{said} in {', '.join(names)}"] if names else []
+    classes = dict.fromkeys(str(row["class"]) for row in result["classes"] if not row["passed"])
+    parts += [f"classes {clip(', '.join(classes), 200)}"] if classes else []
+    return f"failed: {pair}, at {level} confidence: {'; '.join(parts)}"
+
+
+def gated(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of gate."""
+    table = Columns(*(heading.format(**result) for heading in CHECKS))
+    for row in result["checks"]:
+        table.add_row(*check_cells(row))
+    table.show(console)
+    powers = Columns(*POWERS)
+    for row in result["checks"]:
+        powers.add_row(*power_cells(row))
+    console.print()
+    powers.show(console)
+    _say(
+        console,
+        "change, at worst (what is not excluded), margin: in points. power: the probability that an equally good "
+        "one passes; drop seen: 80 % of the time; images for the margin: for 80 % power.",
+    )
+    _say(console, class_told(result))
+    for row in _failed(result)[:CLASSES]:
+        _say(console, f"  {class_failure(row)}")
+    for note in result["notes"]:
+        _say(console, f"note: {note}")
+    _say(console, verdict(result))
+
+
+def _failed(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return sorted((row for row in result["classes"] if not row["passed"]), key=lambda row: row["p_adjusted"])
