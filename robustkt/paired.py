@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 TIE = 1e-9  # scores closer than this are equal
 REACH = 9.0  # standard deviations around a mean outside which a binomial has no mass; what is cut off is added
-FINE, COARSE = 48, 40  # discordances tried: near the smallest, a fraction of an image apart, and over all
+FINE, COARSE = 48, 40  # discordances tried: near either end, a fraction of an image apart, and between them
 ZOOMS = 3  # times the surroundings of the largest are looked at more closely
 POWER = 0.8  # the customary one
 
@@ -160,19 +160,21 @@ def holm(p_values: Mapping[K, float]) -> dict[K, float]:
     return {key: adjusted[key] for key in p_values}
 
 
+@functools.lru_cache(maxsize=4096)
 def _largest(images: int, difference: float, z: float) -> float:
     """The largest probability of a score of at least `z` over the discordances that allow `difference`."""
     needed = _thresholds(images, difference, z)
     low, high = max(0.0, -difference), (1 - difference) / 2
     if high - low < TIE:
         return _tail(images, difference, low, needed)
-    near = low + np.arange(FINE) * (2 / 3) / images  # the binomial's steps show where few images are discordant
-    far = low + (high - low) * np.linspace(0.0, 1.0, COARSE) ** 2
-    tried = {float(p): _tail(images, difference, float(p), needed) for p in sorted({*near, *far}) if p <= high}
+    steps = np.arange(FINE) / images  # the counts' steps show where few images are discordant, or few are not
+    between = low + (high - low) * np.linspace(0.0, 1.0, COARSE) ** 2
+    places = np.concatenate([low + steps * 2 / 3, high - steps / 4, between])
+    tried = {float(p): _tail(images, difference, float(p), needed) for p in places if low <= p <= high}
     for _ in range(ZOOMS):
-        places = sorted(tried)
-        best = max(range(len(places)), key=lambda i: tried[places[i]])
-        left, right = places[max(best - 1, 0)], places[min(best + 1, len(places) - 1)]
+        order = sorted(tried)
+        best = max(range(len(order)), key=lambda i: tried[order[i]])
+        left, right = order[max(best - 1, 0)], order[min(best + 1, len(order) - 1)]
         for p in np.linspace(left, right, 8)[1:-1]:
             tried[float(p)] = _tail(images, difference, float(p), needed)
     return min(1.0, max(tried.values()))

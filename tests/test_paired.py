@@ -105,6 +105,17 @@ def test_the_exact_p_value_is_the_whole_enumerations(b: int, c: int, d: float) -
     assert paired.p_above(Pairs(b, c, n), d) == pytest.approx(largest, abs=2e-5)
 
 
+@pytest.mark.parametrize(("n", "d"), [(40, -0.05), (100, -0.02), (36, 0.1), (100, 0.0), (360, -0.02)])
+def test_no_discordance_and_no_smaller_difference_is_worse_than_the_p_value(n: int, d: float) -> None:
+    """The search for the worst case misses none that a dense grid finds, and smaller differences are no worse."""
+    for z in (1.645, 2.3):
+        needed = paired._thresholds(n, d, z)
+        told = paired._largest(n, d, z)
+        for true in (d, d - 0.01, d - 0.05):
+            grid = np.linspace(max(0.0, -true), (1 - true) / 2, 1501)
+            assert max(paired._tail(n, true, q, needed) for q in grid) <= told + 1e-5
+
+
 def test_no_discordance_needs_as_many_images_as_the_margin_says() -> None:
     """Nothing lost of n images excludes a loss of m exactly if (1 − m)^n ≤ α; the normal approximation says less."""
     assert paired.non_inferior(Pairs(0, 0, 270), 0.01) == pytest.approx(0.99**270, abs=1e-6)

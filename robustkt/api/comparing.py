@@ -106,14 +106,16 @@ def _row(name: str, old: Sequence[bool], new: Sequence[bool], confidence: float)
     """A figure of both; of `abstain` the share without an answer, so that its differences are turned round."""
     counts = paired.pairs(new, old)
     low, high = paired.interval(counts, confidence)
-    shares = [sum(side) / len(side) for side in (old, new)]
-    difference, ends = counts.difference, [low, high]
-    if name == ABSTAIN:
-        shares, difference, ends = [1 - share for share in shares], -difference, [-high, -low]
+    difference, ends = (-counts.difference, [-high, -low]) if name == ABSTAIN else (counts.difference, [low, high])
     return {
-        "name": name, "first": shares[0], "second": shares[1], "difference": difference, "interval": ends,
-        "won": counts.won, "lost": counts.lost, "p_value": paired.mcnemar(counts),
+        "name": name, "first": share(name, old), "second": share(name, new), "difference": difference + 0.0,
+        "interval": ends, "won": counts.won, "lost": counts.lost, "p_value": paired.mcnemar(counts),
     }  # fmt: skip
+
+
+def share(name: str, side: Sequence[bool]) -> float:
+    """The figure itself: the share of images that count; of `abstain` of those without an answer."""
+    return sum(not kept if name == ABSTAIN else kept for kept in side) / len(side)
 
 
 def _classes(told: Verdicts, name: str, of: Generation) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustkt import paired
-from robustkt.api.comparing import NEVER_BEST, by_class, class_name
+from robustkt.api.comparing import NEVER_BEST, by_class, class_name, share
 from robustkt.api.gateconfig import Gate
 from robustkt.api.pairing import ABSTAIN, CERTIFIED, CLEAN, Common, Shared, command, common, lone, missing, verdicts
 from robustkt.catalog import unknown
@@ -188,7 +188,7 @@ def _figures(registry: Registry, shared: Sequence[Shared], told: Gate) -> list[_
         read = verdicts(registry, s, radii if s.kind == "certificate" else None)
         for name, (old, new) in read.figures.items():
             counts = paired.pairs(new, old)
-            shares = (sum(old) / len(old), sum(new) / len(new))
+            shares = (share(name, old), share(name, new))
             kind = CERTIFIED if name.startswith(f"{CERTIFIED}@") else name if name in (CLEAN, ABSTAIN) else ROBUST
             whole = name + suffix
             found.append(
@@ -197,7 +197,7 @@ def _figures(registry: Registry, shared: Sequence[Shared], told: Gate) -> list[_
                     tuple(dict.fromkeys((whole, name, kind))),
                     s,
                     counts,
-                    (1 - shares[0], 1 - shares[1]) if name == ABSTAIN else shares,
+                    shares,
                     {} if name == ABSTAIN else by_class(read, name),
                 )
             )
