@@ -15,7 +15,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "certification.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "certification.md",
+    ROOT / "docs" / "gate.md",
+)
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -213,6 +218,64 @@ def bench_certify() -> str:
     return rows(head, *body) + told
 
 
+def gate_margin() -> str:
+    """How often a model that lost exactly the margin passes."""
+    found = record("gate")
+    body = [
+        [
+            f"{row['images']:,}", f"{100 * max(row['discordance'], found['margin']):g}", f"{100 * row['passed']:.2f}",
+            f"{100 * row['normal']:.2f}", f"{row['p_above_alpha']:.2f}",
+        ]
+        for row in found["at_the_margin"]
+    ]  # fmt: skip
+    told = (
+        f"\n\n`{found['command']}`: {found['sets']:,} simulated data sets a row, margin {100 * found['margin']:g} "
+        f"points, at most {100 * found['alpha']:g} % allowed; in %. The last column is the exact binomial p-value of "
+        "the hypothesis that it is no more."
+    )
+    return rows(["images", "differ on", "passes", "by the normal approximation", "p of more"], *body) + told
+
+
+def gate_power() -> str:
+    """How often an equally good model passes, as stated and as simulated, and what is recommended."""
+    found = record("gate")
+    recommended = {row["discordance"]: row for row in found["at_the_size_needed"]}
+    seen = {(row["images"], row["discordance"]): row for row in found["at_the_resolution"]}
+    body = []
+    for row in found["of_equals"]:
+        drop, more = seen[row["images"], row["discordance"]], recommended[row["discordance"]]
+        body.append(
+            [
+                f"{row['images']:,}", f"{100 * row['discordance']:g}", f"{100 * row['stated']:.1f}",
+                f"{100 * row['passed']:.1f}", f"{100 * drop['loss']:.1f}", f"{100 * drop['seen']:.1f}",
+                f"{row['images_needed']:,}", f"{100 * more['passed']:.1f}",
+            ]
+        )  # fmt: skip
+    head = [
+        "images",
+        "differ on",
+        "stated power",
+        "simulated",
+        "drop seen",
+        "simulated",
+        "images needed",
+        "power there",
+    ]
+    return rows(head, *body) + f"\n\nIn % and points, margin {100 * found['margin']:g} points, α = {found['alpha']:g}."
+
+
+def gate_classes() -> str:
+    """How often any class is reported although each has lost exactly its margin."""
+    found = record("gate")
+    body = [
+        [str(row["classes"]), str(row["images"]), f"{100 * max(row['discordance'], found['class_margin']):g}",
+         f"{100 * row['alarms']:.2f}"]
+        for row in found["of_classes"]
+    ]  # fmt: skip
+    told = f"\n\nIn %; class margin {100 * found['class_margin']:g} points, at most {100 * found['alpha']:g} % allowed."
+    return rows(["classes", "images of each", "differ on", "any class reported"], *body) + told
+
+
 def _settings(found: dict[str, Any]) -> str:
     first, machine = found["rows"][0], found["machine"]
     return (
@@ -233,6 +296,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-train": bench_train,
     "sequential": sequential,
     "bench-certify": bench_certify,
+    "gate-margin": gate_margin,
+    "gate-power": gate_power,
+    "gate-classes": gate_classes,
 }
 
 

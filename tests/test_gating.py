@@ -285,6 +285,17 @@ def test_a_margin_of_an_attack_with_settings() -> None:
     assert Gate().alpha == 0.05
 
 
+def test_the_examples_of_the_page_can_be_used(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "gate.md").read_text()
+    example = page.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "robustkt.toml").write_text(example)
+    told = gateconfig.read(folder=tmp_path)
+    assert (told.against, told.margin_of("clean"), told.radii) == ("gen1", 0.01, ("0.25", "0.5"))
+    assert {key for key in gateconfig.KEYS if f"{key} =" in example} == set(gateconfig.KEYS)
+    steps = pytest.importorskip("yaml").safe_load(page.split("```yaml\n")[1].split("```")[0])["jobs"]["gate"]["steps"]
+    assert any("robustkt gate" in step.get("run", "") for step in steps)
+
+
 # -- answers -----------------------------------------------------------------------------------------------------
 
 
@@ -296,7 +307,15 @@ def test_status_and_answer(cli: Cli, registry: Registry) -> None:
     assert "class figures: none of 50" in ran.out
     ran = cli("gate", "new", "--against", "old", "--registry", registry.root, "--margin", "pgd-sat=0.001")
     assert ran.code == 3
-    assert "failed: new against old, at 95 % confidence: such a loss not excluded in pgd-sat" in ran.out
+    assert "pgd-sat: with 1,000 images a drop of" in ran.out
+    assert "failed: new against old, at 95 % confidence: a loss beyond the margin is not excluded in pgd-sat" in ran.out
+
+
+def test_a_check_that_nobody_can_fail_is_said_to_be_one(registry: Registry) -> None:
+    two(registry)
+    result = gated(registry, radii=["0.5", 9])
+    assert checks(result)["certified@9"]["passed"]
+    assert any("nothing can be lost: certified@9" in note for note in result["notes"])
 
 
 def test_only_some_checks(registry: Registry) -> None:

@@ -91,7 +91,7 @@ def gate(
         "classes": classes,
         "class_margin": told.class_margin,
         **_class_power(figures, told, len(classes)),
-        "notes": _notes(both, shared, told, old.id == new.id),
+        "notes": [*_notes(both, shared, told, old.id == new.id), *_vacuous(figures)],
         "missing": missing(both, old, new),
         "config": told.file,
     }
@@ -294,3 +294,9 @@ def _notes(both: Common, shared: Sequence[Shared], told: Gate, same: bool) -> li
     if same:
         notes.append("both names are of the same generation")
     return notes
+
+
+def _vacuous(figures: Sequence[_Figure]) -> list[str]:
+    """Checks that nobody could fail."""
+    names = [f.name for f in figures if not any(f.shares) and not f.name.startswith(ABSTAIN)]
+    return [f"neither is right on any image, so that nothing can be lost: {', '.join(names)}"] if names else []

@@ -85,7 +85,8 @@ def gate(
         typer.Option("--fail-on", help="A loss not-excluded, or one shown.", show_default="not-excluded"),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Its [gate] table.", show_default="the nearest robustkt.toml")
+        Path | None,
+        typer.Option("--config", help="Where margins and checks stand.", show_default="the nearest robustkt.toml"),
     ] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the answer there as Markdown.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML there.")] = None,

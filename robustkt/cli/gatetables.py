@@ -186,10 +186,10 @@ def verdict(result: Mapping[str, Any]) -> str:
     parts = []
     for status in ("worse", "not excluded"):
         names = [row["name"] for row in result["checks"] if not row["passed"] and row["status"] == status]
-        said = "more than the margin lost" if status == "worse" else "such a loss not excluded"
-        parts += [f"{said} in {', '.join(names)}"] if names else []
+        said = "shown" if status == "worse" else "not excluded"
+        parts += [f"a loss beyond the margin is {said} in {', '.join(names)}"] if names else []
     classes = dict.fromkeys(str(row["class"]) for row in result["classes"] if not row["passed"])
-    parts += [f"classes {clip(', '.join(classes), 200)}"] if classes else []
+    parts += [f"too much is lost by the classes {clip(', '.join(classes), 200)}"] if classes else []
     return f"failed: {pair}, at {level} confidence: {'; '.join(parts)}"
 
 
@@ -209,6 +209,9 @@ def gated(console: Console, result: Mapping[str, Any]) -> None:
         "change, at worst (what is not excluded), margin: in points. power: the probability that an equally good "
         "one passes; drop seen: 80 % of the time; images for the margin: for 80 % power.",
     )
+    for row in result["checks"]:
+        if not row["passed"] and row["status"] != "worse":
+            _say(console, power_told(row))
     _say(console, class_told(result))
     for row in _failed(result)[:CLASSES]:
         _say(console, f"  {class_failure(row)}")
