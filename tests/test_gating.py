@@ -132,6 +132,13 @@ def test_the_measurement_on_the_most_images_decides(registry: Registry) -> None:
     assert any("300 images" in note for note in result["notes"])
 
 
+def test_a_procedure_that_has_not_decided_the_radius_does_not_decide(registry: Registry) -> None:
+    for generation in two(registry):
+        twins.certify(registry, generation, REACH, LABELS, mode="sequential", n=10_000, radii=["0", "0.25"])
+    assert "sequential" in checks(gated(registry))["abstain"]["what"]
+    assert "fixed" in checks(gated(registry, radii=["0.5"]))["abstain"]["what"]
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -271,6 +278,7 @@ def test_a_wrong_table_is_answered(cli: Cli, registry: Registry, text: str, told
         (["--config", "no.toml"], 1, "there is no no.toml"),
         (["--fail-on", "both"], 2, "unknown value of fail-on"),
         (["--markdown", "/dev/null/x.md"], 1, "cannot write"),
+        (["--markdown", "x", "--junit", "x"], 2, "both name x"),
     ],
 )
 def test_wrong_options_are_answered(cli: Cli, registry: Registry, options: list[str], code: int, told: str) -> None:

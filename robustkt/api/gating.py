@@ -14,7 +14,19 @@ from typing import Any
 from robustkt import paired
 from robustkt.api.comparing import NEVER_BEST, by_class, class_name, share
 from robustkt.api.gateconfig import Gate
-from robustkt.api.pairing import ABSTAIN, CERTIFIED, CLEAN, Common, Shared, command, common, lone, missing, verdicts
+from robustkt.api.pairing import (
+    ABSTAIN,
+    CERTIFIED,
+    CLEAN,
+    Common,
+    Shared,
+    command,
+    common,
+    lone,
+    missing,
+    undecided,
+    verdicts,
+)
 from robustkt.catalog import unknown
 from robustkt.errors import NotFoundError, RobustKTError, UsageError, clip
 from robustkt.generation import Generation
@@ -113,7 +125,7 @@ def _chosen(both: Common, old: Generation, new: Generation, told: Gate) -> list[
     if told.radii == ():
         there = [s for s in there if s.kind != "certificate"]
     best: dict[tuple[Any, ...], Shared] = {}
-    for s in sorted(there, key=lambda s: (s.new.images, s.new.samples, s.settings.get("mode") == "fixed")):
+    for s in sorted(there, key=lambda s: _worth(s, told)):
         best[_family(s)] = s
     chosen = sorted(best.values(), key=_order)
     _there(chosen, both, old, new, told)
@@ -124,6 +136,12 @@ def _chosen(both: Common, old: Generation, new: Generation, told: Gate) -> list[
                 f"Measure both on more with --max-images, or add --min-images {s.new.images} to decide by them.",
             )
     return chosen
+
+
+def _worth(shared: Shared, told: Gate) -> tuple[Any, ...]:
+    """Larger for the one to decide by, of several measurements of one kind."""
+    decided = not undecided(shared, [fraction(r, "a radius") for r in told.radii or ()])
+    return decided, shared.new.images, shared.new.samples, shared.settings.get("mode") == "fixed"
 
 
 def _family(shared: Shared) -> tuple[Any, ...]:

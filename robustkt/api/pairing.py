@@ -135,8 +135,11 @@ def verdicts(registry: Registry, shared: Shared, radii: Sequence[Fraction] | Non
         old, new = (tuple(value == 1 for value in t[shared.kind]) for t in tables)
         return Verdicts(labels, {shared.kind: (old, new)})
     wanted = shared.radii() if radii is None else list(radii)
-    if shared.settings["mode"] in STOPS:
-        _decided(shared, wanted)
+    if unknown := undecided(shared, wanted):
+        raise UsageError(
+            f"{shared.settings['mode']} has not decided the radius {exact(unknown[0])}",
+            f"It has decided {', '.join(shared.settings.get('radii', ()))}; certify both with --radii.",
+        )
     logs = [certlog.parse(registry.log(m.result).decode()) for m in (shared.old, shared.new)]
     labels = _same([([r.idx for r in rows], [r.label for r in rows]) for rows in logs], shared)
     figures: dict[str, tuple[tuple[bool, ...], tuple[bool, ...]]] = {}
@@ -195,7 +198,7 @@ def nearest(wanted: Measured, there: Iterable[Measured]) -> dict[str, list[Any]]
         for m in there
         if m.kind == wanted.kind
     ]
-    return min(differences, key=len, default={})
+    return min(differences, key=lambda found: (len({"noise", "norm"} & set(found)), len(found)), default={})
 
 
 def command(wanted: Measured, lacking: Generation, *, again: bool = False) -> str:
@@ -267,12 +270,9 @@ def _same(images: Sequence[tuple[Sequence[int], Sequence[int]]], shared: Shared)
     return tuple(labels)
 
 
-def _decided(shared: Shared, wanted: Sequence[Fraction]) -> None:
-    """Raise for a radius at which a procedure that stops has decided nothing."""
-    known = [fraction(r, "a radius") for r in shared.settings.get("radii", ())]
-    for radius in wanted:
-        if radius not in known:
-            raise UsageError(
-                f"{shared.settings['mode']} has not decided the radius {exact(radius)}",
-                f"It has decided {', '.join(map(exact, known))}; certify both with --radii, or in mode fixed.",
-            )
+def undecided(shared: Shared, wanted: Iterable[Fraction]) -> list[Fraction]:
+    """The radii at which the certificate's procedure has decided nothing: it stops at those that it was told."""
+    if shared.settings.get("mode") not in STOPS:
+        return []
+    known = {fraction(r, "a radius") for r in shared.settings.get("radii", ())}
+    return [radius for radius in wanted if radius not in known]

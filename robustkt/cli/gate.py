@@ -11,6 +11,7 @@ from robustkt.cli import gatefiles, gatetables
 from robustkt.cli import options as o
 from robustkt.cli.output import Output, guarded
 from robustkt.cli.registry import FOUND
+from robustkt.errors import UsageError
 
 Radii = Annotated[str | None, typer.Option("--radii", help="Of certified accuracy, such as 0.25,0.5.")]
 OneSigma = Annotated[str | None, typer.Option("--sigma", help="Only certificates of this noise level.")]
@@ -107,6 +108,8 @@ def gate(
     from robustkt import api
     from robustkt.api import gateconfig
 
+    if markdown is not None and markdown == junit:
+        raise UsageError(f"--markdown and --junit both name {markdown}", "Give each a file of its own.")
     default, named = gateconfig.margins_of(margin or [])
     options = {
         "against": against, "margin": default, "margins": named or None, "class_margin": class_margin,
@@ -117,7 +120,10 @@ def gate(
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     if told.file is not None:
         output.note(f"with the [gate] table of {told.file}")
-    result = api.gate(generation, config=told, registry=o.registry_of(registry))
+    where = o.registry_of(registry)
+    if generation == "@latest":
+        output.note(f"@latest is {where.get(generation).name}")
+    result = api.gate(generation, config=told, registry=where)
     gatefiles.write({markdown: gatefiles.markdown, junit: gatefiles.junit}, result)
     output.answer(result, gatetables.gated)
     if not result["passed"]:

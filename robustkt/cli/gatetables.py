@@ -18,12 +18,12 @@ FIELDS = 40  # characters of a recipe's value
 
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign."""
-    return f"{100 * value + 0.0:+.1f}".replace("-", "−")
+    return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def p_text(value: float) -> str:
     """A p-value as people write them."""
-    return "<.0001" if value < 0.0001 else f"{value:.4f}".lstrip("0") if value < 1 else "1"
+    return "<.0001" if value < 0.0001 else f"{value:.4f}".lstrip("0") if value < 0.99995 else "1"
 
 
 def _say(console: Console, text: str) -> None:
