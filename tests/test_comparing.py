@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from robustkt.generation import Generation, Training
 from robustkt.paired import Pairs
 from robustkt.registry import Registry
 from tests import twins
-from tests.conftest import Ran
+from tests.conftest import SMALL, Ran
 
 Cli = Callable[..., Ran]
 N = 400
@@ -221,3 +222,30 @@ def test_tables_fit_into_80_columns(
     text = seen.decode()
     assert "certified@0.25" in text
     assert "…" not in "".join(line for line in text.splitlines() if " … " not in line)
+
+
+def test_what_the_commands_store_makes_pairs(cli: Cli, registry: Registry) -> None:
+    """The listed commands make the missing halves, and the pairs count what the stored figures say."""
+    for seed in (0, 1):
+        api.train(
+            method="gaussian", arch="smallcnn", data="digits", given={**SMALL, "sigma": "0.25"}, seed=seed,
+            registry=registry, device="cpu",
+        )  # fmt: skip
+    api.certify("gen0", n=100, mode="fixed", max_images=10, registry=registry, device="cpu")
+    api.certify("gen0", n=150, max_images=10, simultaneous=True, registry=registry, device="cpu")
+    api.evaluate("gen0", attacks=["fgsm"], max_images=20, registry=registry, device="cpu")
+    lacking = api.compare("gen0", "gen1", registry=registry)["missing"]
+    assert len(lacking) == 3
+    for one in lacking:
+        ran = cli(*shlex.split(one["command"])[1:], "--registry", registry.root, "--device", "cpu", "-q")
+        assert ran.code == 0, ran.err
+    result = api.compare("gen0", "gen1", registry=registry)
+    assert result["missing"] == []
+    assert result["recipe"] == {"seed": [0, 1]}
+    evaluation = api.evaluate("gen1", attacks=["fgsm"], max_images=20, registry=registry, device="cpu")
+    assert figures(result)["fgsm"]["second"] == evaluation["attacks"]["fgsm"]["accuracy"]
+    certificate = api.certify("gen1", n=100, mode="fixed", max_images=10, registry=registry, device="cpu")
+    told = figures(result, "fixed")
+    for radius, value in certificate["certified_accuracy"].items():
+        assert told[f"certified@{radius}"]["second"] == value
+    assert told["abstain"]["second"] == pytest.approx(certificate["abstain_rate"])

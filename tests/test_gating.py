@@ -184,6 +184,14 @@ def test_a_named_check_that_one_side_lacks_says_how_to_get_it(registry: Registry
     assert "robustkt evaluate new --attack cw --norm linf --eps 4/255 --seed 0 --max-images 1000" in caught.value.fix
 
 
+@pytest.mark.parametrize(("setting", "value"), [("radii", 3), ("sigma", "x")])
+def test_made_up_settings_are_answered(registry: Registry, setting: str, value: Any) -> None:
+    for generation in (twins.generation(registry, name) for name in ("old", "new")):
+        twins.certify(registry, generation, REACH, LABELS, mode="fixed", **{setting: value})
+    with pytest.raises(RobustKTError):
+        gated(registry)
+
+
 def test_few_images_decide_nothing(registry: Registry) -> None:
     for generation in (twins.generation(registry, name) for name in ("old", "new")):
         twins.evaluate(registry, generation, {"clean": twins.right(60, [])}, LABELS[:60])

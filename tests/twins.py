@@ -36,7 +36,8 @@ def certify(registry: Registry, of: Generation, reach: Sequence[float], labels: 
         Row(i, y, -1 if r < 0 else (y + 1) % 10 if r == 0 else y, max(r, 0.0), r > 0, None, 499, 500, 0.98, 600)
         for i, (r, y) in enumerate(zip(reach, labels, strict=True))
     ]
-    figures = summarise(rows, [fraction(r) for r in told.get("radii", ("0", "0.25", "0.5"))])
+    at = told["radii"] if told["mode"] == "sequential" else ("0", "0.25", "0.5")
+    figures = summarise(rows, [fraction(r) for r in at])
     content = {"settings": told, "figures": figures}
     registry.put_result(of.id, "certificate", digest(canonical(told))[7:23], content, text(rows).encode())
 

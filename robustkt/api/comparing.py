@@ -12,7 +12,7 @@ from robustkt import paired
 from robustkt.api.pairing import ABSTAIN, STOPS, Shared, Verdicts, common, missing, verdicts
 from robustkt.errors import NotFoundError, UsageError
 from robustkt.generation import Generation, to_json
-from robustkt.numbers import exact, noise_level
+from robustkt.numbers import exact, fraction, noise_level
 from robustkt.registry import Registry
 
 NEVER_BEST = "each σ is compared by itself, never the best of several: a classifier has to choose its σ beforehand"
@@ -82,7 +82,7 @@ def _place(shared: Shared) -> tuple[Any, ...]:
     """Attacks first, clean before all; then certificates by σ, those of the most images first."""
     s = shared.settings
     certificate = shared.kind == "certificate"
-    told = (s["noise"], s["norm"], float(s["sigma"] or 0)) if certificate else (shared.kind,)
+    told = (s["noise"], s["norm"], float(fraction(s["sigma"] or 0, "sigma"))) if certificate else (shared.kind,)
     return certificate, shared.kind != "clean", *told, -s["images"], -s.get("n", 0), str(sorted(s.items()))
 
 

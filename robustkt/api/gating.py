@@ -154,7 +154,7 @@ def _family(shared: Shared) -> tuple[Any, ...]:
 def _order(shared: Shared) -> tuple[Any, ...]:
     s = shared.settings
     certificate = shared.kind == "certificate"
-    sigma = float(s["sigma"] or 0) if certificate else 0.0
+    sigma = float(fraction(s["sigma"] or 0, "sigma")) if certificate else 0.0
     return certificate, shared.kind != CLEAN, sigma, tuple(map(str, _family(shared)))
 
 

@@ -226,6 +226,9 @@ def _measured(registry: Registry, generation: Generation) -> list[Measured]:
         told = result.content["settings"]
         if told["weights"] != generation.weights:
             continue
+        radii = told.get("radii", [])
+        if not isinstance(radii, list) or not all(isinstance(r, str) for r in radii):
+            raise IntegrityError(f"{result.path}: its radii are no list of numbers", "Measure again with --fresh.")
         if result.kind == "certificate":
             kinds = [("certificate", {key: value for key, value in told.items() if key not in HOW})]
         else:

@@ -75,7 +75,7 @@ def _summary(console: Console, result: Mapping[str, Any]) -> None:
     _say(
         console,
         f"\nDifferences in points, {names['second']} − {names['first']}; won and lost: images on which "
-        f"{names['second']} is better, and worse.",
+        f"{names['second']} is better, and worse; p: McNemar's, for each figure alone.",
     )
     for side, name in names.items():
         found = [f"{row['name']} ({what.partition(',')[0]})" for what, row in rows if row["winner"] == side]
