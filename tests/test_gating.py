@@ -218,6 +218,28 @@ def test_a_margin_of_no_check_is_an_error(registry: Registry) -> None:
         gated(registry, margins={"certified@0.55": 0.1})
 
 
+def test_a_margin_of_a_kind_that_is_not_checked_is_an_error(registry: Registry) -> None:
+    old, new = (twins.generation(registry, name) for name in ("old", "new"))
+    for generation in (old, new):
+        twins.evaluate(registry, generation, {"clean": twins.right(N, [])}, LABELS)
+    twins.certify(registry, old, REACH, LABELS)
+    for name in ("certified", "abstain", "robust"):
+        with pytest.raises(NotFoundError, match=f"{name}, which has a margin") as caught:
+            gated(registry, margins={name: 0.1})
+        assert ("robustkt evaluate GEN" if name == "robust" else "robustkt certify new") in caught.value.fix
+    left_out = {"certified": 0.1, "certified@0.5": 0.1, "abstain": 0.1, "robust": 0.1}
+    result = gated(registry, margins=left_out, radii="none", attacks="none")
+    assert list(checks(result)) == ["clean"]
+    assert any("of the base network" in note for note in result["notes"])
+
+
+def test_other_data_than_its_own_are_named(registry: Registry) -> None:
+    for generation in (twins.generation(registry, name) for name in ("old", "new")):
+        twins.evaluate(registry, generation, {"clean": twins.right(N, [])}, LABELS, data=twins.digest(b"others"))
+    result = gated(registry)
+    assert "measured on other data than new's own" in result["notes"]
+
+
 # -- robustkt.toml -----------------------------------------------------------------------------------------------
 
 

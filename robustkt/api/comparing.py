@@ -63,7 +63,7 @@ def compare(
     comparisons = [_compared(registry, s, new, radii, confidence) for s in sorted(shared, key=_place)]
     _adjust([row for c in comparisons for row in c["figures"]], 1 - confidence)
     _adjust([row for c in comparisons for row in c["classes"]], 1 - confidence)
-    notes = [NEVER_BEST] if len(levels) > 1 else []
+    notes = base_networks(shared, old, new) + ([NEVER_BEST] if len(levels) > 1 else [])
     if old.id == new.id:
         notes.append("both names are of the same generation")
     return {
@@ -139,6 +139,14 @@ def by_class(told: Verdicts, name: str) -> dict[int, paired.Pairs]:
         kept[0].append(old)
         kept[1].append(new)
     return {label: paired.pairs(new, old) for label, (old, new) in sorted(sides.items())}
+
+
+def base_networks(shared: Sequence[Shared], *generations: Generation) -> list[str]:
+    """That attacks are on networks without the noise that a generation is used with, where they are."""
+    names = [g.name for g in generations if g.recipe.sigma is not None]
+    if not names or all(s.kind == "certificate" or s.settings.get("smoothed") for s in shared):
+        return []
+    return [f"clean accuracy and attacks are of the base network, without the noise of {' and '.join(names)}"]
 
 
 def class_name(of: Generation, label: int) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustkt import paired
-from robustkt.api.comparing import NEVER_BEST, by_class, class_name, share
+from robustkt.api.comparing import NEVER_BEST, base_networks, by_class, class_name, share
 from robustkt.api.gateconfig import Gate
 from robustkt.api.pairing import (
     ABSTAIN,
@@ -82,7 +82,7 @@ def gate(
     both = common(registry, old, new)
     shared = _chosen(both, old, new, told)
     figures = _figures(registry, shared, told)
-    _check_margins(told, figures)
+    _check_margins(told, figures, both, old, new)
     checks = [_check(figure, told) for figure in figures]
     losses = paired.holm({i: float(row["p_loss"]) for i, row in enumerate(checks)})
     for i, row in enumerate(checks):
@@ -103,7 +103,7 @@ def gate(
         "classes": classes,
         "class_margin": told.class_margin,
         **_class_power(figures, told, len(classes)),
-        "notes": [*_notes(both, shared, told, old.id == new.id), *_vacuous(figures)],
+        "notes": [*_notes(both, shared, told, old, new), *_vacuous(figures)],
         "missing": missing(both, old, new),
         "config": told.file,
     }
@@ -179,7 +179,8 @@ def _unmeasured(
     told = [
         one
         for one in lone(both, old, new)
-        if kind in (None, one.measured.kind) and sigma in (None, one.measured.settings.get("sigma"))
+        if (kind in (None, one.measured.kind) or (kind == ROBUST and one.measured.kind not in ("certificate", CLEAN)))
+        and sigma in (None, one.measured.settings.get("sigma"))
     ]
     say = f"{old.name} and {new.name} have not both been measured for {what} under equal settings"
     if told:
@@ -233,11 +234,17 @@ def _suffixes(shared: Sequence[Shared]) -> list[str]:
     return told
 
 
-def _check_margins(told: Gate, figures: Sequence[_Figure]) -> None:
+def _check_margins(told: Gate, figures: Sequence[_Figure], both: Common, old: Generation, new: Generation) -> None:
+    """Raise for a margin of a check that is not made, unless its kind was left out on purpose."""
     known = dict.fromkeys(name for figure in figures for name in figure.names)
     for name in told.margins:
-        if name not in (CLEAN, CERTIFIED, ABSTAIN, ROBUST, *known):
+        certified = name.partition("@")[0] in (CERTIFIED, ABSTAIN)
+        if name in known or (certified and told.radii == ()) or (name == ROBUST and told.attacks == ()):
+            continue
+        if name not in (CLEAN, CERTIFIED, ABSTAIN, ROBUST):
             raise unknown("check with a margin", name, known)
+        kind = "certificate" if certified else name
+        raise _unmeasured(f"{name}, which has a margin,", kind, both, old, new, "")
 
 
 # -- tests -------------------------------------------------------------------------------------------------------
@@ -297,8 +304,8 @@ def _class_power(figures: Sequence[_Figure], told: Gate, tests: int) -> dict[str
     return {"class_images": middling, "class_resolution": seen}
 
 
-def _notes(both: Common, shared: Sequence[Shared], told: Gate, same: bool) -> list[str]:
-    notes = []
+def _notes(both: Common, shared: Sequence[Shared], told: Gate, old: Generation, new: Generation) -> list[str]:
+    notes = base_networks(shared, old, new)
     levels = {s.settings["sigma"] for s in shared if s.kind == "certificate"}
     if len(levels) > 1:
         notes.append(NEVER_BEST)
@@ -309,7 +316,9 @@ def _notes(both: Common, shared: Sequence[Shared], told: Gate, same: bool) -> li
     left = [s.new.told() for s in both.shared if s not in shared]
     if left:
         notes.append(f"not used, as others are of more images, or not asked for: {'; '.join(left)}")
-    if same:
+    if any(s.settings["data"] != new.recipe.data.fingerprint for s in shared):
+        notes.append(f"measured on other data than {new.name}'s own")
+    if old.id == new.id:
         notes.append("both names are of the same generation")
     return notes
 
