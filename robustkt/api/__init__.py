@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from robustkt.api.benchcertify import bench_certify
     from robustkt.api.benching import bench_train
     from robustkt.api.certifying import certify
-    from robustkt.api.descent import lineage
     from robustkt.api.comparing import compare
+    from robustkt.api.descent import lineage
     from robustkt.api.evaluating import evaluate
-    from robustkt.api.keeping import gc, rename, rm, tag, tags, untag, verify
     from robustkt.api.gating import gate
+    from robustkt.api.keeping import gc, rename, rm, tag, tags, untag, verify
     from robustkt.api.logs import analyze, audit_log
     from robustkt.api.predicting import predict
     from robustkt.api.publishing import push
@@ -35,8 +35,8 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
-    "gc",
     "gate",
+    "gc",
     "lineage",
     "list_generations",
     "predict",
@@ -65,7 +65,6 @@ _HOMES = {
     "gc": "keeping",
     "lineage": "descent",
     "gate": "gating",
-    "lineage": "upkeep",
     "list_generations": "upkeep",
     "predict": "predicting",
     "push": "publishing",
