@@ -14,7 +14,7 @@ PACKAGE = ROOT / "robustkt"
 
 # Each room imports only from rooms of the layers before its own, or from its own.
 LAYERS = [
-    {"errors", "catalog", "numbers", "places", "settings", "generation", "progress"},
+    {"errors", "catalog", "numbers", "places", "settings", "generation", "progress", "provenance"},
     {"core", "losses"},
     {"registry", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"}
     | {"foreignlog", "lattice", "logchecks", "paired"},

@@ -27,6 +27,7 @@ from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
 from robustkt.generation import NAME, Generation, Recipe, to_json
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
+from robustkt.provenance import circumstances
 from robustkt.registry import Registry
 from robustkt.registry.store import name_taken, objects_of
 
@@ -296,6 +297,8 @@ class _Job:
             "parameters": sum(p.numel() for p in student.parameters()),
             "epochs": history.epochs,
             "paths": {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {},
+            **circumstances(Path.cwd()),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
             **machine(self.device),
         }
 
