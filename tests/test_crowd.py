@@ -91,7 +91,7 @@ def crowd(root: Path, writers: int, readers: int, seconds: float) -> None:
     expected = {"first": refs["names"]["first"]}
     for one in told[:writers]:
         expected |= one["names"]
-        assert one["made"] > 3
+        assert one["made"]
         if one["tagged"]:
             assert refs["tags"][one["tag"]] == refs["names"][one["tagged"]]
     assert refs["names"] == expected
