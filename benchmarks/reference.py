@@ -43,7 +43,8 @@ REFERENCE = (
     Made("digits-sat", "sat", "resnet8", given={"eps": "0.1", "steps": 5, "epochs": 6, "batch_size": 64}),
     Made("digits-rslad", "rslad", "smallcnn", teacher="digits-sat", given={"steps": 5, "epochs": 6, "batch_size": 64}),
     Made(
-        "fashion-smoothmix", "smoothmix", "resnet8", "fashion-mnist", given={"sigma": "0.25", "epochs": 2},
+        "fashion-smoothmix", "smoothmix", "resnet8", "fashion-mnist",
+        given={"sigma": "0.25", "epochs": 2, "warmup_epochs": 1},
         eps="4/255", n=2_000, images=300,
     ),
     Made(

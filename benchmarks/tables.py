@@ -20,6 +20,7 @@ PAGES = (
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "certification.md",
     ROOT / "docs" / "gate.md",
+    ROOT / "docs" / "registry.md",
 )
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -276,6 +277,35 @@ def gate_classes() -> str:
     return rows(["classes", "images of each", "differ on", "any class reported"], *body) + told
 
 
+def faults() -> str:
+    """Jobs that were struck at each of their file-system calls."""
+    found = record("faults")
+    kinds = {"kill": "killed there", "fail": "disk refuses"}
+    body = [
+        [row["doing"], kinds[row["mode"]], f"{row['calls']}", f"{row['attempts']}", f"{len(row['wrong'])}"]
+        for row in found["jobs"]
+    ]
+    told = (
+        f"\n\n`python -m tests.faults`: {found['points']} faults. Wrong would be a registry that `verify` finds damaged,"
+        " a job that cannot be repeated, or another result than the undisturbed one."
+    )
+    return rows(["job", "fault", "calls", "struck", "wrong"], *body) + told
+
+
+def startup() -> str:
+    """How fast the command line answers."""
+    found = record("startup")
+    body = [
+        [f"`{name}`", f"{f['median']:.2f}", f"{f['first']:.2f}", f"{f['megabytes']:.0f}"]
+        for name, f in found["seconds"].items()
+    ]
+    told = (
+        f"\n\n`python benchmarks/startup.py`: {found['generations']:,} generations with a certificate and an evaluation"
+        f" each; whole processes, median of {found['runs']}; the first `list` and `lineage` fill the cache."
+    )
+    return rows(["command", "seconds", "first time", "MB"], *body) + told
+
+
 def _settings(found: dict[str, Any]) -> str:
     first, machine = found["rows"][0], found["machine"]
     return (
@@ -299,6 +329,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "gate-margin": gate_margin,
     "gate-power": gate_power,
     "gate-classes": gate_classes,
+    "faults": faults,
+    "startup": startup,
 }
 
 
