@@ -286,8 +286,8 @@ def faults() -> str:
         for row in found["jobs"]
     ]
     told = (
-        f"\n\n`python -m tests.faults`: {found['points']} faults. Wrong would be a registry that `verify` finds damaged,"
-        " a job that cannot be repeated, or another result than the undisturbed one."
+        f"\n\n`python -m tests.faults`: {found['points']} faults. Wrong: a registry that `verify` finds damaged, a job "
+        "that cannot be repeated, or another result than the undisturbed one."
     )
     return rows(["job", "fault", "calls", "struck", "wrong"], *body) + told
 

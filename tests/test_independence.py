@@ -21,14 +21,14 @@ def test_a_student_begins_elsewhere_and_sees_other_noise_than_its_teacher(
     """The same network at the same seed, so that only the teacher tells the two runs apart."""
     begun: list[torch.Tensor] = []
     seen: dict[str, list[torch.Tensor]] = {"teacher": [], "student": []}
-    build = training._Job._student
+    build = training.Job.student
 
     def spied(job: Any) -> Any:
         network = build(job)
         begun.append(next(p.detach().clone() for p in network.parameters()))
         return network
 
-    monkeypatch.setattr(training._Job, "_student", spied)
+    monkeypatch.setattr(training.Job, "student", spied)
     for kind, who in ((Gaussian, "teacher"), (CRT, "student")):
         perturb = kind.perturb
 

@@ -85,14 +85,14 @@ def test_there_is_something_to_show_at_once(cli: Cli, shipped: Registry) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["digits", "fashion-mnist"])
 def test_it_is_made_again_from_its_recipes(tmp_path: Path, shipped: Registry, reference: ModuleType, data: str) -> None:
-    if data != "digits" and not (SHARED / "FashionMNIST").is_dir():
+    if data != "digits" and not (SHARED / "data" / "FashionMNIST").is_dir():
         pytest.skip("no Fashion-MNIST in ../shared/data")
     again = Registry(tmp_path / "again")
     for made in reference.REFERENCE:
         if made.data != data:
             continue
-        reference.train(made, again, SHARED, Silent())
-        reference.measure(made, again, SHARED, Silent())
+        reference.train(made, again, SHARED / "data", Silent())
+        reference.measure(made, again, SHARED / "data", Silent())
         old, new = (_figures(registry, made.name) for registry in (shipped, again))
         assert old.keys() == new.keys()
         assert {key: old[key] for key in old if abs(old[key] - new[key]) > TOLERANCE} == {}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from robustkt.api.predicting import predict
     from robustkt.api.publishing import push
     from robustkt.api.quickstarting import quickstart
+    from robustkt.api.reproducing import reproduce
     from robustkt.api.training import distill, train
     from robustkt.api.upkeep import list_generations, show
 
@@ -43,6 +44,7 @@ __all__ = [
     "push",
     "quickstart",
     "rename",
+    "reproduce",
     "rm",
     "show",
     "tag",
@@ -70,6 +72,7 @@ _HOMES = {
     "push": "publishing",
     "quickstart": "quickstarting",
     "rename": "keeping",
+    "reproduce": "reproducing",
     "rm": "keeping",
     "show": "upkeep",
     "tag": "keeping",

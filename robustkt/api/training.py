@@ -93,7 +93,7 @@ def train(
         precision=pick_precision(precision),
         seed=seed,
     )
-    job = _Job(registry, recipe, {}, name, dataset, source, target, fresh, progress)
+    job = Job(registry, recipe, {}, name, dataset, source, target, fresh, progress)
     return job.run(None)
 
 
@@ -141,7 +141,7 @@ def distill(
         precision=pick_precision(precision),
         seed=seed,
     )
-    job = _Job(registry, recipe, {"teacher": origin.id}, name, dataset, source, target, fresh, progress)
+    job = Job(registry, recipe, {"teacher": origin.id}, name, dataset, source, target, fresh, progress)
     return job.run(origin)
 
 
@@ -168,7 +168,7 @@ def _check_name(name: str | None) -> None:
         raise UsageError(f"'{name}' cannot be a generation's name", "Use letters, digits, '.', '_' and '-'.")
 
 
-class _Job:
+class Job:
     """One recipe on its way into the registry."""
 
     def __init__(
@@ -198,7 +198,7 @@ class _Job:
         if done is not None:
             return done
         self._check_free()
-        student = self._student()  # a network that cannot be built is refused before anything is written
+        student = self.student()  # a network that cannot be built is refused before anything is written
         if self.registry.create():
             self.progress.note(f"made a registry in {self.registry.root}")
         folder = self.registry.job_path("train", self.key)
@@ -206,7 +206,7 @@ class _Job:
             done = None if self.fresh else self._done()  # by the process that held the lock before
             if done is not None:
                 return done
-            generation, record = self._train(student, teacher, folder)
+            generation, record = self.make(student, teacher, folder)
             there = self.registry.has(generation.id)
             if there:
                 generation = dataclasses.replace(generation, name=self.name or self.registry.names_of(generation.id)[0])
@@ -251,7 +251,8 @@ class _Job:
         if self.registry.refs()["names"].get(self.name) not in (None, self.lost):
             raise name_taken(self.name)
 
-    def _train(self, student: nn.Module, teacher: Generation | None, folder: Path) -> tuple[Generation, dict[str, Any]]:
+    def make(self, student: nn.Module, teacher: Generation | None, folder: Path) -> tuple[Generation, dict[str, Any]]:
+        """Train to the end, from the checkpoint in `folder` if there is one: the generation and its run record."""
         started = datetime.datetime.now(datetime.UTC)
         meters: dict[str, engine.Meter] = {}
         guide: nn.Module | None = None
@@ -302,7 +303,8 @@ class _Job:
             **machine(self.device),
         }
 
-    def _student(self) -> nn.Module:
+    def student(self) -> nn.Module:
+        """The network with its first weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, "weights"))
             arch = self.source.spec if self.source else self.recipe.arch
