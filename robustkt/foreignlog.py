@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -160,7 +161,7 @@ def _check_columns(path: Path, columns: tuple[str, ...], text: str) -> None:
     if missing:
         found = clip(" ".join(columns), 60)
         raise IntegrityError(f"{path} lacks the column {missing[0]}; its first line is '{found}'", FORMAT)
-    twice = next((name for name in columns if columns.count(name) > 1), None)
+    twice = next((name for name, count in Counter(columns).items() if count > 1), None)
     if twice is not None:
         raise IntegrityError(f"{path} has the column {clip(twice, 40)!r} twice", FORMAT)
 

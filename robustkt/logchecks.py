@@ -18,6 +18,7 @@ from robustkt.lattice import ALPHAS, Fit, Radii, bounds, places
 COUNTS = ("nA", "n", "p_low")  # our columns behind each radius; `drawn` came later
 ROUNDING = 1e-10  # relative; another library's Φ⁻¹ may differ in the last bits
 HALF = 0.5 / GRID
+MOST = 10**9  # draws of an image
 LISTED = 100_000  # missing images that are counted
 
 
@@ -127,9 +128,13 @@ def counts(log: Log) -> tuple[list[Count], list[Problem]] | None:
         else:
             bad.append(line.idx)
     problems = [Problem("unreadable", tuple(bad), "columns nA, n, p_low or drawn without a number")] if bad else []
-    strange = {c.line.idx for c in good if not (0 <= c.successes <= c.trials and c.trials > 0 and 0 <= c.p_low <= 1)}
+    strange = {
+        c.line.idx for c in good if not (0 <= c.successes <= c.trials and 0 < c.trials <= MOST and 0 <= c.p_low <= 1)
+    }
     if strange:
-        problems.append(Problem("counts", tuple(strange), "more successes than draws, no draws, or no probability"))
+        problems.append(
+            Problem("counts", tuple(strange), "more successes than draws, no draws or too many, no probability")
+        )
     few = tuple(c.line.idx for c in good if c.drawn < c.trials)
     if few:
         problems.append(Problem("drawn", few, "fewer copies drawn than counted"))

@@ -80,21 +80,25 @@ class _Image(Generic[K]):
         if not self.awaited:
             self.ask()
 
-    def restore(self, shares: Iterable[Share]) -> None:
-        """Votes of an earlier run: counted again, not drawn again.
+    def restore(self, shares: Iterable[Share]) -> int:
+        """Votes of an earlier run: counted again, not drawn again. Returns how many.
 
         Raises:
             IntegrityError: they are not what this program asks for.
         """
+        draws = 0
         for share in shares:
             if share.first > self.chunk:  # a pass between is lost: it is drawn again, to the same votes
-                return
+                break
             fits = self.chunk == share.first and 0 < share.draws <= self.pending and sum(share.counts) == share.draws
+            fits &= share.chunks == -(-share.draws // CHUNK) and min(share.counts) >= 0
             if self.done is not None or not fits or len(share.counts) != self.classes:
                 raise IntegrityError(f"the kept votes of image {self.key} do not fit", "Start again with --fresh.")
             self.chunk += share.chunks
             self.pending -= share.draws
             self.take(share.draws, torch.tensor(share.counts))
+            draws += share.draws
+        return draws
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def certify(
         while True:
             pieces: list[_Piece[K]] = []
             filled = 0
-            for image in _fillable(active, todo, program, classes, device, journal):
+            for image in _fillable(active, todo, program, classes, device, journal, advance):
                 while image.pending and filled + min(CHUNK, image.pending) <= batch_size:
                     piece = _Piece(image, image.chunk, filled, min(CHUNK, image.pending))
                     pieces.append(piece)
@@ -187,6 +191,7 @@ def _fillable(
     classes: int,
     device: torch.device,
     journal: Journal[K] | None,
+    advance: Callable[[int], None],
 ) -> Iterator[_Image[K]]:
     """The images that still want draws: those under way, then new ones."""
     yield from [image for image in active if image.pending]
@@ -194,7 +199,7 @@ def _fillable(
         image = _Image(key, x.to(device), program(key), classes)
         image.ask()
         if journal is not None:
-            image.restore(journal.before(key))
+            advance(image.restore(journal.before(key)))
         active.append(image)
         if image.pending:
             yield image

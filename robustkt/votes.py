@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from robustkt.numbers import digest
 from robustkt.registry.files import writing
 from robustkt.smooth import Share
 
@@ -15,12 +16,14 @@ SYNC_SECONDS = 1.0  # how often the file is forced to the disk; a killed process
 
 
 class Votes:
-    """A file of lines `image, first chunk, chunks, draws, counts, seconds`, read at the start and appended to.
+    """A file of lines `image, first chunk, chunks, draws, counts, seconds, seal`, read at the start and appended to.
 
-    The files of other processes on the same job are read too, so that a run may go on with another number of them.
+    The files of other processes on the same job are read too, so that a run may go on with another number of them. A
+    line whose seal does not fit, as a crash or a bad disk leaves it, is drawn again, to the same votes.
     """
 
-    def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
+    def __init__(self, path: Path, others: Iterable[Path] = (), *, job: str) -> None:
+        self._job = job  # so that lines of another job are not taken for this one's
         self._kept: dict[int, dict[int, Share]] = defaultdict(dict)  # image -> first chunk -> votes
         for file in others:
             if file.is_file():
@@ -37,6 +40,10 @@ class Votes:
         found = sorted(self._kept.pop(key, {}).items())
         return [share for _, share in found]
 
+    def known(self, keys: Iterable[int]) -> int:
+        """How many of these images have votes."""
+        return sum(key in self._kept for key in keys)
+
     def add(self, found: Sequence[tuple[int, Share]]) -> None:
         """Append one forward pass."""
         now = time.monotonic()
@@ -45,7 +52,8 @@ class Votes:
         lines = []
         for key, share in found:
             counts = ",".join(map(str, share.counts))
-            lines.append(f"{key}\t{share.first}\t{share.chunks}\t{share.draws}\t{counts}\t{took:.6f}\n")
+            line = f"{key}\t{share.first}\t{share.chunks}\t{share.draws}\t{counts}\t{took:.6f}"
+            lines.append(f"{line}\t{self._seal(line)}\n")
             took = 0.0  # once a pass
         with writing(Path(self._file.name)):
             self._file.write("".join(lines).encode())
@@ -62,13 +70,17 @@ class Votes:
         total = 0.0
         for line in path.read_text(errors="replace").splitlines(keepends=True):
             try:
-                key, first, chunks, draws, counts, seconds = line.split("\t")
+                told, _, seal = line.rstrip("\n").rpartition("\t")
+                key, first, chunks, draws, counts, seconds = told.split("\t")
                 share = Share(int(first), int(chunks), int(draws), [int(count) for count in counts.split(",")])
                 image, took = int(key), float(seconds)
-                if not line.endswith("\n") or seconds.strip()[-7:-6] != "." or sum(share.counts) != share.draws:
-                    continue  # cut off by a crash
+                if seal != self._seal(told):
+                    continue
             except ValueError:
                 continue
             self._kept[image][share.first] = share
             total += took
         return total
+
+    def _seal(self, line: str) -> str:
+        return digest(f"{self._job} {line}".encode())[7:15]

@@ -39,6 +39,7 @@ from robustkt.errors import IntegrityError
 from robustkt.progress import Silent
 from robustkt.registry import Registry, verify
 from robustkt.registry.locks import locked
+from robustkt.votes import Votes
 from tests.conftest import Ran
 
 Cli = Callable[..., Ran]
@@ -1214,25 +1215,27 @@ def test_certify_then_again(cli: Cli, here: Registry, tmp_path: Path) -> None:
     assert verify(here) == [] or {f.what for f in verify(here)} == {"a log that no result names"}
 
 
-@pytest.mark.parametrize("torn", [b"", b"315\t7\t7\t0.1", b"315\t7\t7\t0.1\t1\t0:00:00\t50\t50\t0.87"])
-def test_certify_interrupted_and_continued_gives_the_same_log(
-    cli: Cli, here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
-) -> None:
-    from robustkt.api import certifying
+TORN = b"315\t0\t1\t50\t9,41"
+FORGED = b"315\t0\t1\t64\t0,64,0,0,0,0,0,0,0,0\t0.100000\t00000000\n"
 
+
+@pytest.mark.parametrize("tail", [b"", TORN, FORGED, b"\xff\xfe\x00", b"\n" * 9])
+def test_certify_interrupted_and_continued_gives_the_same_log(
+    cli: Cli, here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: bytes
+) -> None:
     shutil.copytree(here.root, tmp_path / "whole")
-    command = ("certify", "gen1", *FEW, "--json")
+    command = ("certify", "gen1", *FEW, "--batch-size", "64", "--json")
     whole = one_json(cli(*command, "--registry", "whole"), KEYS)
     with monkeypatch.context() as patch:
-        patch.setattr(certifying, "FLUSH_SECONDS", -1.0)
-        interrupts(patch, certifying, "append_synced", 3)
+        interrupts(patch, Votes, "add", 5)
         one_json(cli(*command), "error fix", 130)
     assert not here.results(here.get("gen1").id)
-    (log,) = (here.root / "jobs").glob("certify-*/log-0.tsv")
-    log.write_bytes(log.read_bytes() + torn)
+    (votes,) = (here.root / "jobs").glob("certify-*/votes-0.tsv")
+    data = votes.read_bytes()
+    votes.write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:] + tail)
     ran = cli(*command)
     found = one_json(ran, KEYS)
-    assert "continuing after 3 of 8 images" in ran.err
+    assert re.search("continuing: [1-8] of 8 images have votes already", ran.err)
     mine, theirs = Path(found["log"]).read_text(), Path(whole["log"]).read_text()
     assert timeless(mine) == timeless(theirs)
     varying = ("seconds", "log")
@@ -1243,17 +1246,44 @@ def test_certify_interrupted_and_continued_gives_the_same_log(
 def test_an_interrupted_fresh_certification_continues(
     cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robustkt.api import certifying
-
-    command = ("certify", "gen2", *FEW)
+    command = ("certify", "gen2", *FEW, "--batch-size", "64")
     with monkeypatch.context() as patch:
-        patch.setattr(certifying, "FLUSH_SECONDS", -1.0)
-        interrupts(patch, certifying, "append_synced", 2)
+        interrupts(patch, Votes, "add", 5)
         ran = cli(*command, "--fresh")
     refused(ran, 130, "interrupted", "type: robustkt certify gen2 --n 50")
     assert "--fresh" not in ran.err
-    assert "continuing after 2 of 8 images" in plain(cli(*command)).err
+    assert "of 8 images have votes already" in plain(cli(*command)).err
     assert "already" in plain(cli(*command)).err
+
+
+@pytest.mark.parametrize("radii", ["8/255", "1/30000,1/7", "1e-30"])
+def test_radii_without_a_short_decimal_are_stored_and_read(cli: Cli, here: Registry, radii: str) -> None:
+    found = one_json(cli("certify", "gen1", *FEW, "--radii", radii, "--json"), KEYS)
+    for again in ("certify gen1 --n 50 --n0 10 --max-images 8", "show gen1", "list", "lineage --metrics", "verify"):
+        assert cli(*again.split()).code == 0, again
+    assert len(found["certified_accuracy"]) == len(radii.split(","))
+
+
+@pytest.mark.parametrize("option", ["--n", "--n0", "--batch-size"])
+def test_numbers_that_no_machine_draws_are_refused(cli: Cli, here: Registry, option: str) -> None:
+    refused(cli("certify", "gen1", option, "9" * 20), 2, f"{option} must be at most", f"Leave {option} out")
+
+
+def test_out_destroys_nothing(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    command = ("certify", "gen1", *FEW, "--out")
+    (tmp_path / "package.json").write_text("{}")
+    refused(cli(*command, "package"), 2, "package.json is there and would be lost", "Name another file")
+    (tmp_path / "notes.tsv").write_text("idx\tlabelled by hand\n")
+    refused(cli(*command, "notes.tsv"), 2, "notes.tsv is there and no certification log", "Name another file")
+    os.mkfifo(tmp_path / "pipe")
+    refused(cli(*command, "pipe"), 2, "pipe is there and no certification log", "Name another file")
+    (tmp_path / "odd.tsv.json").mkdir()
+    refused(cli(*command, "odd.tsv"), 2, "odd.tsv.json is there and no header", "Name another file")
+    assert cli(*command, "log.tsv").code == 0
+    (tmp_path / "link.tsv").symlink_to("log.tsv")
+    assert cli(*command, "link.tsv").code == 0
+    assert (tmp_path / "link.tsv").is_symlink()
+    assert cli(*command, "log.tsv").code == 0
 
 
 def test_last_takes_the_last_weights(cli: Cli, here: Registry) -> None:

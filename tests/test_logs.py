@@ -21,7 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 from robustkt import api, certlog, foreignlog, lattice
 from robustkt.api import logs
 from robustkt.certificates import Certificate, lower_bound
-from robustkt.errors import NotFoundError, RobustKTError, UsageError
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.registry import Registry
 from tests.conftest import SHARED, Ran, gaussian_digits, l2
 
@@ -579,3 +579,40 @@ def test_what_certify_writes_passes_the_audit_and_is_found_out_when_changed(
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     return gaussian_digits(tmp_path_factory.mktemp("noisy"))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    ["l1", "l0.5", "l2.0", "linfinity", "", "l", "1", "none", [], 1e300, True, 0, "ablation:keep=20", "lq", "lnan"],
+)  # fmt: skip
+def test_a_norm_that_the_noise_does_not_certify_is_refused(tmp_path: Path, norm: object) -> None:
+    log = tmp_path / "log.tsv"
+    log.write_text("\t".join(certlog.COLUMNS) + "\n0\t0\t0\t9.000000\t1\tnan\t1000\t1000\t0.993116047\t1100\n")
+    header = {"sigma": "0.25", "alpha": 0.001, "n": 1000, "mode": "fixed", "noise": "gaussian", "norm": norm}
+    log.with_name("log.tsv.json").write_text(json.dumps({**header, "preprocessing": {"shape": [1, 8, 8]}}))
+    with pytest.raises(IntegrityError, match="the header of"):
+        api.audit_log(log, sigma="0.25")
+
+
+@pytest.mark.parametrize("side", [10**200, 0, True, 2**20])
+def test_a_shape_of_no_image_tells_nothing(tmp_path: Path, side: int) -> None:
+    log = tmp_path / "log.tsv"
+    log.write_text("\t".join(certlog.COLUMNS) + "\n0\t0\t0\t0.100000\t1\tnan\t1000\t1000\t0.993116047\t1100\n")
+    header = {"sigma": "0.25", "alpha": 0.001, "n": 1000, "mode": "fixed", "noise": "gaussian", "norm": "l4"}
+    log.with_name("log.tsv.json").write_text(json.dumps({**header, "preprocessing": {"shape": [side, 8, 8]}}))
+    assert "to derive the radii again" in " ".join(api.audit_log(log, sigma="0.25")["notes"])
+
+
+def test_many_columns_take_no_time(tmp_path: Path) -> None:
+    log = tmp_path / "log.tsv"
+    columns = ["idx", "label", "predict", "radius", "correct", "time", *(f"c{i}" for i in range(200_000))]
+    log.write_text("\t".join(columns) + "\n" + "\t".join(["0"] * len(columns)) + "\n")
+    assert api.analyze([log], sigma=["0.25"], alpha=0.001, radii=[Fraction(0)])["logs"][0]["images"] == 1
+
+
+def test_a_randomised_count_of_too_many_draws_is_a_problem(tmp_path: Path) -> None:
+    log = tmp_path / "log.tsv"
+    head = "\t".join([*certlog.COLUMNS, "u"])
+    log.write_text(f"{head}\n0\t0\t0\t0.1\t1\tnan\t999999999999999\t999999999999999\t0.9\t999999999999999\t0.5\n")
+    found = api.audit_log(log, sigma="0.25")
+    assert "no draws or too many" in found["problems"][0]["text"]

@@ -75,6 +75,8 @@ def audit_generation(
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     check_counts({"--images": images, "--copies": n})
+    if seed is not None and seed < 0:
+        raise UsageError(f"--seed must be 0 or more, not {seed}", "Leave it out for one that nobody can foresee.")
     if not 0 < error < 0.5:
         raise UsageError(f"--error must lie between 0 and ½, not {error}", f"Leave it out for {ERROR}.")
     found = registry.get(generation)

@@ -16,7 +16,7 @@ from robustkt import data as datasets
 from robustkt import inference, models, smooth
 from robustkt.api.benching import COLOUR
 from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, spread
-from robustkt.api.smoothing import default_radii
+from robustkt.api.smoothing import check_options, default_radii
 from robustkt.api.training import machine
 from robustkt.certificates import Ball
 from robustkt.certificates.cohen import fixed
@@ -69,6 +69,7 @@ def bench_certify(
         RobustKTError: anything the user can fix.
     """
     progress, target = progress or Silent(), pick_device(device)
+    check_options("sequential", n, 1, alpha)
     check_counts({"--samples": samples, "--images": images, "--n": n, "--repeats": repeats})
     chosen = pick_precision(precision, target)
     compiled = inference.can_compile(target)

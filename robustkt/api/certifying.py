@@ -25,6 +25,7 @@ from robustkt.api.smoothing import (
     check_place,
     check_reach,
     default_radii,
+    header_of,
     noise_for,
     noise_seed,
     pick_compile,
@@ -38,11 +39,11 @@ from robustkt.noises import Noise, spelled
 from robustkt.numbers import canonical, digest, exact
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
-from robustkt.registry.files import append_synced, write_atomic
+from robustkt.registry.files import write_atomic
 from robustkt.votes import Votes
 
 TELL_SECONDS = 30.0  # how often a line is written where no bar is drawn
-FLUSH_SECONDS = 1.0  # how often finished rows are written
+SHOW_SECONDS = 1.0  # how often the figures so far are shown
 STOPS_AT = 5  # what share of the copies a mode that stops takes, roughly
 CHECKED = 8  # images whose votes are compared with the plain fp32 network's
 
@@ -165,8 +166,8 @@ def certify(
         return {"generation": found.name, "id": found.id, "log": None}
     log = registry.log(result)
     if out is not None and group.rank == 0:
-        write_atomic(out, log)
-        write_atomic(out.with_name(out.name + ".json"), header(found, result))
+        write_atomic(out.resolve(), log)
+        write_atomic(header_of(out), header(found, result))
     rows = certlog.parse(log.decode())
     tell_others(registry, found, settings, progress)
     return {
@@ -218,35 +219,24 @@ class _Job:
         _store(registry, self, [merged[i] for i in self.indices], longest, check | {"ranks": group.world})
 
     def _run(self, model: nn.Module, group: Ranks) -> tuple[list[certlog.Row], float]:
-        """The rows of this rank's images, those of earlier runs among them, and the seconds of all runs."""
-        log = self.folder / f"log-{group.rank}.tsv"
+        """The rows of this rank's images, and the seconds of all runs; the votes of earlier runs are counted again."""
         mine = self.indices[group.rank :: group.world]
-        kept = {
-            row.idx: row for file in self.folder.glob("log-*.tsv") for row in certlog.parse(file.read_text())
-        }  # of any rank: the last run may have had another number of them
-        done = {i: kept[i] for i in mine if i in kept}
-        group.gather(b"")  # everybody has read before anybody writes
-        write_atomic(log, certlog.text(done.values()).encode())
-        votes = Votes(self.folder / f"votes-{group.rank}.tsv", self.folder.glob("votes-*.tsv"))
+        votes = Votes(self.folder / f"votes-{group.rank}.tsv", self.folder.glob("votes-*.tsv"), job=self.folder.name)
         with contextlib.closing(votes):
-            group.gather(b"")
-            self._certify(model, mine, done, votes, log)
-        return list(done.values()), votes.seconds
+            group.gather(b"")  # everybody has read before anybody writes
+            return self._certify(model, mine, votes), votes.seconds
 
-    def _certify(
-        self, model: nn.Module, mine: Sequence[int], done: dict[int, certlog.Row], votes: Votes, log: Path
-    ) -> None:
-        """The images of `mine` that are not `done` yet, into `done` and `log`."""
+    def _certify(self, model: nn.Module, mine: Sequence[int], votes: Votes) -> list[certlog.Row]:
         settings = self.settings
         per_image = settings["n"] + settings["n0"]
-        if done:
-            self.progress.note(f"continuing after {len(done)} of {len(mine)} images")
+        if known := votes.known(mine):
+            self.progress.note(f"continuing: {known} of {len(mine)} images have votes already")
         part = f"{len(mine)} of {len(self.indices)}" if len(mine) < len(self.indices) else f"{len(mine)}"
-        title = f"certifying {part} images of {self.found.name}"
-        with self.progress.bar(title, len(mine) * per_image, len(done) * per_image) as bar:
+        done: list[certlog.Row] = []
+        with self.progress.bar(f"certifying {part} images of {self.found.name}", len(mine) * per_image) as bar:
             certified = smooth.certify(
                 model,
-                ((i, datasets.to_float(self.dataset.test.x[i])) for i in mine if i not in done),
+                ((i, datasets.to_float(self.dataset.test.x[i])) for i in mine),
                 self._program,
                 classes=len(self.dataset.spec.classes),
                 noise=self._noise,
@@ -256,26 +246,22 @@ class _Job:
                 journal=votes,
                 advance=bar.advance,
             )
-            waiting: list[str] = []
-            flushed = told = time.monotonic()
+            shown = told = time.monotonic()
             try:
                 for idx, certificate in certified:
-                    row = certlog.Row.of(idx, int(self.dataset.test.y[idx]), certificate)
-                    bar.advance(max(0, per_image - row.drawn))  # what was not needed
-                    done[idx] = row
-                    waiting.append(row.line())
+                    done.append(certlog.Row.of(idx, int(self.dataset.test.y[idx]), certificate))
+                    bar.advance(max(0, per_image - certificate.n))  # what was not needed
                     now = time.monotonic()
-                    if now - flushed > FLUSH_SECONDS or len(done) == len(mine):
-                        append_synced(log, "".join(waiting).encode())
-                        waiting, flushed = [], now
-                        text = self._so_far(list(done.values()))
+                    if now - shown > SHOW_SECONDS or len(done) == len(mine):
+                        text, shown = self._so_far(done), now
                         bar.advance(0, text)
                         if now - told > TELL_SECONDS:
                             bar.line(f"{len(done)} of {len(mine)} images  {text}")
                             told = now
             except KeyboardInterrupt:
-                self._tell_partial(list(done.values()), len(mine))
+                self._tell_partial(done, len(mine))
                 raise
+        return done
 
     @property
     def _seed(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from robustkt import certlog, foreignlog, lattice, logchecks
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.foreignlog import Log
-from robustkt.noises import named
+from robustkt.noises import certifies, named
 from robustkt.numbers import fraction
 
 T = TypeVar("T")
@@ -264,9 +264,12 @@ def audit_log(
     problems = list(logchecks.rows(log))
     if own is not None and level is not None:
         problems += logchecks.claims({"sigma": level}, {"sigma": [own]})
-    result = _by_counts(log, level, claim)
-    if result is None:
+    read = logchecks.counts(log)
+    if read is not None and read[0]:
+        result = _by_counts(log, read[0], level, claim)
+    else:
         result = _by_lattice(log, level if level is not None else 1.0, claim)
+    problems += read[1] if read is not None else []
     problems += result.pop("problems")
     notes = ["the last line broke off and is left out"] if log.torn else []
     return {
@@ -282,12 +285,9 @@ def audit_log(
     }
 
 
-def _by_counts(log: Log, sigma: float | None, claim: dict[str, float]) -> dict[str, Any] | None:
-    """The audit of our columns; None for a log without them."""
-    read = logchecks.counts(log)
-    if read is None or not read[0]:
-        return None
-    found, problems = read
+def _by_counts(log: Log, found: list[logchecks.Count], sigma: float | None, claim: dict[str, float]) -> dict[str, Any]:
+    """The audit of our columns."""
+    problems: list[logchecks.Problem] = []
     trials = sorted({c.trials for c in found})
     mode, level = _mode(log), None
     if mode in (None, *COUNTED):
@@ -325,11 +325,11 @@ def _reach(log: Log, sigma: float | None) -> Callable[[float], float] | None:
     """From a bound to the exact radius, by the header's noise and norm; Gaussian in L2 when it names none."""
     text, norm = str(log.header.get("noise", "gaussian")), str(log.header.get("norm", "l2"))
     noise = named(text, None if text.startswith("ablation") else Fraction(sigma or 0))
-    if norm not in noise.norms and "lq" not in noise.norms:
+    if not certifies(noise, norm):
         raise IntegrityError(f"the header of {log.file} says {norm} under {text} noise", "No such radius exists.")
     seen = log.header.get("preprocessing")
     shape = seen.get("shape") if isinstance(seen, dict) else None
-    if isinstance(shape, list) and len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape):
+    if isinstance(shape, list) and len(shape) == 3 and all(type(s) is int and 0 < s < 2**20 for s in shape):
         return lambda p: noise.radius(p, norm, tuple(shape))
     alone = (text, norm) in (("gaussian", "l2"), ("uniform", "l1"), ("laplace", "l1"))  # whatever the images' shape
     return (lambda p: noise.radius(p, norm, (1, 1, 1))) if alone else None

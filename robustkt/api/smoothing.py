@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from robustkt.catalog import CERTIFIERS, unknown
 from robustkt.certificates import Ball, Certifying, lower_bound
+from robustkt.certlog import COLUMNS
 from robustkt.errors import UsageError
 from robustkt.generation import Generation
-from robustkt.noises import Noise, named
+from robustkt.noises import Noise, certifies, named
 from robustkt.numbers import check_counts, exact, noise_level
 from robustkt.progress import Progress
 from robustkt.registry import Registry
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 SAMPLES = 10_000  # the papers' 100,000 takes longer; --n 100000 gives their table
 COMPILE_FROM = 5_000_000  # draws that are worth the half minute that compiling takes
+MOST, LARGEST_BATCH = 10**9, 2**16  # copies of an image; of a forward pass
 SPLIT = 5  # the most shares that a mode which looks several times makes of α
+HEAD = "\t".join(COLUMNS[:6]).encode()  # how a certification log begins, anybody's
 STEPS = 16  # most radii of a default table
 
 
@@ -54,19 +58,12 @@ def noise_for(
             f"ablation must keep fewer than the {pixels} pixels", f"For instance ablation:keep={pixels // 4}."
         )
     wanted = norm or kind.norms[0]
-    if wanted == "lq" or (wanted not in kind.norms and not ("lq" in kind.norms and _order(wanted) > 2)):
+    if not certifies(kind, wanted):
         shown = ["l4" if name == "lq" else name for name in kind.norms]
         error = unknown(f"norm for certificates under {noise.partition(':')[0]} noise", wanted, shown)
         more = " l4 stands for any order above 2; l1 goes with --noise laplace." if "l4" in shown else ""
         raise UsageError(error.what.partition(":")[0], error.fix + more)
     return kind, wanted
-
-
-def _order(norm: str) -> float:
-    try:
-        return float(norm.removeprefix("l")) if norm.startswith("l") else 0.0
-    except ValueError:
-        return 0.0
 
 
 def takes(mode: str, argument: str) -> bool:
@@ -166,20 +163,32 @@ def check_options(
     if not 0 < alpha < 0.5:
         raise UsageError(f"--alpha must lie between 0 and ½, not {alpha}", "The field uses 0.001.")
     check_counts({"--n": n, "--n0": n0, "--max-images": max_images, "--batch-size": batch_size, "--skip": skip})
+    limits = {"--n": (n, MOST), "--n0": (n0, MOST), "--batch-size": (batch_size or 1, LARGEST_BATCH)}
+    for option, (value, most) in limits.items():
+        if value > most:
+            raise UsageError(f"{option} must be at most {most:,}, not {value}", f"Leave {option} out for the default.")
     if radii is not None and (not radii or min(radii) < 0):
         raise UsageError("--radii must be numbers from 0 up", "For instance --radii 0,0.25,0.5.")
 
 
+def header_of(out: Path) -> Path:
+    """Where the header of a log lies."""
+    return out.resolve().with_name(out.name + ".json")
+
+
 def check_place(out: Path) -> None:
-    """Whether a log may be written there: a new file, or one that is a log already.
+    """Whether a log may be written there with its header beside it: new files, or those of an earlier log.
 
     Raises:
-        UsageError: another file stands there, which would be lost.
+        UsageError: something else stands there, which would be lost.
     """
     if out.is_dir():
         raise UsageError(f"cannot write {out}: Is a directory", "Name a file, such as --out log.tsv.")
-    if out.is_file() and not _begins(out, b"idx\tlabel"):
-        raise UsageError(f"{out} is there and no certification log", "Name another file with --out.")
+    for path, beginning, what in ((out, HEAD, "certification log"), (header_of(out), b"{", "header of one")):
+        if os.path.lexists(path) and not (path.is_file() and _begins(path, beginning)):
+            raise UsageError(f"{path} is there and no {what}", "Name another file with --out.")
+    if header_of(out).is_file() and not out.is_file():
+        raise UsageError(f"{header_of(out)} is there and would be lost", "Name another file with --out.")
 
 
 def _begins(path: Path, text: bytes) -> bool:

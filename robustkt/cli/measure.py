@@ -313,6 +313,8 @@ def _files(names: list[str]) -> list[Path]:
     Raises:
         UsageError: stdin has none.
     """
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files need be no UTF-8
     listed = [line.strip() for line in sys.stdin if line.strip()] if "-" in names else []
     files = [Path(name) for given in names for name in (listed if given == "-" else [given])]
     if not files:

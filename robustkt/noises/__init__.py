@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from robustkt.streams import Stream
 
-__all__ = ["Noise", "named", "spelled"]
+__all__ = ["Noise", "certifies", "named", "spelled"]
 
 
 class Noise(Protocol):
@@ -37,6 +37,17 @@ class Noise(Protocol):
     def needed(self, radius: float, norm: str, shape: tuple[int, ...]) -> float:
         """The probability whose radius it is: the inverse of `radius`, ½ at 0."""
         ...
+
+
+def certifies(noise: Noise, norm: str) -> bool:
+    """Whether votes under this noise say anything in this norm; `lq` stands for any order above 2, as `l4`."""
+    if norm == "lq" or norm in noise.norms:
+        return norm != "lq"
+    try:
+        order = float(norm[1:]) if norm.startswith("l") else 0.0
+    except ValueError:
+        return False
+    return "lq" in noise.norms and 2 < order < float("inf")
 
 
 def named(text: str, sigma: Fraction | None = None) -> Noise:

@@ -32,7 +32,7 @@ class Ablation:
         import torch
 
         rows, pixels = len(out), x.shape[-1] * x.shape[-2]
-        scores = stream.uniform(torch.empty(rows, pixels, device=out.device))
+        scores = stream.integers(rows * pixels).view(rows, pixels)  # 60 bits: floats tie at the cut too often
         kept = scores.topk(min(self.keep, pixels), dim=1).indices
         mask = torch.zeros(rows, pixels, device=out.device).scatter_(1, kept, 1.0)
         torch.mul(mask.view(rows, 1, *x.shape[-2:]), x, out=out)

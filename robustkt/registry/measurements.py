@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustkt.errors import IntegrityError
+from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation, from_json
+from robustkt.numbers import fraction
 
 LOG = re.compile(r"[a-z0-9-]{1,120}\.tsv")
 
@@ -179,8 +180,8 @@ def checked(result: Result) -> Result:
             raise IntegrityError(f"{result.path}: radii and intervals do not agree", "Measure again with --fresh.")
         for radius in intervals:
             try:
-                float(radius)
-            except ValueError:
+                fraction(radius)
+            except UsageError:
                 raise IntegrityError(f"{result.path}: '{radius[:40]}' is no radius", "Measure again.") from None
     elif any(len(i) != 2 for i in _intervals(read)):
         raise IntegrityError(f"{result.path}: an interval has two ends", "Measure again with --fresh.")

@@ -201,9 +201,7 @@ class Registry:
         content = unsealed(path, "Restore it from a copy.") if path.is_file() else {}
         return {key: value for key, value in content.items() if key not in ("format", "name")}
 
-    def put_result(
-        self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes | None = None
-    ) -> Path:
+    def put_result(self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes) -> Path:
         """Store a measurement beside its generation; its log first, so that a header never names a missing one.
 
         The log of an earlier measurement with the same settings stays, for those who read its header at the moment.
@@ -212,10 +210,10 @@ class Registry:
         with self.lock() as held:
             self.by_id(identity, identity)
             held.check()
-            if log is not None:
-                place = path.with_name(f"{path.stem}-{_hex(digest(log))[:8]}.tsv")
-                write_atomic(place, log)
-                content = {**content, "log": place.name, "log_hash": digest(log)}
+            place = path.with_name(f"{path.stem}-{_hex(digest(log))[:8]}.tsv")
+            content = {**content, "log": place.name, "log_hash": digest(log)}
+            checked(Result(kind, key, content, path))  # nothing is stored that could not be read
+            write_atomic(place, log)
             write_atomic(path, sealed({"format": RECORD, "kind": kind, "generation": identity, **content}))
         return path
 
