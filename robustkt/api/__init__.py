@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from robustkt.api.benching import bench_train
     from robustkt.api.certifying import certify
     from robustkt.api.comparing import compare
+    from robustkt.api.copying import copy, open_registry, verify_remote
     from robustkt.api.descent import lineage
     from robustkt.api.evaluating import evaluate
     from robustkt.api.gating import gate
@@ -34,12 +35,14 @@ __all__ = [
     "bench_train",
     "certify",
     "compare",
+    "copy",
     "distill",
     "evaluate",
     "gate",
     "gc",
     "lineage",
     "list_generations",
+    "open_registry",
     "predict",
     "push",
     "quickstart",
@@ -52,6 +55,7 @@ __all__ = [
     "train",
     "untag",
     "verify",
+    "verify_remote",
 ]
 
 _HOMES = {
@@ -62,12 +66,14 @@ _HOMES = {
     "audit_log": "logs",
     "certify": "certifying",
     "compare": "comparing",
+    "copy": "copying",
     "distill": "training",
     "evaluate": "evaluating",
     "gc": "keeping",
     "lineage": "descent",
     "gate": "gating",
     "list_generations": "upkeep",
+    "open_registry": "copying",
     "predict": "predicting",
     "push": "publishing",
     "quickstart": "quickstarting",
@@ -80,6 +86,7 @@ _HOMES = {
     "train": "training",
     "untag": "keeping",
     "verify": "keeping",
+    "verify_remote": "copying",
 }
 
 

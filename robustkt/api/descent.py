@@ -41,7 +41,7 @@ def lineage(
     everything = rows_of(registry)
     named = [row for row in everything.values() if row["named"]]
     if not named:
-        raise NotFoundError(f"there is no generation in {registry.root}", "Make one with `robustkt quickstart`.")
+        raise NotFoundError(f"there is no generation in {registry.label}", "Make one with `robustkt quickstart`.")
     children: dict[str, list[str]] = {}
     for identity, row in everything.items():
         for parent in sorted(set(row["parents"].values())):

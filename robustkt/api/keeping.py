@@ -139,7 +139,7 @@ def verify(*, repair: bool = False, registry: Registry | None = None) -> dict[st
     pairs = list(zip(findings, told, strict=True))
     return {
         "ok": not any(f.damage for f in findings),
-        "registry": str(registry.root),
+        "registry": registry.label,
         "generations": len(list((registry.root / "generations").glob("*.json"))),
         "problems": [text for f, text in pairs if f.damage],
         "notes": [text for f, text in pairs if not f.damage],

@@ -24,7 +24,7 @@ def list_generations(registry: Registry | None = None) -> dict[str, Any]:
     names = registry.refs()["names"]
     rows = rows_of(registry)
     return {
-        "registry": str(registry.root),
+        "registry": registry.label,
         "generations": [{**rows[identity], "generation": name} for name, identity in names.items() if identity in rows],
         "unreadable": [name for name, identity in names.items() if identity not in rows],
     }

@@ -113,7 +113,7 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Move damage into the registry's quarantine and mend the rest.")
     ] = False,
-    registry: o.Where = None,
+    registry: o.ReadWhere = None,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
@@ -123,8 +123,12 @@ def verify(
     """
     from robustkt import api
 
-    result = api.verify(repair=repair, registry=o.registry_of(registry))
-    Output(as_json=as_json, verbose=verbose).answer(result, _verified)
+    output, remote = Output(as_json=as_json, verbose=verbose), None if repair else o.remote_of(registry)
+    if remote is not None:
+        result = api.verify_remote(remote, output)
+    else:
+        result = api.verify(repair=repair, registry=o.registry_of(registry))
+    output.answer(result, _verified)
     if not result["ok"]:
         raise typer.Exit(FOUND)
 

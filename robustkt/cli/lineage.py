@@ -36,7 +36,7 @@ def lineage(
     out: Annotated[
         Path | None, typer.Option("--out", help="Draw robustness over generations: a .png, .svg or .pdf.")
     ] = None,
-    registry: o.Where = None,
+    registry: o.ReadWhere = None,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
@@ -48,7 +48,7 @@ def lineage(
 
     if form not in FORMATS:
         raise UsageError(f"there is no format '{form}'", f"There are {', '.join(FORMATS)}.")
-    result = api.lineage(generation, out=out, registry=o.registry_of(registry))
+    result = api.lineage(generation, out=out, registry=o.readable(registry))
     output = Output(as_json=as_json or form == "json", verbose=verbose)
     output.answer(result, _metrics if metrics else FORMATS[form])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,7 +104,11 @@ OtherData = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where named data sets lie.", envvar="ROBUSTKT_DATA")]
 Where = Annotated[
-    Path | None, typer.Option("--registry", help="The registry's folder.", show_default="the nearest registry/")
+    str | None, typer.Option("--registry", help="The registry's folder.", show_default="the nearest registry/")
+]
+ReadWhere = Annotated[
+    str | None,
+    typer.Option("--registry", help="The registry's folder or address.", show_default="the nearest registry/"),
 ]
 Name = Annotated[str | None, typer.Option("--name", "-n", help="The generation's name.", show_default="genN")]
 Preset = Annotated[str | None, typer.Option("--preset", autocompletion=_presets, help="A published recipe.")]
@@ -139,11 +144,37 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no n
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Times, every milestone, an error's traceback.")]
 
 
-def registry_of(folder: Path | None) -> Registry:
-    """The registry to use, given --registry or not."""
+def registry_of(place: str | None) -> Registry:
+    """The registry to work in, given --registry or not.
+
+    Raises:
+        RobustKTError: it is a remote one.
+    """
     from robustkt.registry import Registry
 
-    return Registry.locate(folder)
+    remote = remote_of(place)
+    if remote is not None:
+        raise RobustKTError(
+            f"{remote} is a remote registry, and this command works in a local one",
+            f"`robustkt copy GEN --from {remote}` brings a generation here, and --to takes one there.",
+        )
+    return Registry.locate(Path(place) if place else None)
+
+
+def remote_of(place: str | None) -> str | None:
+    """The address of the registry, when --registry or $ROBUSTKT_REGISTRY names a remote one."""
+    from robustkt.registry.remote import remote_at
+
+    named = place or os.environ.get("ROBUSTKT_REGISTRY")
+    return remote_at(named) if named else None
+
+
+def readable(place: str | None) -> Registry:
+    """The registry to read, which may be a remote one."""
+    from robustkt import api
+
+    remote = remote_of(place)
+    return api.open_registry(remote) if remote else registry_of(place)
 
 
 def check_names(method: str | None, arch: str, data: str | None) -> None:

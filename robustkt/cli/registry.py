@@ -17,18 +17,18 @@ def register(app: typer.Typer) -> None:
     app.command()(guarded(show))
 
 
-def list_generations(registry: o.Where = None, as_json: o.Json = False, verbose: o.Verbose = False) -> None:
+def list_generations(registry: o.ReadWhere = None, as_json: o.Json = False, verbose: o.Verbose = False) -> None:
     """Every generation, the oldest first.
 
-    Example: `robustkt list --json`
+    Examples: `robustkt list --json`, `robustkt list --registry s3://bucket/team`
     """
     from robustkt import api
 
-    Output(as_json=as_json, verbose=verbose).answer(api.list_generations(o.registry_of(registry)), inventory.listed)
+    Output(as_json=as_json, verbose=verbose).answer(api.list_generations(o.readable(registry)), inventory.listed)
 
 
 def show(
-    generation: o.Gen = "@latest", registry: o.Where = None, as_json: o.Json = False, verbose: o.Verbose = False
+    generation: o.Gen = "@latest", registry: o.ReadWhere = None, as_json: o.Json = False, verbose: o.Verbose = False
 ) -> None:
     """One generation: its recipe, how it came about, and what was measured.
 
@@ -36,4 +36,4 @@ def show(
     """
     from robustkt import api
 
-    Output(as_json=as_json, verbose=verbose).answer(api.show(generation, o.registry_of(registry)), inventory.shown)
+    Output(as_json=as_json, verbose=verbose).answer(api.show(generation, o.readable(registry)), inventory.shown)

@@ -242,6 +242,19 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"to upload: {command}", markup=False, soft_wrap=True)
 
 
+def copied(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of copy."""
+    table = Columns("generation", "id", "state", left=3)
+    for row in result["generations"]:
+        state = ("it would go" if result["dry_run"] else "copied") if row["new"] else "was there"
+        table.add_row(row["generation"], row["id"][7:19], state)
+    table.show(console)
+    told = f"{counted(result['files'], 'file')}, {result['bytes']:,} bytes, from {result['from']} to {result['to']}"
+    console.print(f"dry run, nothing is written: {told}" if result["dry_run"] else told, markup=False, soft_wrap=True)
+    for path in result["kept"]:
+        console.print(f"another one is there, and stays: {path}", markup=False, soft_wrap=True)
+
+
 def quickstart(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of quickstart."""
     table = Columns(

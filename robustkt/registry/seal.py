@@ -21,11 +21,15 @@ def unsealed(path: Path, fix: str) -> dict[str, Any]:
     Raises:
         IntegrityError: it is damaged; `fix` says what to do.
     """
-    data = path.read_bytes()
+    return unsealed_bytes(path.read_bytes(), str(path), fix)
+
+
+def unsealed_bytes(data: bytes, source: str, fix: str) -> dict[str, Any]:
+    """The table in the bytes of a sealed file, as `unsealed` reads it."""
     body = data.rpartition(b',"digest":')[0] + b"}"
     if data != _seal(body):
-        raise IntegrityError(f"{path} is damaged: its digest is another", fix)
-    return dict(parse_json(body, str(path)))
+        raise IntegrityError(f"{source} is damaged: its digest is another", fix)
+    return dict(parse_json(body, source))
 
 
 def _seal(body: bytes) -> bytes:

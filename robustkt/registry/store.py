@@ -35,6 +35,8 @@ class Registry:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._seen: tuple[tuple[int, int, int], Refs] | None = None  # the refs as they were last read
+        self.label = str(root)  # what answers and errors call it
+        self.problems: list[tuple[str, Path]] = []  # what a copy of a remote registry could not take over
 
     @classmethod
     def locate(cls, given: Path | None = None) -> Registry:

@@ -35,7 +35,7 @@ class Finding:
 def verify(registry: Registry) -> list[Finding]:
     """Everything that is not as its hash, name or pointer says; an empty list is a sound registry."""
     if not registry.exists:
-        raise RobustKTError(f"there is no registry in {registry.root}", "Name one with --registry DIR.")
+        raise RobustKTError(f"there is no registry in {registry.label}", "Name one with --registry DIR.")
     try:
         registry.check_format()
     except RobustKTError as error:
@@ -45,6 +45,7 @@ def verify(registry: Registry) -> list[Finding]:
     except RobustKTError as error:
         return [Finding(error.what, registry.root / refs_file.FILE), *_files(registry, {})]
     return [
+        *(Finding(what, path) for what, path in registry.problems),
         *_lost_names(registry),
         *_pointers(registry, refs),
         *_files(registry, {i: n for n, i in refs["names"].items()}),
