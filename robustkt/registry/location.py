@@ -19,6 +19,7 @@ from robustkt.registry.files import TEMPORARY, sync_folder, write_atomic, writin
 PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]*):/+")
 PAUSES = (0.5, 2.0)  # seconds before a call is repeated that failed as busy stores and bad lines fail
 BLOCK = 16 * 2**20  # bytes read at once of a large file
+PATIENT = {"s3", "s3a"}  # whose package repeats such calls itself
 TOGETHER = 128  # small files read or written at once, side by side where the store can
 EXTRAS = {"s3": "robustkt[s3]", "s3a": "robustkt[s3]"}
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "sftp": "paramiko", "ssh": "paramiko"}
@@ -169,7 +170,7 @@ class Location:
             )
 
     def _call(self, act: Callable[[], T]) -> T:
-        for pause in (*PAUSES, None):
+        for pause in (None,) if self.protocol in PATIENT else (*PAUSES, None):
             try:
                 return act()
             except (FileNotFoundError, FileExistsError, RobustKTError):
@@ -181,7 +182,7 @@ class Location:
                 if pause is None or not passing:
                     raise told from None  # what a store says may quote a signed address
             time.sleep(pause)
-        raise AssertionError
+        raise AssertionError  # the last attempt returns or raises
 
     def _no_container(self, error: FileNotFoundError) -> None:
         """Raise a NotFoundError when it is the bucket or the repository that is missing, not a file."""
@@ -202,6 +203,8 @@ def protocol_of(place: str) -> str | None:
     Raises:
         UsageError: an address with one slash, with a password, or one in another.
     """
+    if "::" in place and "://" in place:
+        raise UsageError("an address inside another is none of a registry", "Write one such as s3://bucket/registry.")
     match = PROTOCOL.match(place)
     if match is None:
         return None
@@ -212,8 +215,6 @@ def protocol_of(place: str) -> str | None:
             "the address holds a user or a password, which end up in logs and histories",
             "Leave them out: the store's own settings or environment variables hold them.",
         )
-    if "::" in place:
-        raise UsageError("an address inside another is none of a registry", "Write one such as s3://bucket/registry.")
     return match[1]
 
 

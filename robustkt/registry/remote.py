@@ -299,7 +299,7 @@ def _pointers(files: Mapping[str, bytes], complain: Callable[[str, str], Any]) -
             complain(path, "a tag whose history is none")
         else:
             refs["tags"][name] = identity
-            refs["history"] |= {name: history} if history else {}
+            refs["history"] |= {name: [{"id": m["id"], "at": m["at"]} for m in history]} if history else {}
     return refs
 
 
