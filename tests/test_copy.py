@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ from robustkt.registry import upkeep as keep
 from robustkt.registry.location import Location
 from robustkt.registry.remote import Mirror, Remote, remote_at
 from robustkt.registry.seal import sealed
-from tests.conftest import Ran
+from tests.conftest import SHARED, Ran
 from tests.stores import DATA, RECORD, damage, measure, notes, stored_files
 
 Cli = Callable[..., Ran]
@@ -702,3 +703,63 @@ def test_which_places_are_remote(team: Registry, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         remote_at("s3:/bucket")
     assert json.loads((tmp_path / "remote" / "registry.json").read_bytes()) == {"format": remote_module.REMOTE}
+
+
+# -- the Hub -----------------------------------------------------------------------------------------------------------
+
+STAND_IN = SHARED / "tools" / "hubstandin.py"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment for a stand-in of the Hub on this machine, with a data set repository `alice/team`."""
+    if not STAND_IN.is_file():
+        pytest.skip("there is no stand-in of the Hub here")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "hub").mkdir()
+    command = [sys.executable, str(STAND_IN), "--port", str(port), "--root", str(tmp_path / "hub")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        told = dict(pair.split("=", 1) for pair in server.stdout.readline().split())
+        more = {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        environment = {**os.environ, **told, **more}
+        code = "from huggingface_hub import HfApi; HfApi().create_repo('alice/team', repo_type='dataset')"
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+        yield environment
+        server.terminate()
+
+
+def test_a_data_set_on_the_hub_is_a_registry(team: Registry, hub: dict[str, str], tmp_path: Path) -> None:
+    def run(*arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *(("-c", code) if code else ("-m", "robustkt", *map(str, arguments)))]
+        return subprocess.run(command, env=hub, check=False, capture_output=True, text=True)
+
+    url = "hf://datasets/alice/team"
+    done = run("copy", "--to", url, "--registry", team.root, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["files"] == 21
+    commits = run(
+        code="from huggingface_hub import HfApi; "
+        "print(len(HfApi().list_repo_commits('alice/team', repo_type='dataset')))"
+    )
+    assert int(commits.stdout) <= 1 + 1 + 5 + 5, "a commit a stage and a name, not one a file"
+    assert json.loads(run("copy", "--to", url, "--registry", team.root, "--json").stdout)["files"] == 0
+    assert json.loads(run("list", "--registry", url, "--json").stdout)["registry"] == url
+    assert run("copy", "--from", url, "--registry", tmp_path / "back").returncode == 0
+    assert stored_files(tmp_path / "back") == stored_files(team.root)
+    mine = Registry(tmp_path / "mine")
+    commit(mine, 100, "gen0")
+    race = (
+        "from robustkt.registry.remote import Remote; from concurrent.futures import ThreadPoolExecutor\n"
+        "ids = [f'sha256:{i:064}' for i in range(4)]\n"
+        f"point = lambda i: not Remote({url!r}).point({{'names': {{'new': i}}, 'tags': {{}}, 'history': {{}}}})\n"
+        "with ThreadPoolExecutor(4) as pool: print(sum(pool.map(point, ids)))\n"
+    )
+    done = run(code=race)
+    assert done.stdout == "1\n", done.stderr
+    refused = run("copy", "--to", url, "--registry", mine.root)
+    assert refused.stderr.startswith(f"error: the name gen0 belongs to another generation in {url}\n")
+    refused = run("copy", "--to", "hf://datasets/alice/none", "--registry", mine.root)
+    assert refused.stderr.startswith("error: there is no repository for hf://datasets/alice/none")

@@ -218,15 +218,9 @@ def send(planned: Plan, target: Target, advance: Callable[[float], None]) -> Non
     """
     target.create()
     target.claim(planned.there)
-    whole = [file for file in planned.files if file.stage == "objects"]
-    for file in whole:
-        target.put({file.path: file.read()})
-        advance(file.size)
+    _put(planned, target, STAGES[:1], advance)
     with target.committing():
-        for stage in STAGES[1:]:
-            for batch in _batches([file for file in planned.files if file.stage == stage]):
-                target.put({file.path: file.read() for file in batch})
-                advance(sum(file.size for file in batch))
+        _put(planned, target, STAGES[1:], advance)
         lost = target.point(planned.refs)
     if lost:
         raise RobustKTError(
@@ -344,6 +338,13 @@ def _check_result(result: Result, generation: Generation) -> None:
 
 def _relative(source: Registry, path: Path) -> str:
     return path.relative_to(source.root).as_posix()
+
+
+def _put(planned: Plan, target: Target, stages: Sequence[str], advance: Callable[[float], None]) -> None:
+    for stage in stages:
+        for batch in _batches([file for file in planned.files if file.stage == stage]):
+            target.put({file.path: file.read() for file in batch})
+            advance(sum(file.size for file in batch))
 
 
 def _batches(files: Sequence[File]) -> Iterator[list[File]]:

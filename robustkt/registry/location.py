@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, clip
 from robustkt.registry.files import TEMPORARY, sync_folder, write_atomic, writing
+from robustkt.registry.hubfiles import Commits
 
 PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]*):/+")
 PAUSES = (0.5, 2.0)  # seconds before a call is repeated that failed as busy stores and bad lines fail
@@ -135,7 +136,10 @@ class Location:
                 write_atomic(Path(self._at(path)), data)
             return
         try:
-            self._call(lambda: self.fs.pipe({self._at(path): data for path, data in files.items()}))
+            if self.protocol == "hf":
+                self._call(lambda: Commits(self.fs, self.base).write(files))
+            else:
+                self._call(lambda: self.fs.pipe({self._at(path): data for path, data in files.items()}))
         except FileNotFoundError as error:
             self._no_container(error)
             raise NotFoundError(
@@ -150,12 +154,19 @@ class Location:
         else:
             try:
                 with contextlib.suppress(FileExistsError):
-                    self._call(lambda: self.fs.pipe_file(self._at(path), data, mode="create"))
+                    self._call(lambda: self._create(path, data))
             except FileNotFoundError as error:
                 self._no_container(error)
                 raise
         found = self.small(path, 2**20)
         return data if found is None else found
+
+    def _create(self, path: str, data: bytes) -> None:
+        if self.protocol == "hf":
+            Commits(self.fs, self.base).create(path, data)
+            self.fs.invalidate_cache()
+        else:
+            self.fs.pipe_file(self._at(path), data, mode="create")
 
     # -- inner ---------------------------------------------------------------------------------------------------
 
