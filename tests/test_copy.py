@@ -574,6 +574,7 @@ def test_what_works_in_a_registry_refuses_a_remote_one(
         (("--to", "memory://a", "--suffix", "../x"), "--suffix '../x' cannot be part of a name"),
         (("gen0", "--to", "memory://a", "--as", "../x"), "'../x' cannot be a generation's name"),
         (("--to", "memory://a", "--as", "x"), "--as names one generation"),
+        (("--to", "s3://"), "s3:// names no place"),
         (("--to", "nothing://a"), "nothing://a: Protocol not known"),
         (("--to", "registry"), "registry is both ends of the copy"),
     ],
@@ -666,6 +667,17 @@ def test_a_bug_keeps_its_traceback(team: Registry, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", broken)
     with pytest.raises(ZeroDivisionError):
         api.copy(to="memory://team", registry=team)
+
+
+def test_a_file_system_without_hard_links(team: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    url = f"file://{tmp_path}/remote"
+    assert len(api.copy(to=url, registry=team)["names"]) == 4
+    refs = {"names": {"gen0": digest(b"another"), "new": digest(b"new")}, "tags": {}, "history": {}}
+    assert Remote(url).point(refs) == ["gen0"]  # type: ignore[arg-type]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

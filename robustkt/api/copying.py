@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +15,31 @@ from robustkt.registry.copying import Folder, Plan, Target, check, plan, send
 from robustkt.registry.remote import Mirror, Remote, remote_at
 
 
-def open_registry(place: str, *, objects: bool = False, progress: Progress | None = None) -> Registry:
+def open_registry(place: str) -> Registry:
     """A registry to read: a local folder, or a remote one by way of a copy of its small files in the user's cache.
-
-    Args:
-        place: a folder, or an address such as `s3://bucket/prefix`.
-        objects: fetch all weights too, and everything anew, as `verify` needs it.
-        progress: where the fetching reports to.
 
     Raises:
         NotFoundError: there is none at the address.
         RobustKTError: the store refuses or cannot be reached.
     """
     url = remote_at(place)
-    if url is None:
-        return Registry.locate(Path(place))
-    mirror = Mirror(url, anew=objects)
-    if objects:
-        with (progress or Silent()).bar(f"fetching from {mirror.label}", mirror.total()) as bar:
-            mirror.fetch_all(bar.advance)
-    return mirror
+    return Registry.locate(Path(place)) if url is None else Mirror(url)
 
 
-def verify_remote(place: str, progress: Progress | None = None) -> dict[str, Any]:
-    """What `verify` says of the remote registry at `place`; every byte of it is fetched."""
+def verify_remote(url: str, progress: Progress | None = None) -> dict[str, Any]:
+    """What `verify` says of the remote registry at `url`; every byte of it is fetched anew.
+
+    Raises:
+        NotFoundError: there is none at the address.
+        RobustKTError: the store refuses or cannot be reached.
+    """
     from robustkt.api.keeping import verify
 
-    found = open_registry(place, objects=True, progress=progress)
-    try:
-        return verify(registry=found)
-    finally:
-        if isinstance(found, Mirror):
-            found.forget_objects()
+    mirror = Mirror(url, anew=True)
+    with mirror.using_objects():
+        with (progress or Silent()).bar(f"fetching from {mirror.label}", mirror.total()) as bar:
+            mirror.fetch_all(bar.advance)
+        return verify(registry=mirror)
 
 
 def copy(
@@ -100,16 +94,15 @@ def copy(
 
 
 def _carry(begin: Registry, goal: Target, planned: Plan, progress: Progress) -> None:
-    remote = isinstance(begin, Mirror)
+    """Fetch what is remote, check everything, write."""
     objects = [file for file in planned.files if file.stage == "objects"]
-    if isinstance(begin, Mirror) and objects:
-        with progress.bar(f"fetching from {begin.label}", sum(file.size for file in objects)) as bar:
-            begin.fetch([f"sha256:{Path(file.path).name}" for file in objects], bar.advance)
-    check(planned)
-    with progress.bar(f"writing to {goal.label}" if remote else f"copying to {goal.label}", planned.size) as bar:
-        send(planned, goal, bar.advance)
-    if isinstance(begin, Mirror):
-        begin.forget_objects()
+    with begin.using_objects() if isinstance(begin, Mirror) else nullcontext():
+        if isinstance(begin, Mirror) and objects:
+            with progress.bar(f"fetching from {begin.label}", sum(file.size for file in objects)) as bar:
+                begin.fetch([f"sha256:{Path(file.path).name}" for file in objects], bar.advance)
+        check(planned)
+        with progress.bar(f"copying to {goal.label}", planned.size) as bar:
+            send(planned, goal, bar.advance)
 
 
 def _answer(begin: Registry, goal: Target, planned: Plan, *, dry_run: bool) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def push(
 def copy(
     generations: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[GEN]…", autocompletion=o._generations, help="Which generations; all by default."),
+        typer.Argument(metavar="[GEN...]", autocompletion=o._generations, help="Which generations; all by default."),
     ] = None,
     to: Annotated[str | None, typer.Option("--to", metavar="PLACE", help="A folder, or s3://bucket/prefix ….")] = None,
     source: Annotated[str | None, typer.Option("--from", metavar="PLACE", help="The same, to copy from.")] = None,

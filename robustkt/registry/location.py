@@ -24,6 +24,7 @@ PATIENT = {"s3", "s3a"}  # whose package repeats such calls itself
 TOGETHER = 128  # small files read or written at once, side by side where the store can
 EXTRAS = {"s3": "robustkt[s3]", "s3a": "robustkt[s3]"}
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "sftp": "paramiko", "ssh": "paramiko"}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # of file systems without hard links
 PASSING = {errno.EBUSY, errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, 121}  # 121: remote I/O error
 
 T = TypeVar("T")
@@ -221,6 +222,8 @@ def protocol_of(place: str) -> str | None:
         return None
     if not place.startswith(f"{match[1]}://"):
         raise UsageError(f"'{clip(place, 80)}' is no address", f"Write {match[1]}://… with two slashes.")
+    if not place.strip("/").partition("://")[2]:
+        raise UsageError(f"{place} names no place", "Such as s3://bucket/registry.")
     if re.match(r"[^/]*@", place.partition("://")[2]):
         raise UsageError(
             "the address holds a user or a password, which end up in logs and histories",
@@ -261,7 +264,13 @@ def _linked(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
+            try:
+                os.link(temporary, path)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                with path.open("xb") as file:  # torn it would not be believed
+                    file.write(data)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -7,8 +7,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -214,10 +214,17 @@ class Mirror(Registry):
         """The bytes of all objects."""
         return sum(stat.size for stat in self._listed().values() if stat.size <= MAX_OBJECT)
 
-    def forget_objects(self) -> None:
-        """Free the space of the objects in the cache."""
-        for path in (self.root / "objects").glob("*/*"):
-            path.unlink(missing_ok=True)
+    @contextmanager
+    def using_objects(self) -> Iterator[None]:
+        """Hold the objects in the cache; their space is freed when the block ends well, else they serve the next try.
+
+        Raises:
+            RobustKTError: another process has been using them for a minute.
+        """
+        with locked(self.home / "objects-in-use", f"the copy of the weights of {self.label}"):
+            yield
+            for path in (self.root / "objects").glob("*/*"):
+                path.unlink(missing_ok=True)
 
     def _listed(self) -> dict[str, Stat]:
         if self._objects is None:
