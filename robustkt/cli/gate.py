@@ -29,7 +29,7 @@ def compare(
     sigma: OneSigma = None,
     radii: Radii = None,
     confidence: Annotated[str, typer.Option("--confidence", help="Of intervals and verdicts.")] = "0.95",
-    registry: o.Where = None,
+    registry: o.ReadWhere = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -50,7 +50,7 @@ def compare(
         sigma=sigma,
         radii=[fraction(r, "a radius") for r in radii.split(",")] if radii is not None else None,
         confidence=float(fraction(confidence, "--confidence")),
-        registry=o.registry_of(registry),
+        registry=o.readable(registry),
     )
     Output(as_json=as_json, quiet=quiet, verbose=verbose).answer(result, gatetables.compared)
 
@@ -91,7 +91,7 @@ def gate(
     ] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the answer there as Markdown.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML there.")] = None,
-    registry: o.Where = None,
+    registry: o.ReadWhere = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -120,7 +120,7 @@ def gate(
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     if told.file is not None:
         output.note(f"with the [gate] table of {told.file}")
-    where = o.registry_of(registry)
+    where = o.readable(registry)
     if generation == "@latest":
         output.note(f"@latest is {where.get(generation).name}")
     result = api.gate(generation, config=told, registry=where)

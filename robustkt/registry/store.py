@@ -111,7 +111,7 @@ class Registry:
             IntegrityError: its manifest is damaged.
         """
         base, *ups = reference.split("~")
-        generation = self.by_id(refs_file.resolve(self.refs(), self.stored, base, str(self.root)))
+        generation = self.by_id(refs_file.resolve(self.refs(), self.stored, base, self.label))
         generation = replace(generation, name=base) if base in self.refs()["names"] else generation
         for up in ups:
             if not re.fullmatch(r"[0-9]{0,9}", up):
