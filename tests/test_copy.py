@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -678,6 +679,20 @@ def test_a_file_system_without_hard_links(team: Registry, tmp_path: Path, monkey
     assert len(api.copy(to=url, registry=team)["names"]) == 4
     refs = {"names": {"gen0": digest(b"another"), "new": digest(b"new")}, "tags": {}, "history": {}}
     assert Remote(url).point(refs) == ["gen0"]  # type: ignore[arg-type]
+
+
+def test_a_store_without_exclusive_writes(team: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = MemoryFileSystem.pipe_file
+
+    def limited(self: Any, path: str, value: bytes, mode: str = "overwrite") -> None:
+        if mode == "create":
+            raise OSError(errno.ENOSYS, "NotImplemented")
+        pipe(self, path, value)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", limited)
+    assert len(api.copy(to="memory://team", registry=team)["names"]) == 4
+    refs = {"names": {"gen0": digest(b"another"), "new": digest(b"new")}, "tags": {}, "history": {}}
+    assert Remote("memory://team").point(refs) == ["gen0"]  # type: ignore[arg-type]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from robustkt.generation import Generation
 from robustkt.numbers import digest
 from robustkt.registry import refs as refs_file
 from robustkt.registry.files import write_atomic, writing
-from robustkt.registry.location import TOGETHER
+from robustkt.registry.location import batches
 from robustkt.registry.measurements import Result
 from robustkt.registry.refs import Refs
 from robustkt.registry.seal import unsealed, unsealed_bytes
@@ -342,18 +342,6 @@ def _relative(source: Registry, path: Path) -> str:
 
 def _put(planned: Plan, target: Target, stages: Sequence[str], advance: Callable[[float], None]) -> None:
     for stage in stages:
-        for batch in _batches([file for file in planned.files if file.stage == stage]):
+        for batch in batches((file, file.size) for file in planned.files if file.stage == stage):
             target.put({file.path: file.read() for file in batch})
             advance(sum(file.size for file in batch))
-
-
-def _batches(files: Sequence[File]) -> Iterator[list[File]]:
-    """Small files in handfuls."""
-    batch: list[File] = []
-    for file in files:
-        if batch and (len(batch) == TOGETHER or sum(f.size for f in batch) + file.size > 2**25):
-            yield batch
-            batch = []
-        batch.append(file)
-    if batch:
-        yield batch

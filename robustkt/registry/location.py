@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,9 +112,7 @@ class Location:
         for path, size in sizes.items():
             self._check_size(path, size, most(path))
         yield from ((path, b"") for path, size in sizes.items() if not size)
-        full = [path for path, size in sizes.items() if size]
-        for i in range(0, len(full), TOGETHER):
-            batch = full[i : i + TOGETHER]
+        for batch in batches([(path, size) for path, size in sizes.items() if size]):
             found = self._call(lambda batch=batch: self._ranges(batch, sizes))  # type: ignore[misc]
             yield from ((path, data) for path, data in zip(batch, found, strict=True) if data is not None)
 
@@ -166,8 +164,14 @@ class Location:
         if self.protocol == "hf":
             Commits(self.fs, self.base).create(path, data)
             self.fs.invalidate_cache()
-        else:
+            return
+        try:
             self.fs.pipe_file(self._at(path), data, mode="create")
+        except OSError as error:
+            if error.errno != errno.ENOSYS:  # a store that knows no exclusive write
+                raise
+            if not self.fs.exists(self._at(path)):
+                self.fs.pipe_file(self._at(path), data)
 
     # -- inner ---------------------------------------------------------------------------------------------------
 
@@ -207,6 +211,20 @@ class Location:
                 if self.protocol == "hf"
                 else "Make it with the store's own tools, or correct the address.",
             ) from None
+
+
+def batches(sizes: Iterable[tuple[T, int]]) -> Iterator[list[T]]:
+    """Things with their bytes in handfuls that fit into memory; what is large comes alone."""
+    batch: list[T] = []
+    held = 0
+    for thing, size in sizes:
+        if batch and (len(batch) == TOGETHER or held + size > 2 * BLOCK):
+            yield batch
+            batch, held = [], 0
+        batch.append(thing)
+        held += size
+    if batch:
+        yield batch
 
 
 def protocol_of(place: str) -> str | None:
