@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustkt.generation import Generation
-from robustkt.numbers import counted, fraction
+from robustkt.numbers import counted, number
 from robustkt.registry import Result
 
 
@@ -108,7 +108,7 @@ def _certificates(results: Sequence[Result], picture: str | None) -> str:
         radii = figures["certified_accuracy"]
         rows = [
             f"| {r} | {value:.1%} | {figures['intervals'][r][0]:.1%} – {figures['intervals'][r][1]:.1%} |"
-            for r, value in sorted(radii.items(), key=lambda item: fraction(item[0]))
+            for r, value in sorted(radii.items(), key=lambda item: number(item[0]))
         ]
         parts.append(
             "\n".join(

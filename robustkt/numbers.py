@@ -37,6 +37,18 @@ def fraction(value: str | int | float | Fraction, what: str = "number") -> Fract
     raise UsageError(f"{what} '{clip(str(value), 60)}' {problem}", "Write it as 0.25 or 8/255.")
 
 
+def number(text: str) -> float:
+    """A radius or another number from a table: `0.25` or `8/255`, to compare and sort by.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return float(fraction(text))
+
+
 def noise_level(value: Any) -> Fraction:
     """A standard deviation of Gaussian noise in [0, 1] pixel units, above 0.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustkt.certlog import Row
-from robustkt.numbers import fraction
+from robustkt.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.backend_bases import FigureCanvasBase
@@ -29,7 +29,7 @@ def decay(rows: Sequence[Mapping[str, Any]], form: str) -> bytes:
     at = {row["id"]: row for row in rows}
     largest = [row["certified"] for row in rows if row["certified"]]
     radii = list(dict.fromkeys(r for told in largest for r, v in told["certified_accuracy"].items() if v > 0))
-    panels = [f"certified@{r}" for r in sorted(radii, key=fraction)[:PANELS]] + ["robust"]
+    panels = [f"certified@{r}" for r in sorted(radii, key=number)[:PANELS]] + ["robust"]
     figure, canvas = _figure(3.2 * len(panels), 3.4)
     for k, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), k + 1)

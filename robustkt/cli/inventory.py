@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from robustkt.cli.tables import Columns, duration, facts, percent
-from robustkt.numbers import counted, fraction
+from robustkt.numbers import counted, number
 
 SCREEN = 100  # rows of a list on a terminal; a pipe gets all
 
@@ -54,7 +54,7 @@ def certified(row: Mapping[str, Any]) -> str:
     certified = row["certified"]
     if not certified or not certified["certified_accuracy"]:
         return "–"
-    radii = sorted(certified["certified_accuracy"].items(), key=lambda item: fraction(item[0]))
+    radii = sorted(certified["certified_accuracy"].items(), key=lambda item: number(item[0]))
     radius, value = radii[min(1, len(radii) - 1)]
     return f"{percent(value)} @{radius}"
 
@@ -126,4 +126,4 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _first(item: tuple[str, float]) -> float:
-    return float(fraction(item[0]))
+    return number(item[0])

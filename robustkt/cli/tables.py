@@ -56,7 +56,7 @@ class Columns:
         from rich.cells import cell_len
 
         everything = [self.headings, *self.rows]
-        sizes = [[cell_len(cell) for cell in row] for row in everything]
+        sizes = [[len(cell) if cell.isascii() else cell_len(cell) for cell in row] for row in everything]
         widths = [max(column) for column in zip(*sizes, strict=True)]
         for row, lengths in zip(everything, sizes, strict=True):
             gaps = [" " * (width - length) for width, length in zip(widths, lengths, strict=True)]

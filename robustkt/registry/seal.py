@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ def unsealed(path: Path, fix: str) -> dict[str, Any]:
     return unsealed_bytes(path.read_bytes(), str(path), fix)
 
 
-def unsealed_bytes(data: bytes, source: str, fix: str) -> dict[str, Any]:
-    """The table in the bytes of a sealed file, as `unsealed` reads it."""
+def unsealed_bytes(
+    data: bytes, source: str, fix: str, *, parse: Callable[[bytes, str], Any] = parse_json
+) -> dict[str, Any]:
+    """The table in the bytes of a sealed file, as `unsealed` reads it; `parse` may trust what nobody else writes."""
     body = data.rpartition(b',"digest":')[0] + b"}"
     if data != _seal(body):
         raise IntegrityError(f"{source} is damaged: its digest is another", fix)
-    return dict(parse_json(body, source))
+    return dict(parse(body, source))
 
 
 def _seal(body: bytes) -> bytes:
