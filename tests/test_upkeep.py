@@ -84,6 +84,24 @@ def test_a_generation_is_renamed_in_its_place(full: Registry) -> None:
     assert damage(full) == notes(full) == []
 
 
+def test_a_registry_of_format_1_is_read_and_becomes_2_with_the_first_write(full: Registry) -> None:
+    names = full.refs()["names"]
+    (full.root / "registry.json").write_text('{"format":1}\n')
+    (full.root / refs.FILE).write_text(json.dumps({"names": names, "tags": {"old": names["gen0"]}, "colour": "red"}))
+    before = stored_files(full.root)
+    assert full.get("@old").name == "gen0"
+    assert api.tags(registry=full)["tags"][0]["history"] == []
+    assert damage(full) == notes(full) == []
+    assert stored_files(full.root) == before, "reading changes nothing"
+    api.tag("production", "gen1", full)
+    assert json.loads((full.root / "registry.json").read_text()) == {"format": 2}
+    after = json.loads((full.root / refs.FILE).read_text())
+    assert (after["names"], after["tags"]["old"], after["colour"]) == (names, names["gen0"], "red")
+    changed = {path for path, data in stored_files(full.root).items() if before[path] != data}
+    assert changed == {"registry.json", "refs.json"}
+    assert damage(full) == notes(full) == []
+
+
 # -- rm ----------------------------------------------------------------------------------------------------------------
 
 
