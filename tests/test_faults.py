@@ -21,9 +21,9 @@ def struck(doing: str, mode: str, stride: int, first: int) -> list[dict[str, Any
     return list(json.loads(ran.stdout))
 
 
-@pytest.mark.parametrize(("mode", "first"), [("kill", 29), ("fail", 17)])
-def test_some_moments(mode: str, first: int) -> None:
-    for found in struck("train,certify,gc,rename", mode, 53, first):
+@pytest.mark.parametrize(("doing", "mode", "first"), [("train,gc", "kill", 29), ("certify,rename", "fail", 17)])
+def test_some_moments(doing: str, mode: str, first: int) -> None:
+    for found in struck(doing, mode, 53, first):
         assert found["attempts"]
         assert found["wrong"] == []
 
