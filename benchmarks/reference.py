@@ -41,8 +41,6 @@ class Made:
 
 # the latest is the one that commands take without GEN
 REFERENCE = (
-    Made("digits-sat", "sat", "resnet8", given={"eps": "0.1", "steps": 5, "epochs": 6, "batch_size": 64}),
-    Made("digits-rslad", "rslad", "smallcnn", teacher="digits-sat", given={"steps": 5, "epochs": 6, "batch_size": 64}),
     Made(
         "fashion-smoothmix", "smoothmix", "resnet8", "fashion-mnist",
         given={"sigma": "0.25", "epochs": 2, "warmup_epochs": 1},
@@ -52,6 +50,8 @@ REFERENCE = (
         "fashion-crt", "crt", "smallcnn", "fashion-mnist", "fashion-smoothmix", {"epochs": 3}, eps="4/255", n=2_000,
         images=300, seed=0,
     ),
+    Made("digits-sat", "sat", "resnet8", given={"eps": "0.1", "steps": 5, "epochs": 6, "batch_size": 64}),
+    Made("digits-rslad", "rslad", "smallcnn", teacher="digits-sat", given={"steps": 5, "epochs": 6, "batch_size": 64}),
     Made("digits-smoothmix", "smoothmix", "resnet8", given={"sigma": "0.25", "epochs": 10, "batch_size": 64}),
     Made("digits-crt-1", "crt", "smallcnn", teacher="digits-smoothmix", given={"epochs": 10, "batch_size": 64}),
     Made("digits-crt-2", "crt", "resnet8", teacher="digits-crt-1", given={"epochs": 12, "batch_size": 64}),
