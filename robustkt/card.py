@@ -160,6 +160,8 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     recipe, selected, cost = generation.recipe, record.get("selected") or {}, record.get("cost") or {}
     settings = ", ".join(f"{key} {value}" for key, value in sorted(recipe.settings.items()))
     passes = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(cost.items()) if count)
+    if recipe.training is None:
+        return "\n\n".join(["## Training", f"Imported, not trained here: {settings}."])
     lines = [
         "## Training",
         f"{counted(recipe.training.epochs, 'epoch')}, seed {recipe.seed}, {recipe.precision}; "

@@ -92,7 +92,7 @@ class Recipe:
     arch: str  # "resnet20", "torchvision:resnet18", "net.py:Net"
     arch_source: str | None = None  # the hash of the user's own source file
     data: DataSpec
-    training: Training
+    training: Training | None  # None of imported weights: how they were trained is not known here
     precision: str = "fp32"
     seed: int = 0
     world_size: int = 1

@@ -97,6 +97,9 @@ def message(arch: str, data: DataSpec = DIGITS) -> str:
         ("wideresnet28_10", 36_479_194),  # 36.5 M in arXiv:1605.07146
         ("wideresnet34_10", 46_160_474),
         ("wideresnet16_4", 2_748_890),  # 2.7 M
+        ("preactresnet18", 11_172_170),
+        ("dmpreactresnet18", 12_548_426),
+        ("dmwideresnet28_10", 36_479_194),
     ],
 )
 def test_parameters_are_as_many_as_published(arch: str, parameters: int) -> None:
@@ -217,7 +220,7 @@ def test_known_checks_a_name_without_building(arch: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arch", "said"),
     [
-        ("resnet2O", "unknown architecture 'resnet2O': did you mean 'resnet20'?\nKnown: mobilenetv2, resnet110,"),
+        ("resnet2O", "unknown architecture 'resnet2O': did you mean 'resnet20'?\nKnown: dmpreactresnet18,"),
         ("", "unknown architecture ''"),
         ("torchvision", "unknown architecture 'torchvision'"),
         ("torchvision:resnet1", "unknown torchvision architecture 'resnet1': did you mean 'resnet18'?\nNear: resnet18"),

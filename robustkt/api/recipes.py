@@ -94,6 +94,8 @@ def inherited(teacher: Generation, method: str, given: Mapping[str, Any]) -> tup
 
 def overlong(recipe: Recipe) -> str:
     """A line about what the method would only reach after the last epoch, or nothing."""
+    if recipe.training is None:
+        return ""
     epochs, told = recipe.training.epochs, []
     begin, warmup = (recipe.settings.get(name) for name in ("begin_epoch", "warmup_epochs"))
     if isinstance(begin, int) and begin >= epochs:

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save as save_tensors
@@ -24,7 +24,7 @@ from robustkt.catalog import plain
 from robustkt.core import ThreatModel, seed_of
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
-from robustkt.generation import NAME, Generation, Recipe, to_json
+from robustkt.generation import NAME, Generation, Recipe, Training, to_json
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
@@ -270,7 +270,7 @@ class Job:
             student=student,
             objective=objectives.build(self.recipe.method, self.recipe.settings, guide),
             images=self.dataset.train,
-            training=self.recipe.training,
+            training=cast("Training", self.recipe.training),  # `assemble` has made it
             score=score,
             folder=folder,
             progress=self.progress,

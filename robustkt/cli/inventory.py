@@ -96,13 +96,17 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
         "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
         "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}, "
-        f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}",
+        f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}"
+        if training
+        else "elsewhere: imported; σ, threat and accuracies above are claims of the source",
         "parents": ", ".join(f"{role} {p['name']}" for role, p in result["parents"].items()) or "none",
         "made": f"{record.get('started', '–')}, {duration(record.get('seconds'))} on {record.get('device', '–')}, "
         + ", ".join(f"{k} {v}" for k, v in versions.items()),
     }
     if selected:
         told["selected"] = f"epoch {selected['epoch'] + 1}: {selected['metric']} {percent(selected['score'])}"
+    if measured := record.get("measured"):
+        told["measured"] = f"{measured['metric']} {percent(measured['score'])}, {counted(measured['images'], 'image')}"
     facts(console, told)
     for c in result["certificates"]:
         s, f = c["settings"], c["figures"]

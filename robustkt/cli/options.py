@@ -189,7 +189,7 @@ def check_names(method: str | None, arch: str, data: str | None) -> None:
         raise unknown("method", method, METHODS.names())
     if arch.endswith(".py"):
         raise UsageError(f"{arch} is a file; which network in it?", f"Write {arch}:NAME, a class or function in it.")
-    if ":" not in arch and not ARCHITECTURES.has(arch) and not plain(arch).startswith("wideresnet"):
+    if ":" not in arch and not ARCHITECTURES.has(arch) and not plain(arch).startswith(("wideresnet", "dmwideresnet")):
         raise unknown("architecture", arch, ARCHITECTURES.names())
     if data is not None and not Path(data).exists() and not {"/", "."} & set(data):
         known = _data_sets("")

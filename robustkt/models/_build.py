@@ -12,6 +12,7 @@ from robustkt.errors import UsageError
 from robustkt.generation import DataSpec
 from robustkt.models._outside import LIBRARIES, Construct, users
 from robustkt.models._user import UserSource, guarded, read_source
+from robustkt.models.deepmind import by_name as deepmind_by_name
 from robustkt.models.wideresnet import by_name
 
 
@@ -101,12 +102,12 @@ def resolve(arch: str, source: UserSource | None = None) -> Construct:
 
 
 def catalogued(arch: str) -> Construct:
-    """The constructor of a name of the catalog, or of `wideresnetD_W`.
+    """The constructor of a name of the catalog, or of `wideresnetD_W` or `dmwideresnetD_W`.
 
     Raises:
         UsageError: no such name, or a wide ResNet of a depth that is not 6n + 4.
     """
-    constructor = by_name(plain(arch))
+    constructor = by_name(plain(arch)) or deepmind_by_name(plain(arch))
     if constructor is None and not ARCHITECTURES.has(arch):
         error = unknown("architecture", arch, ARCHITECTURES.names())
         raise UsageError(error.what, f"{error.fix} Also wideresnetD_W, torchvision:NAME, timm:NAME, file.py:Callable.")

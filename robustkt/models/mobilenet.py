@@ -7,6 +7,8 @@ stride 1 changes the width.
 
 from __future__ import annotations
 
+import re
+
 from torch import Tensor, nn
 
 from robustkt.models._init import he
@@ -70,6 +72,17 @@ class MobileNetV2(nn.Module):
         out: Tensor = self.head(self.blocks(self.stem(x)))
         logits: Tensor = self.fc(out.mean((2, 3)))
         return logits
+
+    def foreign(self, name: str) -> str:
+        """What a parameter of the usual public code, kuangliu's, is called here."""
+        place = {"conv1": "0", "bn1": "1", "conv2": "3", "bn2": "4", "conv3": "6", "bn3": "7"}
+        ends = {"conv1": "stem.0", "bn1": "stem.1", "conv2": "head.0", "bn2": "head.1", "linear": "fc"}
+        layer = re.match(r"layers\.(\d+)\.(\w+)\.", name)
+        if layer:
+            part = f"body.{place[layer[2]]}" if layer[2] in place else layer[2]
+            return f"blocks.{layer[1]}.{part}.{name[layer.end() :]}"
+        first, _, rest = name.partition(".")
+        return f"{ends.get(first, first)}.{rest}"
 
 
 def conv_bn(inside: int, outside: int, side: int, *, stride: int = 1, groups: int = 1) -> tuple[nn.Module, nn.Module]:

@@ -6,6 +6,7 @@ strided 1x1 convolution with batch norm (the paper's option B), as in the code o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -56,6 +57,14 @@ class ResNet(nn.Module):
         out: Tensor = self.stages(F.relu(self.bn(self.conv(x))))
         logits: Tensor = self.fc(out.mean((2, 3)))
         return logits
+
+    def foreign(self, name: str) -> str:
+        """What a parameter of the usual public codes is called here: kuangliu's, RobustBench's and locuslab's."""
+        stage = re.match(r"layer(\d)\.", name)
+        if stage:
+            name = f"stages.{int(stage[1]) - 1}.{name[stage.end() :]}"
+        name = name.replace(".downsample.", ".shortcut.")
+        return re.sub(r"^(conv|bn)1\.", r"\1.", re.sub(r"^linear\.", "fc.", name))
 
 
 def projection(inside: int, outside: int, stride: int) -> nn.Sequential:

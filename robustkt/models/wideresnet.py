@@ -63,6 +63,16 @@ class WideResNet(nn.Module):
         logits: Tensor = self.fc(out.mean((2, 3)))
         return logits
 
+    def foreign(self, name: str) -> str | None:
+        """What a parameter of TRADES's and RobustBench's code is called here; None of one that is never used there."""
+        if name.startswith("sub_block1."):  # a second first stage, which their forward pass leaves out
+            return None
+        stage = re.match(r"block([123])\.layer\.(\d+)\.", name)
+        if stage:
+            number = (int(stage[1]) - 1) * (len(self.blocks) // 3) + int(stage[2])
+            return f"blocks.{number}.{name[stage.end() :]}".replace(".convShortcut.", ".shortcut.")
+        return re.sub(r"^(conv|bn)1\.", r"\1.", name)
+
 
 def wideresnet(depth: int, width: int, *, channels: int, classes: int) -> nn.Module:
     """A wide ResNet of any depth 6n + 4 and any width, arXiv:1605.07146; (B, C, H, W) -> (B, K)."""
