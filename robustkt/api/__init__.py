@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustkt.api.descent import lineage
     from robustkt.api.evaluating import evaluate
     from robustkt.api.gating import gate
+    from robustkt.api.importing import import_generation
     from robustkt.api.keeping import gc, rename, rm, tag, tags, untag, verify
     from robustkt.api.logs import analyze, audit_log
     from robustkt.api.predicting import predict
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate",
     "gate",
     "gc",
+    "import_generation",
     "lineage",
     "list_generations",
     "open_registry",
@@ -72,6 +74,7 @@ _HOMES = {
     "gc": "keeping",
     "lineage": "descent",
     "gate": "gating",
+    "import_generation": "importing",
     "list_generations": "upkeep",
     "open_registry": "copying",
     "predict": "predicting",

@@ -80,8 +80,8 @@ def train(
     registry, progress = registry or Registry.locate(), progress or Silent()
     if "teacher" in objectives.needs(method):
         raise UsageError(f"{method} learns from a teacher", f"Use `robustkt distill --from GEN --method {method}`.")
-    target, source = pick_device(device), _source(arch)
-    _check_name(name)
+    target, source = pick_device(device), named_source(arch)
+    check_name(name)
     dataset = datasets.load(data, data_dir=data_dir, image_size=image_size)
     recipe = assemble(
         method=method,
@@ -128,8 +128,8 @@ def distill(
             progress.note(
                 f"{origin.name} was trained by {origin.recipe.method}: it has no such robustness to teach {method}"
             )
-    target, source = pick_device(device), _source(arch)
-    _check_name(name)
+    target, source = pick_device(device), named_source(arch)
+    check_name(name)
     dataset = load_data(registry, origin, data, data_dir, who=f"the teacher {origin.name}")
     recipe = assemble(
         method=method,
@@ -145,7 +145,7 @@ def distill(
     return job.run(origin)
 
 
-def _source(arch: str) -> models.UserSource | None:
+def named_source(arch: str) -> models.UserSource | None:
     """The user's own file behind `arch`, trusted because it was named; None for a known architecture, checked."""
     if not models.is_user_arch(arch):
         models.known(arch)
@@ -163,7 +163,8 @@ def spelling(source: models.UserSource | None, arch: str) -> str:
     return f"{Path(place).name}:{name}" if place.endswith(".py") else source.spec
 
 
-def _check_name(name: str | None) -> None:
+def check_name(name: str | None) -> None:
+    """Raise a UsageError for what cannot be a generation's name."""
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"'{name}' cannot be a generation's name", "Use letters, digits, '.', '_' and '-'.")
 
