@@ -18,7 +18,7 @@ LAYERS = [
     {"core", "losses"},
     {"registry", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"}
     | {"foreignlog", "lattice", "logchecks", "paired"},
-    {"imports", "objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
+    {"imports", "exports", "objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
     {"engine", "bench", "evaluate", "hub"},
     {"masking"},
     {"api"},

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustkt.api.copying import copy, open_registry, verify_remote
     from robustkt.api.descent import lineage
     from robustkt.api.evaluating import evaluate
+    from robustkt.api.exporting import export
     from robustkt.api.gating import gate
     from robustkt.api.importing import import_generation
     from robustkt.api.keeping import gc, rename, rm, tag, tags, untag, verify
@@ -39,6 +40,7 @@ __all__ = [
     "copy",
     "distill",
     "evaluate",
+    "export",
     "gate",
     "gc",
     "import_generation",
@@ -71,6 +73,7 @@ _HOMES = {
     "copy": "copying",
     "distill": "training",
     "evaluate": "evaluating",
+    "export": "exporting",
     "gc": "keeping",
     "lineage": "descent",
     "gate": "gating",

@@ -1,4 +1,4 @@
-"""import: foreign checkpoints in."""
+"""import, export: foreign checkpoints in, networks for deployment out."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("import")(guarded(import_))
+    app.command()(guarded(export))
 
 
 def _sources(incomplete: str) -> list[str]:
@@ -89,6 +90,65 @@ def import_(
         registry=o.registry_of(registry), device=device, progress=output,
     )  # fmt: skip
     output.answer(result, imported)
+
+
+def _formats(incomplete: str) -> list[str]:
+    return [name for name in ("safetensors", "onnx", "pt2", "torchscript") if name.startswith(incomplete)]
+
+
+def export(
+    generation: o.Gen = "@latest",
+    format: Annotated[
+        str, typer.Option("--format", "-f", autocompletion=_formats, help="safetensors, onnx, pt2 or torchscript.")
+    ] = "safetensors",
+    out: Annotated[Path | None, typer.Option("--out", help="The file.", show_default="NAME with its suffix")] = None,
+    smoothed: Annotated[
+        bool, typer.Option("--smoothed", help="The smoothed classifier: copies of an image to votes.")
+    ] = False,
+    sigma: Annotated[str | None, typer.Option("--sigma", help="Noise of --smoothed.", show_default="its own")] = None,
+    last: o.Last = False,
+    data: o.OtherData = None,
+    data_dir: o.DataDir = None,
+    registry: o.Where = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Write a network for deployment, images in [0, 1] to logits, and compare it with the original on test images.
+
+    Examples: `robustkt export gen2 --format onnx`, `robustkt export gen2 --format pt2 --smoothed --out votes.pt2`
+    """
+    from robustkt import api
+
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    where = o.registry_of(registry)
+    if generation == "@latest":
+        output.note(f"@latest is {where.get(generation).name}")
+    result = api.export(
+        generation, format=format, out=out, smoothed=smoothed, sigma=sigma, last=last, data=data, data_dir=data_dir,
+        registry=where, progress=output,
+    )  # fmt: skip
+    output.answer(result, exported)
+
+
+def exported(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of export."""
+    parity = result["parity"]
+    if parity["votes"]:
+        alike = f"{parity['disagreements']} of {parity['votes']} votes differ with the same noise"
+    else:
+        alike = f"largest difference of a logit {parity['largest_difference']:.2g} (of {parity['scale']:.3g})"
+        alike += f", {parity['disagreements']} of {counted(parity['images'], 'test image')} classified otherwise"
+    opset = f", opset {result['opset']}" if result["opset"] else ""
+    told = {
+        "generation": result["generation"],
+        "files": ", ".join(result["files"]),
+        "format": f"{result['format']}, {result['precision']}{opset}, any batch size",
+        "takes": ", ".join(f"{name} {shape}" for name, shape in result["inputs"].items()) + ", images in [0, 1]",
+        "gives": ", ".join(f"{name} {shape}" for name, shape in result["outputs"].items()),
+        "parity": alike,
+    }
+    facts(console, told | ({"noise": result["noise"]} if result["noise"] else {}))
 
 
 def _rows(text: str | None) -> list[int] | None:
