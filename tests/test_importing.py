@@ -261,6 +261,14 @@ def test_no_bytes_do_more_than_be_refused(data: st.DataObject, tmp_path_factory:
             raise
 
 
+def test_a_header_whose_length_looks_like_a_page_is_none(tmp_path: Path) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    for length in (0x3C20, 0x203C, 0x7B22):  # " <" and "<" and a brace
+        data = length.to_bytes(8, "little") + header.ljust(length) + bytes(4)
+        (tmp_path / "x.safetensors").write_bytes(data)
+        assert files.read(tmp_path / "x.safetensors", "x")["w"].tolist() == [0]
+
+
 def test_a_wrong_architecture_is_told_what_is_missing_and_which_fits(tmp_path: Path, cli: Callable[..., Ran]) -> None:
     torch.save(foreign("ResNet"), tmp_path / "x.pt")
     ran = cli("import", "x.pt", "--arch", "resnet20", "--data", "digits")

@@ -48,7 +48,7 @@ def read(path: Path, shown: str) -> Any:
             return _load(path, file, shown)
         if head.startswith(PICKLE):
             return _load(path, file, shown)
-        if len(head) > 8 and head[8:9] == b"{":
+        if head[4:9] == b"\0\0\0\0{":
             return _safetensors(path, head, size, shown)
     raise IntegrityError(
         f"{shown} is neither a safetensors file nor a PyTorch checkpoint",
@@ -67,6 +67,8 @@ def check_head(head: bytes, shown: str) -> None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head:
         raise IntegrityError(f"{shown} is empty", AGAIN)
+    if head[4:9] == b"\0\0\0\0{":  # safetensors, whatever letters the length of its header spells
+        return
     if text.startswith(b"<"):
         raise IntegrityError(
             f"{shown} is a web page, not a checkpoint",
@@ -74,7 +76,7 @@ def check_head(head: bytes, shown: str) -> None:
         )
     if text.startswith(b"version https://git-lfs"):
         raise IntegrityError(f"{shown} is a Git LFS pointer, not the file", "Run `git lfs pull` where it comes from.")
-    if text.startswith((b'{"', b"{'")) and head[8:9] != b"{":
+    if text.startswith((b'{"', b"{'")):
         raise IntegrityError(f"{shown} is text, not a checkpoint: {clip(text.decode(errors='replace'), 60)}", AGAIN)
 
 
