@@ -385,6 +385,10 @@ def test_the_commands_show_what_was_imported(
     assert "Imported, not trained here" in cli("push", "teacher", "--dry-run", "--json").json["card"]
     taken = cli("import", "x.pt", "-a", "smallcnn", "-d", "digits", "--name", "teacher")
     assert taken.code == 1
+    plain = cli("import", "x.pt", "-a", "smallcnn", "-d", "digits", "--name", "plain")
+    assert plain.code == 0, plain.err
+    refused = cli("distill", "--from", "plain", "--to", "smallcnn")
+    assert refused.err.splitlines()[0] == "error: plain was imported without a claim of robustness"
 
 
 def test_the_users_own_network_loads_too(tmp_path: Path, registry: Registry) -> None:

@@ -71,6 +71,11 @@ def inherited(teacher: Generation, method: str, given: Mapping[str, Any]) -> tup
     """
     sigma, threat = teacher.recipe.sigma, teacher.recipe.threat
     if method == "auto":
+        if sigma is None and threat is None and teacher.recipe.training is None:
+            raise UsageError(
+                f"{teacher.name} was imported without a claim of robustness",
+                "Import it again with --sigma 0.25, or --eps 8/255, as its source says; or name a --method.",
+            )
         if sigma is None and threat is None:
             raise UsageError(
                 f"{teacher.name} was trained by {teacher.recipe.method} and has no robustness to carry over",
