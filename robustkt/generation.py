@@ -20,8 +20,19 @@ RESTORE = "Restore the file from a copy."
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+LATEST = "latest"  # @latest is no tag, and nobody's name
+
 Setting = str | int | float | bool | None
 T = TypeVar("T")
+
+
+def check_name(name: str, what: str = "a generation's name") -> None:
+    """Raise a UsageError for a name that no generation, and no tag, can have."""
+    if not NAME.fullmatch(name) or name == LATEST:
+        raise UsageError(
+            f"'{name[:80]}' cannot be {what}",
+            "Use letters, digits, '.', '_' and '-', up to 100, beginning with a letter or digit; not `latest`.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

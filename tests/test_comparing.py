@@ -186,7 +186,7 @@ def test_the_command_tells_all_of_it(cli: Cli, registry: Registry, two: tuple[Ge
     [
         (["old", "nwe"], 1, "did you mean 'new'"),
         (["old", "new", "--sigma", "0"], 2, "sigma must be above 0"),
-        (["old", "new", "--confidence", "95"], 2, "must lie between 0.5 and 1"),
+        (["old", "new", "--confidence", "95"], 2, "must lie between 0.5 and 0.999999999"),
         (["old", "new", "--radii", "x"], 2, "is not a number"),
         (["old"], 2, "B"),
     ],

@@ -790,3 +790,42 @@ def test_a_data_set_on_the_hub_is_a_registry(team: Registry, hub: dict[str, str]
     assert refused.stderr.startswith(f"error: the name gen0 belongs to another generation in {url}\n")
     refused = run("copy", "--to", "hf://datasets/alice/none", "--registry", mine.root)
     assert refused.stderr.startswith("error: there is no repository for hf://datasets/alice/none")
+
+
+def test_collecting_during_a_copy_takes_nothing_of_it(
+    team: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robustkt.registry import copying
+
+    target = Registry(tmp_path / "target")
+    commit(target, 50, "theirs")
+    real = copying.Folder.committing
+
+    def collected(self: copying.Folder) -> Any:
+        keep.collect(target, grace=0)
+        return real(self)
+
+    monkeypatch.setattr(copying.Folder, "committing", collected)
+    api.copy(["gen2"], to=str(target.root), registry=team)
+    assert damage(target) == []
+    assert target.get("gen2").id == team.get("gen2").id
+
+
+def test_histories_of_tags_are_joined(team: Registry, tmp_path: Path) -> None:
+    target = Registry(tmp_path / "target")
+    other = commit(target, 50, "theirs")
+    keep.tag(target, "best", other.id)
+    keep.untag(target, "best")
+    api.copy(["gen2"], to=str(target.root), registry=team)
+    assert [move["id"] for move in target.refs()["history"]["best"]] == [
+        other.id, "", team.get("gen1").id, team.get("gen2").id,
+    ]  # fmt: skip
+
+
+def test_what_has_lost_its_name_is_asked_for_one(team: Registry, tmp_path: Path) -> None:
+    lost = team.get("alone")
+    keep.remove(team, ["alone"])
+    with pytest.raises(RobustKTError, match=r"has lost its name.*\nGive it one: --as NAME"):
+        api.copy([lost.id], to=str(tmp_path / "target"), registry=team)
+    api.copy([lost.id], to=str(tmp_path / "target"), rename="found", registry=team)
+    assert Registry(tmp_path / "target").get("found").id == lost.id

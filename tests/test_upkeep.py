@@ -21,6 +21,7 @@ from robustkt.registry import Registry, locks, refs, verify
 from robustkt.registry.files import TEMPORARY, write_atomic
 from robustkt.registry.locks import locked, owner_of, taken
 from robustkt.registry.repair import repair
+from robustkt.registry.seal import sealed, unsealed
 from robustkt.registry.verify import QUARANTINE
 from tests.conftest import Ran
 from tests.stores import commit, damage, notes, stored_files
@@ -366,6 +367,53 @@ def test_where_there_is_no_registry(cli: Cli, command: str) -> None:
     assert ran.code == 1
     assert ran.err.startswith("error: there is no ")
     assert not Path("registry").exists()
+
+
+# -- what a reviewer found ---------------------------------------------------------------------------------------------
+
+
+def test_removing_by_id_takes_all_names_and_latest_is_the_name_made_last(full: Registry) -> None:
+    last = full.get("gen2")
+    with full.changing() as table:
+        table["names"]["second"] = last.id
+    assert full.get("@latest").name == "second"
+    assert api.rename("@latest", "newest", full)["before"] == "second"
+    assert api.rm([last.id], registry=full)["removed"] == ["gen2", "newest"]
+
+
+def test_names_that_nothing_tells_are_made_up_and_said_to_be(full: Registry) -> None:
+    for generation in full.all():
+        path = full.record_path(generation.id)
+        content = unsealed(path, "")
+        del content["name"]
+        path.write_bytes(sealed(content))
+    (full.root / refs.FILE).write_text("<<<<<<< ours")
+    (told,) = repair(full).mended
+    assert "made up: recovered-0, recovered-1, recovered-2" in told
+    assert set(full.refs()["names"]) == {"recovered-0", "recovered-1", "recovered-2"}
+
+
+def test_what_cannot_be_read_hides_nothing_else(full: Registry) -> None:
+    (full.root / "generations" / f"{'a' * 64}.json").mkdir()
+    (full.results_path(full.get("gen0").id) / "certificate-dir.json").mkdir()
+    (full.root / "objects" / "ab").mkdir(exist_ok=True)
+    (full.root / "objects" / "ab" / ("ab" * 32)).symlink_to("nowhere")
+    flip(full.record_path(full.get("gen1").id))
+    assert len(damage(full)) == 4
+    repair(full)
+    assert damage(full) == []
+
+
+def test_a_lost_marker_is_written_anew(cli: Cli, full: Registry) -> None:
+    (full.root / "registry.json").unlink()
+    assert cli("verify", "--registry", full.root).code == 3
+    assert cli("verify", "--repair", "--registry", full.root).code == 0
+    assert full.get("gen2").name == "gen2"
+
+
+def test_latest_is_nobodys_name(full: Registry) -> None:
+    with pytest.raises(UsageError, match="'latest' cannot be a generation's name"):
+        commit(full, 9, "latest")
 
 
 # -- leases ------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from robustkt import paired
+from robustkt.api.gateconfig import check_confidence
 from robustkt.api.pairing import ABSTAIN, STOPS, Shared, Verdicts, common, missing, verdicts
-from robustkt.errors import NotFoundError, UsageError
+from robustkt.errors import NotFoundError
 from robustkt.generation import Generation, to_json
 from robustkt.numbers import exact, fraction, noise_level
 from robustkt.registry import Registry
@@ -50,8 +51,7 @@ def compare(
         RobustKTError: anything the user can fix.
     """
     registry = registry or Registry.locate()
-    if not 0.5 < confidence < 1:
-        raise UsageError(f"--confidence must lie between 0.5 and 1, not {confidence:g}", "The field uses 0.95.")
+    check_confidence(confidence)
     old, new = registry.get(first), registry.get(second)
     both = common(registry, old, new)
     level = exact(noise_level(sigma)) if sigma is not None else None

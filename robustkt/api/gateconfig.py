@@ -15,6 +15,7 @@ from robustkt.errors import NotFoundError, UsageError, clip
 from robustkt.numbers import exact, fraction, noise_level
 
 FILE = "robustkt.toml"
+MOST, LEAST = 0.999999999, 1e-6  # confidence, margin
 FAIL_ON = ("not-excluded", "shown")
 
 
@@ -62,8 +63,8 @@ def read(file: Path | None = None, folder: Path | None = None) -> Gate:
     if not path.is_file():
         raise NotFoundError(f"there is no {path}", "Name another with --config FILE, or leave it out.")
     try:
-        content = tomllib.loads(path.read_bytes().decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {clip(str(error))}", "See docs/gate.md for an example.") from None
     for key in content:
         if key != "gate":
@@ -86,13 +87,14 @@ def given(before: Gate, table: Mapping[str, Any]) -> Gate:
     told: dict[str, Any] = {key: value for key, value in table.items() if value is not None}
     for key in ("against", "fail_on"):
         if key in told and not isinstance(told[key], str):
-            raise UsageError(f"{key} must be a text", f'For instance {key} = "{FAIL_ON[0]}".')
+            raise UsageError(
+                f"{key} must be a text", f'For instance {key} = "{"gen1" if key == "against" else FAIL_ON[0]}".'
+            )
     if told.get("fail_on", FAIL_ON[0]) not in FAIL_ON:
         raise unknown("value of fail-on", told["fail_on"], FAIL_ON)
     if "confidence" in told:
         told["confidence"] = _share(told["confidence"], "confidence")
-        if not 0.5 <= told["confidence"] < 1:
-            raise UsageError(f"confidence must lie in [0.5, 1), not {told['confidence']:g}", "The usual one is 0.95.")
+        check_confidence(told["confidence"])
     for key in ("margin", "class_margin"):
         if key in told:
             told[key] = _margin(told[key], key.replace("_", "-"))
@@ -138,6 +140,12 @@ def margins_of(pairs: Sequence[str]) -> tuple[str | None, dict[str, str]]:
     return default, named
 
 
+def check_confidence(confidence: float) -> None:
+    """Raise a UsageError for a confidence below one half, or so near to 1 that nothing reaches it."""
+    if not 0.5 <= confidence <= MOST:
+        raise UsageError(f"confidence must lie between 0.5 and {MOST}, not {confidence:g}", "The usual one is 0.95.")
+
+
 def _plain(value: Any, what: str) -> str | int | float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value or value in (math.inf,):
         raise UsageError(f"{what} must be a number, not {clip(str(value), 40)}", "Write it as 0.01 or 1/100.")
@@ -151,8 +159,8 @@ def _share(value: Any, what: str) -> float:
 def _margin(value: Any, what: str) -> float:
     """A margin above 0 and below 1; a class may lose everything."""
     share = _share(value, what)
-    if not 0 < share < 1 and not (share == 1 and what == "class-margin"):
-        fix = "It is a share: 0.01 is one point." if share > 0 else "Without one, nothing can be shown: 0.01, say."
+    if not LEAST <= share < 1 and not (share == 1 and what == "class-margin"):
+        fix = "It is a share: 0.01 is one point." if share > LEAST else "Without one, nothing can be shown: 0.01, say."
         raise UsageError(f"{what} must lie between 0 and 1, not {share:g}", fix)
     return share
 
@@ -169,7 +177,10 @@ def _list(value: Any, key: str) -> tuple[Any, ...]:
     if isinstance(value, str):
         if value.strip() == "none":
             return ()
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+        parts = tuple(part.strip() for part in value.split(","))
+        if not all(parts):
+            raise UsageError(f"{key} has an empty entry", f"Leave {key} out for all, or write none.")
+        return parts
     if not isinstance(value, (list, tuple)) or (key == "attacks" and not all(isinstance(v, str) for v in value)):
         raise UsageError(f"{key} must be a list", f'For instance {key} = ["clean", "pgd-sat"].')
     return tuple(value)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from robustkt import data as datasets
 from robustkt import models
 from robustkt.api.loading import pick_device, ready, spread
-from robustkt.api.training import check_name, machine, named_source, outcome, spelling, weight_bytes
+from robustkt.api.training import machine, named_source, outcome, spelling, weight_bytes
 from robustkt.catalog import ARCHITECTURES, unknown
 from robustkt.core import ThreatModel
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.evaluate import clean_accuracy, noisy_accuracy
-from robustkt.generation import DataSpec, Generation, Recipe, Setting
+from robustkt.generation import DataSpec, Generation, Recipe, Setting, check_name
 from robustkt.imports import fitting, sources
 from robustkt.models import Classifier, Normalize
 from robustkt.numbers import digest, exact, fraction, noise_level
@@ -104,7 +104,8 @@ def import_generation(
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     target = pick_device(device)
-    check_name(name)
+    if name is not None:
+        check_name(name)
     notes: list[str] = []
     with sources.fetch(source, progress, file) as found:
         arch, data = arch or found.arch, data or ("cifar10" if found.entry else None)

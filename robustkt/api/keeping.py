@@ -10,6 +10,7 @@ from robustkt import registry as store
 from robustkt.errors import NotFoundError, UsageError
 from robustkt.registry import Registry, upkeep
 from robustkt.registry.repair import repair as mend
+from robustkt.registry.verify import looks_like_one
 
 GRACE = "14d"  # for what nothing reaches any more
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -117,12 +118,12 @@ def gc(*, grace: str = GRACE, dry_run: bool = False, registry: Registry | None =
     return {"registry": str(registry.root), "dry_run": dry_run, **told}
 
 
-def verify(*, repair: bool = False, registry: Registry | None = None) -> dict[str, Any]:
+def verify(registry: Registry | None = None, *, repair: bool = False) -> dict[str, Any]:
     """Every hash re-derived and every pointer followed.
 
     Args:
-        repair: move damage aside, into the registry's `quarantine`, and mend what follows from the rest.
         registry: the nearest one by default.
+        repair: move damage aside, into the registry's `quarantine`, and mend what follows from the rest.
 
     Returns:
         ok, registry, generations, problems, notes; with `repair` also moved and mended.
@@ -131,7 +132,7 @@ def verify(*, repair: bool = False, registry: Registry | None = None) -> dict[st
         RobustKTError: there is no registry, or it cannot be written.
     """
     registry = registry or Registry.locate()
-    if repair and not registry.exists:
+    if repair and not registry.exists and not looks_like_one(registry):
         raise NotFoundError(f"there is no registry in {registry.root}", "Name one with --registry DIR.")
     done = mend(registry) if repair else None
     findings = store.verify(registry)

@@ -24,7 +24,7 @@ from robustkt.catalog import plain
 from robustkt.core import ThreatModel, seed_of
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
-from robustkt.generation import NAME, Generation, Recipe, Training, to_json
+from robustkt.generation import Generation, Recipe, Training, check_name, to_json
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
@@ -81,7 +81,8 @@ def train(
     if "teacher" in objectives.needs(method):
         raise UsageError(f"{method} learns from a teacher", f"Use `robustkt distill --from GEN --method {method}`.")
     target, source = pick_device(device), named_source(arch)
-    check_name(name)
+    if name is not None:
+        check_name(name)
     dataset = datasets.load(data, data_dir=data_dir, image_size=image_size)
     recipe = assemble(
         method=method,
@@ -129,7 +130,8 @@ def distill(
                 f"{origin.name} was trained by {origin.recipe.method}: it has no such robustness to teach {method}"
             )
     target, source = pick_device(device), named_source(arch)
-    check_name(name)
+    if name is not None:
+        check_name(name)
     dataset = load_data(registry, origin, data, data_dir, who=f"the teacher {origin.name}")
     recipe = assemble(
         method=method,
@@ -161,12 +163,6 @@ def spelling(source: models.UserSource | None, arch: str) -> str:
         return arch if ":" in arch else plain(arch)
     place, _, name = source.spec.rpartition(":")
     return f"{Path(place).name}:{name}" if place.endswith(".py") else source.spec
-
-
-def check_name(name: str | None) -> None:
-    """Raise a UsageError for what cannot be a generation's name."""
-    if name is not None and not NAME.fullmatch(name):
-        raise UsageError(f"'{name}' cannot be a generation's name", "Use letters, digits, '.', '_' and '-'.")
 
 
 class Job:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,12 +27,17 @@ Render = Callable[[Mapping[str, Any]], str]
 
 
 def write(files: Mapping[Path | None, Render], result: Mapping[str, Any]) -> None:
-    """Each file whole or not at all; None is not wanted."""
-    from robustkt.registry.files import write_atomic
+    """Each file whole or not at all, and none where one cannot be written; None is not wanted."""
+    from robustkt.registry.files import write_atomic, writing
 
-    for path, render in files.items():
-        if path is not None:
-            write_atomic(path, render(result).encode())
+    wanted = {path: render(result).encode() for path, render in files.items() if path is not None}
+    for path in wanted:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(path.parent, os.W_OK) or path.is_dir():
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    for path, data in wanted.items():
+        write_atomic(path, data)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

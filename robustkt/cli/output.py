@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -160,10 +161,10 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except OSError as error:  # the rest of what the operating system refuses, such as reading
-            if error.filename is None or os.environ.get("ROBUSTKT_DEBUG") == "1":
+            if (error.filename is None and error.errno != errno.ENOSPC) or os.environ.get("ROBUSTKT_DEBUG") == "1":
                 raise
             _complain(
-                f"cannot use {error.filename}: {error.strerror}",
+                f"cannot use {error.filename or 'the output'}: {error.strerror}",
                 "Check that it is there and yours to read; ROBUSTKT_DEBUG=1 shows where it happened.",
                 as_json=bool(kwargs.get("as_json")),
             )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
-from robustkt.generation import Generation
-from robustkt.numbers import digest
+from robustkt.generation import Generation, check_name
+from robustkt.numbers import canonical, digest
 from robustkt.registry import refs as refs_file
 from robustkt.registry.files import write_atomic, writing
 from robustkt.registry.location import batches
@@ -19,7 +19,6 @@ from robustkt.registry.measurements import Result
 from robustkt.registry.refs import Refs
 from robustkt.registry.seal import unsealed, unsealed_bytes
 from robustkt.registry.store import Registry, objects_of
-from robustkt.registry.upkeep import check_name
 
 STAGES = ("objects", "records", "generations", "logs", "results")  # nothing is there before what it needs
 
@@ -46,6 +45,10 @@ class Target(Protocol):
 
     def put(self, files: Mapping[str, bytes]) -> None:
         """Write files whole."""
+        ...
+
+    def working(self, planned: Plan) -> AbstractContextManager[object]:
+        """Held while files are written, so that none is collected before the names are made."""
         ...
 
     def claim(self, paths: Iterable[str]) -> None:
@@ -125,6 +128,11 @@ class Folder:
         for path, data in files.items():
             write_atomic(self.registry.root / path, data)
 
+    def working(self, planned: Plan) -> AbstractContextManager[None]:
+        """A job like others: `gc` spares what is younger."""
+        key = digest(canonical(sorted(g.id for g in planned.generations)))[7:23]
+        return self.registry.working(self.registry.job_path("copy", key), "this very copy", [])
+
     def claim(self, paths: Iterable[str]) -> None:
         """Make it young: `gc` spares that."""
         for path in paths:
@@ -146,7 +154,7 @@ class Folder:
             for tag, identity in refs["tags"].items():
                 if tag not in there["tags"]:
                     there["tags"][tag] = identity
-                    there["history"] |= {tag: refs["history"][tag]} if tag in refs["history"] else {}
+                    there["history"].setdefault(tag, []).extend(refs["history"].get(tag, []))
         return lost
 
 
@@ -171,6 +179,9 @@ def plan(
     if rename is not None and len(found) != 1:
         raise UsageError("--as names one generation", "Name one: `robustkt copy gen2 --as NAME …`, or use --suffix.")
     refs, there = source.refs(), target.refs()
+    known = {*refs["names"].values(), *there["names"].values()}
+    if rename is None and (lost := [g.id for g in found if g.id not in known]):
+        raise RobustKTError(f"{lost[0][:19]} has lost its name, and would be found nowhere", "Give it one: --as NAME.")
     wanted = _family(source, refs, [g.id for g in found] or list(refs["names"].values()))
     renamed = {found[0].id: rename} if rename is not None else {}
     names = _names(refs["names"], there["names"], wanted, renamed, suffix, target.label)
@@ -217,11 +228,12 @@ def send(planned: Plan, target: Target, advance: Callable[[float], None]) -> Non
         RobustKTError: the target refuses, or a name was taken meanwhile.
     """
     target.create()
-    target.claim(planned.there)
-    _put(planned, target, STAGES[:1], advance)
-    with target.committing():
-        _put(planned, target, STAGES[1:], advance)
-        lost = target.point(planned.refs)
+    with target.working(planned):
+        target.claim(planned.there)
+        _put(planned, target, STAGES[:1], advance)
+        with target.committing():
+            _put(planned, target, STAGES[1:], advance)
+            lost = target.point(planned.refs)
     if lost:
         raise RobustKTError(
             f"{', '.join(lost)} in {target.label} has been given to another generation meanwhile",

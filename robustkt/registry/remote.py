@@ -125,6 +125,10 @@ class Remote:
         """Write files."""
         self.location.write(files)
 
+    def working(self, planned: object) -> AbstractContextManager[None]:
+        """Nothing collects in a remote registry."""
+        return contextlib.nullcontext()
+
     def claim(self, paths: Iterable[str]) -> None:
         """Nothing: no file of a remote registry is ever collected."""
 

@@ -19,6 +19,7 @@ from robustkt.registry.seal import sealed, unsealed
 from robustkt.registry.store import FORMAT, MARKER, RECORD, Registry
 from robustkt.registry.verify import QUARANTINE, Finding, verify
 
+MADE_UP = "recovered-"  # how names begin that nothing tells
 ROUNDS = 5  # what is moved aside can leave pointers behind, which are seen in the next
 
 
@@ -34,14 +35,14 @@ def repair(registry: Registry) -> Repaired:
     """Make a registry as sound as its files allow.
 
     Damaged files go to `quarantine/TIME/`; pointers at manifests that are gone are dropped; lost names are taken from
-    the run records; a lost run record is replaced by one that says so. What only a copy can bring back stays damage.
+    the run records, or made up where these do not tell; a lost run record is replaced by one that says so. What only a
+    copy can bring back stays damage.
 
     Raises:
         RobustKTError: there is no registry, one of a newer version, or the disk refused.
     """
     done = Repaired([], [])
-    if (registry.root / MARKER).exists():
-        _mend_marker(registry, done)
+    _mend_marker(registry, done)
     for _ in range(ROUNDS):
         damaged = [f for f in verify(registry) if f.damage]
         before = len(done.moved) + len(done.mended)
@@ -58,12 +59,16 @@ def _mend_marker(registry: Registry, done: Repaired) -> None:
     path = registry.root / MARKER
     try:
         registry.check_format()
+    except FileNotFoundError:
+        pass
     except RobustKTError as error:
         if re.search(r"format [0-9]+;", error.what):
             raise
         _aside(registry, path, done)
-        write_atomic(path, canonical({"format": FORMAT}) + b"\n")
-        done.mended.append(f"{MARKER} is written anew")
+    else:
+        return
+    write_atomic(path, canonical({"format": FORMAT}) + b"\n")
+    done.mended.append(f"{MARKER} is written anew")
 
 
 def _mend(registry: Registry, damaged: Iterable[Finding], done: Repaired) -> None:
@@ -73,7 +78,10 @@ def _mend(registry: Registry, damaged: Iterable[Finding], done: Repaired) -> Non
             _aside(registry, refs_path, done)
             refs = _recovered(registry)
             write_atomic(refs_path, refs_file.text(refs))
-            done.mended.append(f"{len(refs['names'])} names are taken from the run records; tags are lost")
+            made_up = [name for name in refs["names"] if name.startswith(MADE_UP)]
+            told = f"{len(refs['names']) - len(made_up)} names are taken from the run records; tags are lost"
+            lost = f"; unknown, and made up: {', '.join(made_up)} (`robustkt rename` mends that)" if made_up else ""
+            done.mended.append(told + lost)
         elif finding.pointer:
             _drop(registry, finding, done)
         elif finding.path.parent.name == "records" and not finding.path.is_file():
@@ -138,7 +146,8 @@ def _recovered(registry: Registry) -> Refs:
 
 
 def _numbered(refs: Refs, wanted: set[str]) -> str:
+    """No `genN`: an earlier one of that name may still be meant somewhere."""
     number = 0
-    while f"gen{number}" in refs["names"] or f"gen{number}" in wanted:
+    while (name := f"{MADE_UP}{number}") in refs["names"] or name in wanted:
         number += 1
-    return f"gen{number}"
+    return name

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
-from robustkt.generation import HASH, NAME, Generation, read_manifest
+from robustkt.generation import HASH, Generation, check_name, read_manifest
 from robustkt.numbers import canonical, digest, parse_json
 from robustkt.registry import refs as refs_file
 from robustkt.registry.files import write_atomic
@@ -79,11 +79,8 @@ class Registry:
             RobustKTError: the name belongs to another generation, or the disk refused.
             IntegrityError: an object or a parent that it names is not stored.
         """
-        if generation.name and not NAME.fullmatch(generation.name):
-            raise UsageError(
-                f"'{generation.name}' cannot be a generation's name",
-                "Use letters, digits, '.', '_' and '-', up to 100, beginning with a letter or digit.",
-            )
+        if generation.name:
+            check_name(generation.name)
         with self.changing() as refs:
             for stored in objects_of(generation):
                 if not self.object_path(stored).is_file():
@@ -112,7 +109,9 @@ class Registry:
         """
         base, *ups = reference.split("~")
         generation = self.by_id(refs_file.resolve(self.refs(), self.stored, base, self.label))
-        generation = replace(generation, name=base) if base in self.refs()["names"] else generation
+        names = self.refs()["names"]
+        base = list(names)[-1] if base == "@latest" else base
+        generation = replace(generation, name=base) if base in names else generation
         for up in ups:
             if not re.fullmatch(r"[0-9]{0,9}", up):
                 raise UsageError(f"'{reference}' names no generation: '~{up}' counts no teachers", "Write GEN~1.")
@@ -376,7 +375,7 @@ def objects_of(generation: Generation) -> list[str]:
 
 def name_taken(name: str) -> RobustKTError:
     """The error for a name that points at something else."""
-    return RobustKTError(f"the name {name} belongs to another generation", "Choose another with --name, or none.")
+    return RobustKTError(f"the name {name} belongs to another generation", "Choose another name.")
 
 
 def _hex(identity: str) -> str:

@@ -10,23 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
-from robustkt.generation import NAME
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError
+from robustkt.generation import check_name
 from robustkt.numbers import parse_json
 from robustkt.registry.files import TEMPORARY, writing
 from robustkt.registry.locks import Held, owner_of, taken
 from robustkt.registry.store import NEEDS, Registry, name_taken, objects_of
-
-RESERVED = ("latest",)
-
-
-def check_name(name: str, what: str) -> None:
-    """Raise a UsageError for a name that no generation, and no tag, can have."""
-    if not NAME.fullmatch(name) or name in RESERVED:
-        raise UsageError(
-            f"'{name[:80]}' cannot be {what}",
-            "Use letters, digits, '.', '_' and '-', up to 100, beginning with a letter or digit; not `latest`.",
-        )
 
 
 def tag(registry: Registry, name: str, identity: str) -> str | None:
@@ -103,8 +92,8 @@ def remove(
         going: dict[str, str] = {}
         for reference in references:
             found = registry.get(reference)
-            own = [found.name] if found.name in names else [n for n, i in names.items() if i == found.id]
-            going |= dict.fromkeys([reference] if reference in names else own, found.id)
+            own = [n for n, i in names.items() if i == found.id]
+            going |= dict.fromkeys([found.name] if reference in (found.name, "@latest") else own, found.id)
         if descendants:
             below = _below(registry, set(going.values()))
             going |= {name: identity for name, identity in names.items() if identity in below}

@@ -35,7 +35,9 @@ class Finding:
 def verify(registry: Registry) -> list[Finding]:
     """Everything that is not as its hash, name or pointer says; an empty list is a sound registry."""
     if not registry.exists:
-        raise RobustKTError(f"there is no registry in {registry.label}", "Name one with --registry DIR.")
+        if not looks_like_one(registry):
+            raise RobustKTError(f"there is no registry in {registry.label}", "Name one with --registry DIR.")
+        return [Finding(f"{MARKER} is missing", registry.root / MARKER)]
     try:
         registry.check_format()
     except RobustKTError as error:
@@ -50,6 +52,11 @@ def verify(registry: Registry) -> list[Finding]:
         *_pointers(registry, refs),
         *_files(registry, {i: n for n, i in refs["names"].items()}),
     ]
+
+
+def looks_like_one(registry: Registry) -> bool:
+    """Whether the folder is a registry that has lost its marker."""
+    return (registry.root / refs_file.FILE).is_file() and (registry.root / "generations").is_dir()
 
 
 def _files(registry: Registry, named: Mapping[str, str]) -> Iterator[Finding]:
@@ -82,7 +89,7 @@ def _generations(registry: Registry, named: Mapping[str, str], needed: set[str])
         identity = f"sha256:{path.stem}"
         if path.name.startswith(TEMPORARY):
             continue
-        if not HASH.fullmatch(identity) or digest(path.read_bytes()) != identity:
+        if not HASH.fullmatch(identity) or _hash(path) != identity:
             yield Finding("a manifest whose SHA-256 is not its name", path)
             continue
         try:
@@ -112,8 +119,8 @@ def _links(registry: Registry, generation: Generation) -> Iterator[Finding]:
         return
     try:
         registry.record(generation.id)
-    except RobustKTError as error:
-        yield Finding(error.what, record)
+    except (RobustKTError, OSError) as error:
+        yield Finding(_told(error), record)
 
 
 def _records(registry: Registry) -> Iterator[Finding]:
@@ -126,7 +133,7 @@ def _objects(registry: Registry, needed: set[str]) -> Iterator[Finding]:
     for path in sorted((registry.root / "objects").glob("*/*")):
         if path.name.startswith(TEMPORARY):
             continue
-        if digest(path.read_bytes()) != f"sha256:{path.name}":
+        if _hash(path) != f"sha256:{path.name}":
             yield Finding("an object whose SHA-256 is not its name", path)
         elif f"sha256:{path.name}" not in needed:
             yield Finding("an object that no generation names", path, damage=False)
@@ -139,8 +146,8 @@ def _results(registry: Registry) -> Iterator[Finding]:
             continue
         try:
             content = unsealed(path, MEASURE)
-        except RobustKTError as error:
-            yield Finding(error.what, path)
+        except (RobustKTError, OSError) as error:
+            yield Finding(_told(error), path)
             continue
         if content.get("generation") != f"sha256:{path.parent.name}":
             yield Finding("a result that belongs to another generation", path)
@@ -153,8 +160,8 @@ def _results(registry: Registry) -> Iterator[Finding]:
             place = registry.log_path(checked(result))
             logs.discard(place)
             registry.log(result)
-        except RobustKTError as error:
-            yield Finding(error.what, place, with_it=(path,))
+        except (RobustKTError, OSError) as error:
+            yield Finding(_told(error), place, with_it=(path,))
     for path in sorted(logs):
         yield Finding("a log that no result names", path, damage=False)
 
@@ -172,6 +179,18 @@ def _strangers(registry: Registry) -> Iterator[Finding]:
         for stranger in found:
             if not stranger.name.startswith(TEMPORARY):
                 yield Finding("a file that is none of the registry's", stranger, damage=False)
+
+
+def _hash(path: Path) -> str:
+    """The hash of a file's bytes; of one that cannot be read nothing that any has."""
+    try:
+        return digest(path.read_bytes())
+    except OSError:
+        return ""
+
+
+def _told(error: Exception) -> str:
+    return error.what if isinstance(error, RobustKTError) else f"a file that cannot be read: {error}"
 
 
 def _suffixes(folder: str) -> set[str]:
