@@ -51,6 +51,6 @@ def push(
         "commit": None,
         "to": None if to is None else str(to),
         "dry_run": dry_run,
-        "files": [{"path": path, "size": len(data)} for path, data in files.items()],
-        "card": files["README.md"].decode(),
+        "files": [{"path": path, "size": file.size} for path, file in files.items()],
+        "card": files["README.md"].read().decode(),
     }

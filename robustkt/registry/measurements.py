@@ -23,6 +23,7 @@ class Result:
     key: str  # from the settings: the same measurement has the same key
     content: Mapping[str, Any]
     path: Path
+    claimed: str | None = None  # "org/name@commit" that it came from, until it has been measured here
 
 
 @dataclass(frozen=True)
