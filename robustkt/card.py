@@ -110,10 +110,11 @@ def _certificates(results: Sequence[Result], picture: str | None) -> str:
             "\n".join(
                 [
                     f"{_claimed(result)}σ = {settings['sigma']}, {settings['mode']} procedure "
-                    f"(Cohen et al., 1902.02918), n = {settings['n']:,}, α = {settings['alpha']}, {figures['images']} test images "
-                    f"(every {_ordinal(settings['skip'])}), {settings['precision']}; average certified radius "
-                    f"{figures['acr']:.3f}, abstained on {figures['abstain_rate']:.1%}. Each certificate is wrong with "
-                    "probability at most α; the intervals are 95 % Wilson intervals over images.",
+                    f"(Cohen et al., 1902.02918), n = {settings['n']:,}, α = {settings['alpha']}, "
+                    f"{figures['images']} test images (every {_ordinal(settings['skip'])}), "
+                    f"{settings['precision']}; average certified radius {figures['acr']:.3f}, "
+                    f"abstained on {figures['abstain_rate']:.1%}. Each certificate is wrong with probability at most "
+                    "α; the intervals are 95 % Wilson intervals over images.",
                     "",
                     "| L2 radius | certified accuracy | interval |",
                     "|---|---|---|",
