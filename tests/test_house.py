@@ -70,6 +70,7 @@ def test_a_file_opens_with_a_sentence_and_stays_short(path: Path) -> None:
         "import robustkt.api as a; a.list_generations",
         "import robustkt.api as a; a.analyze, a.audit_log",
         "import robustkt.api as a; a.compare, a.gate",
+        "import robustkt.api as a; a.push, a.pull",
         "from robustkt.registry import Registry",
         "from robustkt.catalog import METHODS, ARCHITECTURES; METHODS.names(), ARCHITECTURES.names()",
     ],

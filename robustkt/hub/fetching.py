@@ -246,3 +246,26 @@ def check_local(folder: Path) -> Index:
         if place.stat().st_size != told.size or digest_file(place) != told.hash:
             raise IntegrityError(f"{path} in {folder} is damaged: its SHA-256 is not the index's", REFUSED)
     return index
+
+
+def snapshot(repo: str, revision: str | None, token: str | bool | None, options: Mapping[str, Any]) -> Path:
+    """The manifest and the weights of a repository in the Hub's own cache; `options` go to `hf_hub_download`.
+
+    Raises:
+        NotFoundError: no such repository or revision, or no generation in it.
+        RobustKTError: the Hub refuses.
+    """
+    session = Session.open(token=token)
+    offline = bool(options.get("local_files_only"))
+    commit = revision if offline else resolve(session, repo, revision).commit
+    places = []
+    for path in (MANIFEST, WEIGHTS):
+
+        def get(path: str = path) -> str:
+            return str(session.api.hf_hub_download(repo, path, revision=commit, **options))
+
+        try:
+            places.append(Path(session.ask(get, f"{path} of {repo}")))
+        except FileNotFoundError:
+            raise NotFoundError(f"{path} of {repo} is not in the cache", "Leave local_files_only out.") from None
+    return places[0].parent

@@ -36,15 +36,16 @@ class Session:
     signed_in: bool
 
     @classmethod
-    def open(cls, *, writing: bool = False) -> Session:
-        """A session with the user's own token, if there is one.
+    def open(cls, *, writing: bool = False, token: str | bool | None = None) -> Session:
+        """A session with a token, by default the user's own if there is one; with none for False.
 
         Raises:
             RobustKTError: `writing` and there is no token.
         """
         from huggingface_hub import HfApi, get_token
 
-        token = get_token()
+        if not isinstance(token, str):
+            token = None if token is False else get_token()
         if writing and not token:
             raise RobustKTError(
                 "there is no token for the Hugging Face Hub",

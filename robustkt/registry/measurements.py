@@ -195,6 +195,11 @@ def _intervals(read: Evaluation | Transfer) -> list[tuple[float, ...]]:
     return [attack.interval for attack in read.figures.attacks.values()]
 
 
+def settled(result: Result | None) -> Result | None:
+    """The result, unless nobody has measured it here: a claim is not taken for an answer."""
+    return None if result is None or result.claimed else result
+
+
 def own(result: Result, generation: Generation) -> bool:
     """Whether it measures the generation's selected weights on the generation's own data."""
     settings = result.content["settings"]
