@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robustkt import certlog
-from robustkt.errors import IntegrityError
+from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation, read_manifest
 from robustkt.hub.fetching import REFUSED, Index, Source
 from robustkt.hub.form import LAST, MANIFEST, RUN, SOURCE, WEIGHTS
-from robustkt.numbers import MAX_JSON, digest
+from robustkt.numbers import MAX_JSON, digest, fraction, noise_level
 from robustkt.registry import Result
 from robustkt.registry.adopting import Bundle
 from robustkt.registry.claims import Claims
@@ -163,34 +163,45 @@ def check_certificate(result: Result, generation: Generation, log: bytes) -> Non
     Raises:
         IntegrityError: they are not.
     """
-    from robustkt.certificates import Ball, lower_bound
-    from robustkt.noises import named
 
-    settings, figures, name = result.content["settings"], result.content["figures"], result.path.name
+    figures, name = result.content["figures"], result.path.name
     try:
         text = log.decode()
         rows = certlog.parse(text)
-        noise = named(settings["noise"], Fraction(settings["sigma"]) if settings["sigma"] else None)
-        ball = Ball(noise, settings["norm"], generation.recipe.data.shape)
-        radii = [Fraction(r) for r in figures["certified_accuracy"]]
-    except (ValueError, ZeroDivisionError, OverflowError):
+        if not rows or len(rows) != len(text.splitlines()) - 1 or len({row.idx for row in rows}) != len(rows):
+            raise IntegrityError(f"the log of {name} has lines that are none", REFUSED)
+        again = certlog.summarise(rows, [fraction(r, "radius") for r in figures["certified_accuracy"]])
+        excessive = next(_excessive(result.content["settings"], generation, rows), None)
+    except (ValueError, ArithmeticError, UsageError):
         raise IntegrityError(f"the log of {name} cannot be read", REFUSED) from None
-    if not rows or len(rows) != len(text.splitlines()) - 1 or len({row.idx for row in rows}) != len(rows):
-        raise IntegrityError(f"the log of {name} has lines that are none", REFUSED)
-    again = certlog.summarise(rows, radii)
     if not _same(again, {key: figures.get(key) for key in again}):
         raise IntegrityError(f"the figures of {name} are not those of its log", REFUSED)
-    alpha = settings.get("alpha_image", settings["alpha"])
+    if excessive is not None:
+        raise IntegrityError(f"{name} certifies more than its counts allow: image {excessive.idx}", REFUSED)
+
+
+def _excessive(
+    settings: Mapping[str, Any], generation: Generation, rows: Sequence[certlog.Row]
+) -> Iterator[certlog.Row]:
+    """The rows whose radius does not follow from their counts."""
+    from robustkt.certificates import Ball, lower_bound
+    from robustkt.noises import named
+
+    noise = named(settings["noise"], noise_level(settings["sigma"]) if settings["sigma"] else None)
+    ball = Ball(noise, settings["norm"], generation.recipe.data.shape)
+    alpha = float(settings.get("alpha_image", settings["alpha"]))
+    bound = functools.cache(lower_bound)
     for row in rows:
         if row.predict < 0:
             sound = row.radius == 0 and not row.correct
         else:
-            sound = row.correct == (row.label == row.predict) and 0 <= row.p_low <= 1
-            sound = sound and row.radius <= ball.radius(min(1.0, row.p_low + CLOSE)) + 1e-6
+            sound = row.correct == (row.label == row.predict) and 0 <= row.p_low < 1 - CLOSE
+            sound = sound and 0 <= row.successes <= row.trials <= row.drawn
+            sound = sound and row.radius <= ball.radius(row.p_low + CLOSE) + 1e-6
             if settings["mode"] == "fixed":
-                sound = sound and row.p_low <= lower_bound(row.successes, row.trials, alpha) + CLOSE
+                sound = sound and row.p_low <= bound(row.successes, row.trials, alpha) + CLOSE
         if not sound:
-            raise IntegrityError(f"{name} certifies more than its counts allow: image {row.idx}", REFUSED)
+            yield row
 
 
 def _same(ours: Any, theirs: Any) -> bool:

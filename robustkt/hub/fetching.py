@@ -17,6 +17,7 @@ from robustkt.progress import Progress
 from robustkt.registry.files import digest_file
 from robustkt.registry.seal import unsealed
 
+MAX_LOG = 2**28  # bytes
 FILES = 10_000  # no honest publication has more
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -124,7 +125,7 @@ def _is_listed(path: str, told: Any) -> bool:
         and HASH.fullmatch(told["hash"]) is not None
         and type(told.get("size")) is int
         and told["size"] >= 0
-        and (told["size"] <= MAX_JSON or path.endswith((".safetensors", ".tsv")))
+        and (path.endswith(".safetensors") or told["size"] <= (MAX_LOG if path.endswith(".tsv") else MAX_JSON))
     )
 
 
