@@ -152,6 +152,7 @@ class HubStandIn:
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *about: None  # type: ignore[method-assign]  # clients are killed on purpose
         self.thread: threading.Thread | None = None
 
     # -- lifecycle -------------------------------------------------------

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +68,29 @@ def test_one_repository_with_ancestors_is_enough(cli: Cli, hub: HubStandIn, made
     assert list(names(registry).items()) == list(names(made).items())
     assert verify(registry) == []
     assert len(hub.repos["model", "alice/gen2"].commits) == 2, "the initial one and ours"
+
+
+@pytest.mark.parametrize("options", [{"part_size": 40_000}, {"cdn": True}, {"xet": True}], ids=["parts", "cdn", "xet"])
+def test_other_ways_for_large_files(
+    made: Registry, registry: Registry, options: dict[str, Any], tmp_path: Path
+) -> None:
+    with HubStandIn(**options) as hub:
+        environment = {
+            **os.environ,
+            **hub.env(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "0" if "xet" in options else "1",
+        }
+        for command in (f"push gen0 --registry {made.root}", f"pull alice/gen0 --registry {registry.root} --json"):
+            words = [sys.executable, "-m", "robustkt", *command.split()]
+            ran = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stderr
+            assert hub.token not in ran.stdout + ran.stderr
+        calls = " ".join(hub.calls())
+        assert {"part_size": "/part/2", "cdn": "/_cdn/", "xet": "xet-write-token"}[next(iter(options))] in calls
+        assert not [r for r in hub.requests if r["path"].startswith("/_cdn") and r["auth"]], "a token for a stranger"
+    gen0 = registry.get("gen0")
+    assert registry.object(gen0.weights) == made.object(gen0.weights)
+    assert verify(registry) == []
 
 
 def test_what_is_there_is_not_sent_again(hub: HubStandIn, made: Registry) -> None:

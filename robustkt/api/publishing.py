@@ -93,7 +93,7 @@ def push(
     )
     if not with_ancestors:
         _warn(registry, found, homes, progress)
-    with bars(progress):
+    with client(progress):
         sent = upload(session, goal, files, progress)
     label(session, goal, sent.commit)
     answer |= {"repo": goal.repo, "url": f"{session.api.endpoint}/{goal.repo}", "commit": sent.commit}
@@ -165,16 +165,24 @@ def _told(files: Mapping[str, File], there: Plan | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def bars(progress: Progress) -> Iterator[None]:
-    """The client's own bars for large files, unless nobody wants to see any."""
+def client(progress: Progress) -> Iterator[None]:
+    """The Hub's client for an upload: its own bars, unless nobody wants any; large files by LFS, a part at a time.
+
+    Its other way (Xet) holds several hundred megabytes in memory and gains nothing on weights, which share no bytes
+    with earlier ones; HF_HUB_DISABLE_XET=0 chooses it nevertheless.
+    """
+    from huggingface_hub import constants
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     silent = isinstance(progress, Silent) or getattr(progress, "quiet", False)
-    if not silent or os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"):
-        yield
-        return
-    disable_progress_bars()
+    silent = silent and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
+    before = constants.HF_HUB_DISABLE_XET
     try:
+        constants.HF_HUB_DISABLE_XET = before or not os.environ.get("HF_HUB_DISABLE_XET")
+        if silent:
+            disable_progress_bars()
         yield
     finally:
-        enable_progress_bars()
+        constants.HF_HUB_DISABLE_XET = before
+        if silent:
+            enable_progress_bars()
