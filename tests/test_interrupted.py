@@ -27,6 +27,8 @@ from tests.test_push import complete
 pytestmark = pytest.mark.slow
 POINTS = 50  # of pushes, and as many of pulls
 MEGABYTES = 500
+PRELOADED = ["robustkt.api.publishing", "robustkt.api.pulling", "huggingface_hub.hf_api", "robustkt.noises.gaussian",
+             "matplotlib.backends.backend_agg", "statsmodels.stats.proportion"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def work(environment: dict[str, str], verb: str, root: str) -> None:
 
 def started(hub: HubStandIn, home: Path, verb: str, root: Path) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["robustkt.api.publishing", "robustkt.api.pulling", "huggingface_hub"])
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=work, args=(hub.env(home), verb, str(root)))
     process.start()
     return process

@@ -14,7 +14,7 @@ from robustkt.errors import RobustKTError, UsageError
 from robustkt.generation import Generation
 from robustkt.hub.fetching import fetch_index, parse_source, resolve
 from robustkt.hub.form import CARD, WEIGHTS, File
-from robustkt.hub.session import HubError, Session
+from robustkt.hub.session import HubError, Session, Unreachable
 from robustkt.hub.uploading import Goal, Plan, collect, label, plan, upload
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, claims
@@ -114,7 +114,7 @@ def _rehearse(
     homes: Mapping[str, str] = {}
     there: Plan | None = None
     try:
-        session = Session.open()
+        session = Session.open(tries=1)
         repo = repo or (f"{session.user()}/{found.name}" if session.signed_in else None)
         if repo is not None:
             homes = homes_of(session, registry, found, repo.split("/")[0])
@@ -136,12 +136,16 @@ def homes_of(session: Session, registry: Registry, found: Generation, owner: str
         for ancestor in registry.ancestors(found):
             known = claims.read(registry.root, ancestor.id)
             for repo in dict.fromkeys([*([known.repo] if known else []), f"{owner}/{ancestor.name}"]):
-                with contextlib.suppress(RobustKTError):
+                try:
                     source = resolve(session, repo, None)
                     index = fetch_index(session, source, Path(place) / source.commit)
                     if index.generation == ancestor.id and WEIGHTS in index.files:
                         homes[ancestor.id] = repo
                         break
+                except Unreachable:
+                    raise
+                except RobustKTError:
+                    continue  # another's, or none of ours
     return homes
 
 

@@ -34,9 +34,10 @@ class Session:
 
     api: HfApi
     signed_in: bool
+    tries: int = TRIES  # of each request
 
     @classmethod
-    def open(cls, *, writing: bool = False, token: str | bool | None = None) -> Session:
+    def open(cls, *, writing: bool = False, token: str | bool | None = None, tries: int = TRIES) -> Session:
         """A session with a token, by default the user's own if there is one; with none for False.
 
         Raises:
@@ -54,26 +55,26 @@ class Session:
         endpoint = os.environ.get("HF_ENDPOINT") or None
         version = robustkt.__version__
         api = HfApi(endpoint=endpoint, token=token or False, library_name="robustkt", library_version=version)
-        return cls(api, bool(token))
+        return cls(api, bool(token), tries)
 
     def user(self) -> str:
         """The account's name."""
         found = self.ask(lambda: self.api.whoami(), "your account")
         return str(found["name"])
 
-    def ask(self, call: Callable[[], T], about: str, *, tries: int = TRIES) -> T:
+    def ask(self, call: Callable[[], T], about: str) -> T:
         """What `call` answers; a busy Hub and a dropped connection are tried again after a while.
 
         Raises:
             RobustKTError: what the Hub refuses, in the words of `refusal`.
         """
-        for attempt in range(tries):
+        for attempt in range(self.tries):
             try:
                 with self.speaking(about):
                     return call()
             except Passing as error:
-                if attempt + 1 == tries:
-                    raise HubError(error.what, error.fix) from None
+                if attempt + 1 == self.tries:
+                    raise Unreachable(error.what, error.fix) from None
                 time.sleep(min(error.wait if error.wait is not None else 2.0**attempt, LONGEST))
         raise AssertionError
 
@@ -102,6 +103,10 @@ class Session:
                 f"no connection to the Hub at {self.api.endpoint}: {scrubbed(error)}",
                 f"Check the network (and HTTPS_PROXY, HF_ENDPOINT). {AGAIN}",
             ) from None
+
+
+class Unreachable(HubError):
+    """No answer, however often it was asked."""
 
 
 class Passing(HubError):
