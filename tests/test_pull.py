@@ -338,6 +338,14 @@ def test_figures_are_claims_until_they_are_made_again(cli: Cli, folder: Path, re
     assert verify(registry) == []
 
 
+def test_a_claim_passes_no_gate(folder: Path, registry: Registry, made: Registry) -> None:
+    from robustkt.api.pairing import common
+
+    api.pull(str(folder), registry=registry)
+    assert common(made, made.get("gen0"), made.get("gen1")).shared
+    assert not common(registry, registry.get("gen0"), registry.get("gen1")).shared
+
+
 def test_audit_settles_a_claim(folder: Path, registry: Registry) -> None:
     api.pull(str(folder), registry=registry)
     assert not api.audit_generation("gen1", registry=registry, n=200, device="cpu", seed=1)["problems"]

@@ -224,7 +224,7 @@ def _measured(registry: Registry, generation: Generation) -> list[Measured]:
     found: dict[bytes, Measured] = {}
     for result in registry.results(generation.id):
         told = result.content["settings"]
-        if told["weights"] != generation.weights:
+        if told["weights"] != generation.weights or result.claimed:  # a claim of others passes no gate
             continue
         radii = told.get("radii", [])
         if not isinstance(radii, list) or not all(isinstance(r, str) for r in radii):
