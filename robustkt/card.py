@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustkt.generation import Generation
-from robustkt.numbers import counted, number
 from robustkt.metadata import card_metadata
+from robustkt.numbers import counted, number
 from robustkt.registry import Result
 
 

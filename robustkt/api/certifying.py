@@ -40,7 +40,6 @@ from robustkt.numbers import canonical, digest, exact
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import write_atomic
-from robustkt.registry.files import append_synced, write_atomic
 from robustkt.registry.measurements import settled
 from robustkt.votes import Votes
 

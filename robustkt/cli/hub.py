@@ -1,5 +1,4 @@
-"""push and copy: publishing generations, and sharing them with a team."""
-"""push, pull: publishing generations and taking over published ones."""
+"""push, pull, copy: publishing generations, taking over published ones, sharing them with a team."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustkt.cli import hubtables
+from robustkt.cli import hubtables, tables
 from robustkt.cli import options as o
 from robustkt.cli.output import Output, guarded
 
@@ -16,8 +15,8 @@ from robustkt.cli.output import Output, guarded
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command()(guarded(push))
-    app.command()(guarded(copy))
     app.command()(guarded(pull))
+    app.command()(guarded(copy))
 
 
 def push(
@@ -56,7 +55,32 @@ def push(
     where = o.registry_of(registry)
     if generation == "@latest":
         output.note(f"@latest is {where.get(generation).name}")
-    output.answer(api.push(generation, to=to, repo=repo, dry_run=dry_run, registry=where), tables.pushed)
+    result = api.push(
+        generation, to=to, repo=repo, private=private, revision=revision, tag=tag, message=message,
+        create_pr=create_pr, collection=collection, with_ancestors=with_ancestors, licence=licence, dry_run=dry_run,
+        registry=where, progress=output,
+    )  # fmt: skip
+    output.answer(result, hubtables.pushed)
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO[@REV]", help="ORG/NAME, ORG/NAME@v3, @commit, or ./DIR.")],
+    name: o.Name = None,
+    registry: o.Where = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Take over a published generation and its ancestors; every hash is re-derived, nothing is run or believed.
+
+    Its figures are marked as claimed until they are measured or audited here.
+
+    Examples: `robustkt pull org/gen2`, `robustkt pull org/gen2@v3 --name theirs`
+    """
+    from robustkt import api
+
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    output.answer(api.pull(repo, name=name, registry=o.registry_of(registry), progress=output), hubtables.pulled)
 
 
 def copy(
@@ -71,15 +95,6 @@ def copy(
     ] = None,
     suffix: Annotated[str, typer.Option("--suffix", help="Goes behind every name that is taken there.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; show what would be copied.")] = False,
-    result = api.push(
-        generation, to=to, repo=repo, private=private, revision=revision, tag=tag, message=message,
-        create_pr=create_pr, collection=collection, with_ancestors=with_ancestors, licence=licence, dry_run=dry_run,
-        registry=where, progress=output,
-    )  # fmt: skip
-    output.answer(result, hubtables.pushed)
-def pull(
-    repo: Annotated[str, typer.Argument(metavar="REPO[@REV]", help="ORG/NAME, ORG/NAME@v3, @commit, or ./DIR.")],
-    name: o.Name = None,
     registry: o.Where = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -91,9 +106,6 @@ def pull(
     Hugging Face Hub, whatever fsspec reaches. What is there is not sent again; every hash is checked on the way.
 
     Examples: `robustkt copy gen2 --to s3://bucket/team`, `robustkt copy --from ../other/registry --dry-run`
-    """Take over a published generation and its ancestors; every hash is re-derived, nothing is run or believed.
-    Its figures are marked as claimed until they are measured or audited here.
-    Examples: `robustkt pull org/gen2`, `robustkt pull org/gen2@v3 --name theirs`
     """
     from robustkt import api
 
@@ -103,4 +115,3 @@ def pull(
         registry=o.registry_of(registry), progress=output,
     )  # fmt: skip
     output.answer(result, tables.copied)
-    output.answer(api.pull(repo, name=name, registry=o.registry_of(registry), progress=output), hubtables.pulled)
