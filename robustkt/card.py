@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustkt.generation import Generation
+from robustkt.metadata import card_metadata
 from robustkt.numbers import counted, number
 from robustkt.registry import Result
 
@@ -17,6 +18,9 @@ def model_card(
     results: Sequence[Result],
     *,
     picture: str | None,
+    repo: str | None = None,
+    homes: Mapping[str, str] | None = None,
+    licence: str | None = None,
 ) -> str:
     """README.md for a published generation, with the metadata that the Hugging Face Hub reads.
 
@@ -26,42 +30,23 @@ def model_card(
         record: its run record.
         results: its certificates and evaluations, of the weights that are published.
         picture: file name of the certified-accuracy curves, if there are any.
+        repo: the repository that it is published in, if one is known.
+        homes: the repositories of ancestors on the Hub, by their ids.
+        licence: what it is published under, if anything is known.
     """
     sections = [
         f"# {generation.name}",
         _what(generation),
-        _lineage(generation, ancestors),
+        _lineage(generation, ancestors, homes or {}),
         _certificates([r for r in results if r.kind == "certificate"], picture),
         _evaluations([r for r in results if r.kind == "evaluation"]),
         _training(generation, record),
-        _use(generation),
+        _terms(generation, licence),
+        _use(generation, repo),
+        _check(generation, repo),
     ]
-    return _metadata(generation) + "\n" + "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _metadata(generation: Generation) -> str:
-    from huggingface_hub import ModelCardData
-
-    recipe = generation.recipe
-    tags = ["robustkt", "adversarial-robustness", recipe.method]
-    tags += ["randomized-smoothing", "certified-robustness"] if recipe.sigma else []
-    tags += ["distillation"] if "teacher" in generation.parents else []
-    card = ModelCardData(
-        library_name="robustkt",
-        pipeline_tag="image-classification",
-        tags=tags,
-        datasets=_hub_datasets(recipe.data.name),
-    )
-    return f"---\n{card.to_yaml()}\n---\n"
-
-
-def _hub_datasets(name: str) -> list[str] | None:
-    """The data set's name on the Hub, for those that have a canonical one."""
-    known = {
-        "mnist": "ylecun/mnist", "fashion-mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10",
-        "cifar100": "uoft-cs/cifar100", "svhn": "ufldl-stanford/svhn", "imagenette": "frgfm/imagenette",
-    }  # fmt: skip
-    return [known[name]] if name in known else None
+    metadata = card_metadata(generation, results, homes=homes or {}, licence=licence)
+    return f"---\n{metadata}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _what(generation: Generation) -> str:
@@ -91,14 +76,25 @@ def _what(generation: Generation) -> str:
     return "\n\n".join(lines)
 
 
-def _lineage(generation: Generation, ancestors: Sequence[Generation]) -> str:
+def _lineage(generation: Generation, ancestors: Sequence[Generation], homes: Mapping[str, str]) -> str:
     chain = [generation, *ancestors]
     rows = [
-        f"| {g.name} | {g.recipe.method} | {g.recipe.arch} | {g.recipe.data.name} | `{g.id[7:19]}` |" for g in chain
+        f"| {_linked(g, homes)} | {g.recipe.method} | {g.recipe.arch} | {g.recipe.data.name} | `{g.id[7:19]}` |"
+        for g in chain
     ]
     return "\n".join(
         ["## Lineage", "", "| generation | method | architecture | data | id |", "|---|---|---|---|---|", *rows]
     )
+
+
+def _linked(generation: Generation, homes: Mapping[str, str]) -> str:
+    home = homes.get(generation.id)
+    return f"[{generation.name}](https://huggingface.co/{home})" if home else generation.name
+
+
+def _claimed(result: Result) -> str:
+    """A sentence about a measurement that its publisher took over from elsewhere."""
+    return f"**Claimed** by {result.claimed}; whoever publishes this has not measured it again. " * bool(result.claimed)
 
 
 def _certificates(results: Sequence[Result], picture: str | None) -> str:
@@ -113,11 +109,12 @@ def _certificates(results: Sequence[Result], picture: str | None) -> str:
         parts.append(
             "\n".join(
                 [
-                    f"σ = {settings['sigma']}, {settings['mode']} procedure (Cohen et al., 1902.02918), "
-                    f"n = {settings['n']:,}, α = {settings['alpha']}, {figures['images']} test images "
-                    f"(every {_ordinal(settings['skip'])}), {settings['precision']}; average certified radius "
-                    f"{figures['acr']:.3f}, abstained on {figures['abstain_rate']:.1%}. Each certificate is wrong with "
-                    "probability at most α; the intervals are 95 % Wilson intervals over images.",
+                    f"{_claimed(result)}σ = {settings['sigma']}, {settings['mode']} procedure "
+                    f"(Cohen et al., 1902.02918), n = {settings['n']:,}, α = {settings['alpha']}, "
+                    f"{figures['images']} test images (every {_ordinal(settings['skip'])}), "
+                    f"{settings['precision']}; average certified radius {figures['acr']:.3f}, "
+                    f"abstained on {figures['abstain_rate']:.1%}. Each certificate is wrong with probability at most "
+                    "α; the intervals are 95 % Wilson intervals over images.",
                     "",
                     "| L2 radius | certified accuracy | interval |",
                     "|---|---|---|",
@@ -143,7 +140,7 @@ def _evaluations(results: Sequence[Result]) -> str:
         parts.append(
             "\n".join(
                 [
-                    f"The network without noise, {settings['norm']} eps = {settings['eps']}, "
+                    f"{_claimed(result)}The network without noise, {settings['norm']} eps = {settings['eps']}, "
                     f"{settings['images']} test images:",
                     "",
                     "| attack | accuracy | 95 % interval |",
@@ -181,10 +178,35 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _use(generation: Generation) -> str:
+def _terms(generation: Generation, licence: str | None) -> str:
+    """The licence, and what the figures do not say."""
+    terms = (
+        f"Licence: `{licence}`." if licence else "No licence is recorded: ask whoever published this before you use it."
+    )
+    where = "the data's licence and limits are those of " + generation.recipe.data.name
+    return "\n\n".join(
+        [
+            "## Terms and limits",
+            f"{terms} It covers these files; {where}.",
+            "Figures are of the test images of that data set. They say nothing about other data, other norms or larger "
+            "perturbations, and a certificate does not say that the class is right.",
+        ]
+    )
+
+
+def _use(generation: Generation, repo: str | None) -> str:
     own = generation.recipe.arch_source is not None
     name = generation.recipe.arch.rpartition(":")[2]
-    call = f'read_folder(Path("."), {name}(...))' if own else 'read_folder(Path("."))'
+    extra = f", arch={name}(...)" if own else ""
+    source = repo or "."
+    note = [f"# {name} is in architecture.py.txt: read it before you run it"] if own else []
+    smoothed = [
+        "",
+        "from robustkt import SmoothedClassifier",
+        "",
+        f'classifier = SmoothedClassifier.from_pretrained("{source}"{extra})',
+        "answer = classifier.predict(x)  # one image (C, H, W) -> answer.label, answer.radius; label None = abstained",
+    ]
     return "\n".join(
         [
             "## Use",
@@ -192,14 +214,30 @@ def _use(generation: Generation) -> str:
             "`model.safetensors` holds the weights with the normalisation as the first layer: feed images in [0, 1].",
             "",
             "```python",
-            "from pathlib import Path",
-            "from robustkt.hub import read_folder",
+            "from robustkt import RobustModel",
             "",
-            *([f"# {name} is in architecture.py.txt: read it before you run it"] if own else []),
-            f"model = {call}  # images (B, C, H, W) in [0, 1] -> logits; runs no code from the folder",
+            *note,
+            "# runs no code from here; images (B, C, H, W) -> logits (B, K)",
+            f'model = RobustModel.from_pretrained("{source}"{extra})',
+            *(smoothed if generation.recipe.sigma is not None else []),
             "```",
             "",
             f"`manifest.json` is the whole recipe; its SHA-256 is the id `{generation.id}`.",
+        ]
+    )
+
+
+def _check(generation: Generation, repo: str | None) -> str:
+    name = generation.name
+    return "\n".join(
+        [
+            "## Check",
+            "",
+            "```",
+            f"robustkt pull {repo or 'ORG/NAME'}   # re-derives every hash, then keeps the figures as claims",
+            f"robustkt audit {name}   # fresh noise on a sample of its certified images",
+            f"robustkt evaluate {name}   # the attacks again",
+            "```",
         ]
     )
 

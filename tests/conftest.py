@@ -17,6 +17,10 @@ os.environ.update(
     COLUMNS="120", TERM="dumb", NO_COLOR="1", _TYPER_FORCE_DISABLE_TERMINAL="1", OMP_WAIT_POLICY="PASSIVE"
 )
 os.environ.pop("FORCE_COLOR", None)
+os.environ.update(  # read when huggingface_hub is imported: no test leaves this machine
+    HF_ENDPOINT="http://127.0.0.1:9", HF_HOME="/nonexistent", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_UPDATE_CHECK="1", HF_HUB_DISABLE_PROGRESS_BARS="1", NO_PROXY="127.0.0.1,localhost",
+)  # fmt: skip
 
 import torch
 
@@ -35,7 +39,7 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the registry, the caches or the trusted code of whoever runs it."""
-    for name in ("ROBUSTKT_REGISTRY", "ROBUSTKT_DATA", "ROBUSTKT_DEBUG"):
+    for name in ("ROBUSTKT_REGISTRY", "ROBUSTKT_DATA", "ROBUSTKT_DEBUG", "HF_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home" / name.lower()))

@@ -714,7 +714,9 @@ REFUSALS: list[tuple[str, int, str, str]] = [
     ("predict gen1 nowhere.png", 1, "there is no image file nowhere.png", "path"),
     ("predict gen1", 2, "gen1 is no picture, and none is named after it", "robustkt predict gen1 IMAGE"),
     ("predict plain nowhere.png", 2, "plain was not trained under noise", "--sigma 0.25"),
-    ("push", 1, "does not upload yet", "robustkt push gen2 --to DIR"),
+    ("push", 1, "there is no token for the Hugging Face Hub", "hf auth login"),
+    ("pull nonsense", 2, "'nonsense' names no repository", "ORG/NAME"),
+    ("pull ./nowhere", 1, "nowhere holds no robustkt.json", "robustkt push --to"),
 ]
 
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "robustkt"
 LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "progress", "provenance"},
     {"core", "losses"},
-    {"registry", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"}
+    {"registry", "metadata", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"}
     | {"foreignlog", "lattice", "logchecks", "paired"},
     {"imports", "exports", "objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
     {"engine", "bench", "evaluate", "hub"},
@@ -70,6 +70,7 @@ def test_a_file_opens_with_a_sentence_and_stays_short(path: Path) -> None:
         "import robustkt.api as a; a.list_generations",
         "import robustkt.api as a; a.analyze, a.audit_log",
         "import robustkt.api as a; a.compare, a.gate",
+        "import robustkt.api as a; a.push, a.pull",
         "from robustkt.registry import Registry",
         "from robustkt.catalog import METHODS, ARCHITECTURES; METHODS.names(), ARCHITECTURES.names()",
     ],

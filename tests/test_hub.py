@@ -107,9 +107,11 @@ def test_what_is_in_the_folder(made: Registry, published: Path) -> None:
         "manifest.json",
         "config.json",
         "record.json",
+        "robustkt.json",
         "model.safetensors",
         "certified_accuracy.png",
         *(f"ancestors/{made.get(name).id[7:]}.json" for name in ("gen0", "gen1")),
+        *(f"ancestors/{made.get(name).id[7:]}/record.json" for name in ("gen0", "gen1")),
         *(f"{r.kind}s/{r.path.name}" for r in results),
         *(f"{r.kind}s/{made.log_path(r).name}" for r in results),
     }
@@ -136,7 +138,7 @@ def test_pushing_twice_gives_the_same_folder(cli: Cli, made: Registry, tmp_path:
     before = contents(tmp_path / "out")
     assert cli(*command).json == first.json
     assert contents(tmp_path / "out") == before
-    assert [(f["path"], f["size"]) for f in first.json["files"]] == [(k, len(v)) for k, v in before.items()]
+    assert [(f["path"], f["size"]) for f in first.json["files"]] == sorted((k, len(v)) for k, v in before.items())
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
     api.push("gen1", to=tmp_path / "out", registry=made)
     assert read_manifest((tmp_path / "out" / "manifest.json").read_bytes(), "", "").id == made.get("gen1").id
@@ -317,16 +319,17 @@ def test_reading_runs_no_code(made: Registry, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["gen2", "adv", "own"])
 def test_nothing_published_names_a_machine_or_a_person(made: Registry, name: str) -> None:
     files = hub.folder_files(made, made.get(name))
-    for path, content in files.items():
+    for path, file in files.items():
+        content = file.read()
         for word in (PRIVATE, str(made.root.parent), "pytest-of", "pictures", "/home/"):
             assert word.encode() not in content, f"{word} in {path}"
     assert PRIVATE in made.record_path(made.get("own").id).read_text(), "at home it may be known"
-    assert "paths" not in json.loads(files["record.json"])
+    assert not json.loads(files["record.json"].read()).get("paths")
 
 
 @pytest.mark.parametrize("name", ["gen0", "gen2", "adv", "own"])
 def test_the_cards_front_matter_is_what_the_hub_reads(made: Registry, name: str) -> None:
-    card = ModelCard(hub.folder_files(made, made.get(name))["README.md"].decode())
+    card = ModelCard(hub.folder_files(made, made.get(name))["README.md"].read().decode())
     told = card.data.to_dict()
     assert told["library_name"] == "robustkt"
     assert told["pipeline_tag"] == "image-classification"
@@ -406,13 +409,13 @@ def test_every_number_in_the_cards_tables_is_in_the_records(made: Registry, publ
 
 
 def test_what_the_card_says_of_an_adversarial_and_of_a_foreign_network(made: Registry) -> None:
-    card = hub.folder_files(made, made.get("adv"))["README.md"].decode()
+    card = hub.folder_files(made, made.get("adv"))["README.md"].read().decode()
     assert "trained against linf perturbations up to eps = 8/255" in card
     assert "not proven" in " ".join(card.split())
     assert "## Certificates" not in card
     warnings = made.results(made.get("adv").id)[0].content["figures"]["warnings"]
     assert card.count("> Warning: ") == len(warnings)
-    card = hub.folder_files(made, made.get("own"))["README.md"].decode()
+    card = hub.folder_files(made, made.get("own"))["README.md"].read().decode()
     assert "`net.py:Net`" in card
     assert "read it before you run it" in card
     assert "smoothed" not in card

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from robustkt.api.logs import analyze, audit_log
     from robustkt.api.predicting import predict
     from robustkt.api.publishing import push
+    from robustkt.api.pulling import pull
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.reproducing import reproduce
     from robustkt.api.training import distill, train
@@ -48,6 +49,7 @@ __all__ = [
     "list_generations",
     "open_registry",
     "predict",
+    "pull",
     "push",
     "quickstart",
     "rename",
@@ -81,6 +83,7 @@ _HOMES = {
     "list_generations": "upkeep",
     "open_registry": "copying",
     "predict": "predicting",
+    "pull": "pulling",
     "push": "publishing",
     "quickstart": "quickstarting",
     "rename": "keeping",

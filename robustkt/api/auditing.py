@@ -24,7 +24,7 @@ from robustkt.generation import Generation
 from robustkt.noises import Noise, named
 from robustkt.numbers import check_counts, exact, noise_level
 from robustkt.progress import Progress, Silent
-from robustkt.registry import Registry, Result
+from robustkt.registry import Registry, Result, claims
 
 IMAGES, COPIES, ERROR = 200, 2_000, 0.001
 
@@ -104,6 +104,10 @@ def audit_generation(
     audits = [
         _audit(registry, found, result, network, test, images, n, share, seed, target, progress) for result in stored
     ]
+    sound = [r for r, told in zip(stored, audits, strict=True) if r.claimed and told["copies"] and not told["problems"]]
+    for result in sound:
+        with registry.lock():
+            claims.settle(registry.root, found.id, result.path.stem)
     return {
         "generation": found.name,
         "id": found.id,

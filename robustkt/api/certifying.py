@@ -40,6 +40,7 @@ from robustkt.numbers import canonical, digest, exact
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import write_atomic
+from robustkt.registry.measurements import settled
 from robustkt.votes import Votes
 
 TELL_SECONDS = 30.0  # how often a line is written where no bar is drawn
@@ -146,7 +147,7 @@ def certify(
 
     def there() -> Result | None:
         unfinished = any(folder.glob("*.tsv"))  # also of an interrupted --fresh, beside the earlier result
-        return None if fresh or unfinished else registry.result(found.id, "certificate", key)
+        return None if fresh or unfinished else settled(registry.result(found.id, "certificate", key))
 
     if out is not None:
         check_place(out)

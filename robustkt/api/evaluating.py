@@ -28,6 +28,7 @@ from robustkt.numbers import canonical, digest, exact, fraction, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 from robustkt.registry.files import append_synced
+from robustkt.registry.measurements import settled
 
 ORDER = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")  # the columns of 2108.07969
 
@@ -120,7 +121,7 @@ def evaluate(
         "seed": seed, "weights": found.last_weights if last else found.weights, "data": dataset.spec.fingerprint,
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]
-    stored = None if fresh else registry.result(found.id, "evaluation", key)
+    stored = None if fresh else settled(registry.result(found.id, "evaluation", key))
     if stored is not None and _outdated(stored.content["figures"]):
         stored = None
     if stored is None:

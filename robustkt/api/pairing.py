@@ -226,6 +226,8 @@ def _measured(registry: Registry, generation: Generation) -> list[Measured]:
         told = result.content["settings"]
         if told["weights"] != generation.weights or result.kind not in ("certificate", "evaluation"):
             continue
+        if result.claimed:  # a claim of others passes no gate
+            continue
         radii = told.get("radii", [])
         if not isinstance(radii, list) or not all(isinstance(r, str) for r in radii):
             raise IntegrityError(f"{result.path}: its radii are no list of numbers", "Measure again with --fresh.")

@@ -1,13 +1,23 @@
-"""Publishing a generation as a folder in the form of a Hugging Face Hub repository."""
+"""Publishing a generation: as a folder, or in a repository of the Hugging Face Hub."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from robustkt import hub
-from robustkt.errors import RobustKTError
-from robustkt.registry import Registry
+from robustkt.errors import RobustKTError, UsageError
+from robustkt.generation import Generation
+from robustkt.hub.fetching import fetch_index, parse_source, resolve
+from robustkt.hub.form import CARD, WEIGHTS, File
+from robustkt.hub.session import HubError, Session, Unreachable
+from robustkt.hub.uploading import Goal, Plan, collect, label, plan, upload
+from robustkt.progress import Progress, Silent
+from robustkt.registry import Registry, claims
 
 
 def push(
@@ -15,42 +25,168 @@ def push(
     *,
     to: Path | None = None,
     repo: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str | None = None,
+    create_pr: bool = False,
+    collection: str | None = None,
+    with_ancestors: bool = False,
+    licence: str | None = None,
     dry_run: bool = False,
     registry: Registry | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the published form of a generation to the folder `to`, or with `dry_run` only say what it would be.
+    """Publish a generation in a Hub repository, or in the folder `to`; with `dry_run` only say what that would be.
 
     Args:
         generation: what is published.
         to: the folder; made, or replaced when it holds an earlier publication.
-        repo: the Hub repository that the folder is meant for; named in the answer.
+        repo: the Hub repository, `ORG/NAME`; by default the account's own of the generation's name.
+        private: a new repository is seen by its owner only.
+        revision: the branch; made when there is none.
+        tag: set on the commit.
+        message: the commit's.
+        create_pr: propose it as a pull request.
+        collection: title or slug of a collection that the repository is put into.
+        with_ancestors: the ancestors' weights and measurements too, so that this repository alone is enough.
+        licence: its identifier on the Hub; by default what the ancestors came with.
         dry_run: write nothing.
         registry: the nearest one by default.
+        progress: where to report.
 
     Returns:
-        generation, id, repo, url, commit, to, dry_run, files [{path, size}], card.
+        generation, id, repo, url, commit, to, dry_run, created, pr, tag, collection, files [{path, size, sent}],
+        removed, card; `sent` is null where nobody looked what is there.
 
     Raises:
-        RobustKTError: damaged data, a folder that holds something else, or neither `to` nor `dry_run`.
+        RobustKTError: damaged data, a place that holds something else, or what the Hub refuses.
     """
-    registry = registry or Registry.locate()
+    registry, progress = registry or Registry.locate(), progress or Silent()
     found = registry.get(generation)
-    if to is None and not dry_run:
-        raise RobustKTError(
-            "this version writes the published form to a folder; it does not upload yet",
-            f"Type `robustkt push {found.name} --to DIR`, then upload DIR with `hf upload`.",
-        )
-    files = hub.folder_files(registry, found)
-    if to is not None and not dry_run:
-        hub.write_folder(files, to)
-    return {
+    answer: dict[str, Any] = {
         "generation": found.name,
         "id": found.id,
         "repo": repo,
         "url": None,
         "commit": None,
-        "to": None if to is None else str(to),
-        "dry_run": dry_run,
-        "files": [{"path": path, "size": len(data)} for path, data in files.items()],
-        "card": files["README.md"].decode(),
+        "to": None,
     }
+    answer |= {"dry_run": dry_run, "created": False, "pr": None, "tag": tag, "collection": None}
+    if to is not None:
+        files = hub.folder_files(registry, found, with_ancestors=with_ancestors, repo=repo, licence=licence)
+        if not dry_run:
+            hub.write_folder(files, to)
+        return {**answer, "to": str(to), **_told(files, None)}
+    if repo is not None and parse_source(repo)[1] is not None:
+        raise UsageError(f"--repo takes ORG/NAME, not '{repo[:80]}'", "Give the branch with --revision.")
+    if dry_run:
+        return {**answer, **_rehearse(registry, found, repo, revision, with_ancestors, licence, progress)}
+    session = Session.open(writing=True)
+    goal = Goal(
+        repo=repo or f"{session.user()}/{found.name}", revision=revision, private=private, message=message,
+        create_pr=create_pr, tag=tag, collection=collection,
+    )  # fmt: skip
+    homes = homes_of(session, registry, found, goal.repo.split("/")[0])
+    files = hub.folder_files(
+        registry, found, with_ancestors=with_ancestors, homes=homes, repo=goal.repo, licence=licence
+    )
+    if not with_ancestors:
+        _warn(registry, found, homes, progress)
+    with client(progress):
+        sent = upload(session, goal, files, progress)
+    label(session, goal, sent.commit)
+    answer |= {"repo": goal.repo, "url": f"{session.api.endpoint}/{goal.repo}", "commit": sent.commit}
+    answer |= {"created": sent.created, "pr": sent.pr, "collection": collect(session, goal)}
+    return {**answer, **_told(files, sent.plan)}
+
+
+def _rehearse(
+    registry: Registry,
+    found: Generation,
+    repo: str | None,
+    revision: str | None,
+    with_ancestors: bool,
+    licence: str | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """A dry run: what is there already too, where the Hub can be asked."""
+    homes: Mapping[str, str] = {}
+    there: Plan | None = None
+    try:
+        session = Session.open(tries=1)
+        repo = repo or (f"{session.user()}/{found.name}" if session.signed_in else None)
+        if repo is not None:
+            homes = homes_of(session, registry, found, repo.split("/")[0])
+            files = hub.folder_files(
+                registry, found, with_ancestors=with_ancestors, homes=homes, repo=repo, licence=licence
+            )
+            there = plan(session, Goal(repo=repo, revision=revision), files)
+            return {"repo": repo, **_told(files, there)}
+    except HubError as error:
+        progress.note(f"what is on the Hub is not known: {error.what}")
+    files = hub.folder_files(registry, found, with_ancestors=with_ancestors, homes=homes, repo=repo, licence=licence)
+    return {"repo": repo, **_told(files, None)}
+
+
+def homes_of(session: Session, registry: Registry, found: Generation, owner: str) -> dict[str, str]:
+    """The repositories that hold its ancestors, by id: where each was pulled from, or the owner's own of its name."""
+    homes = {}
+    with tempfile.TemporaryDirectory(prefix="robustkt-") as place:
+        for ancestor in registry.ancestors(found):
+            known = claims.read(registry.root, ancestor.id)
+            for repo in dict.fromkeys([*([known.repo] if known else []), f"{owner}/{ancestor.name}"]):
+                try:
+                    source = resolve(session, repo, None)
+                    index = fetch_index(session, source, Path(place) / source.commit)
+                    if index.generation == ancestor.id and WEIGHTS in index.files:
+                        homes[ancestor.id] = repo
+                        break
+                except Unreachable:
+                    raise
+                except RobustKTError:
+                    continue  # another's, or none of ours
+    return homes
+
+
+def _warn(registry: Registry, found: Generation, homes: Mapping[str, str], progress: Progress) -> None:
+    lost = [g.name for g in registry.ancestors(found) if g.id not in homes]
+    if lost:
+        progress.note(
+            f"the weights of {', '.join(lost)} are in no repository that is known: whoever pulls {found.name} needs "
+            "them too; push them first, or add --with-ancestors"
+        )
+
+
+def _told(files: Mapping[str, File], there: Plan | None) -> dict[str, Any]:
+    new = set(there.send) if there is not None else set()
+    rows = [
+        {"path": path, "size": file.size, "sent": path in new if there is not None else None}
+        for path, file in files.items()
+    ]
+    removed = list(there.remove) if there is not None else []
+    return {"files": rows, "removed": removed, "card": files[CARD].read().decode()}
+
+
+@contextlib.contextmanager
+def client(progress: Progress) -> Iterator[None]:
+    """The Hub's client for an upload: its own bars, unless nobody wants any; large files by LFS, a part at a time.
+
+    Its other way (Xet) holds several hundred megabytes in memory and gains nothing on weights, which share no bytes
+    with earlier ones; HF_HUB_DISABLE_XET=0 chooses it nevertheless.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    silent = isinstance(progress, Silent) or getattr(progress, "quiet", False)
+    silent = silent and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
+    before = constants.HF_HUB_DISABLE_XET
+    try:
+        constants.HF_HUB_DISABLE_XET = before or not os.environ.get("HF_HUB_DISABLE_XET")
+        if silent:
+            disable_progress_bars()
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
+        if silent:
+            enable_progress_bars()

@@ -17,6 +17,7 @@ from robustkt.generation import Generation
 from robustkt.numbers import canonical, digest, exact, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
+from robustkt.registry.measurements import settled
 
 COLUMNS = ("idx", "label", "student", "teacher", "student_adv", "teacher_adv")
 
@@ -57,7 +58,7 @@ def transfer(
         "data": dataset.spec.fingerprint,
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]
-    stored = None if fresh else registry.result(found.id, "transfer", key)
+    stored = None if fresh else settled(registry.result(found.id, "transfer", key))
     if stored is not None and stored.content.get("algorithm") == ALGORITHM:
         return {"teacher": teacher.name, **stored.content["figures"]}
     student, guide = (ready(load_network(registry, g), target, "fp32") for g in (found, teacher))

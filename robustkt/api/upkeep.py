@@ -10,7 +10,7 @@ from robustkt import catalog
 from robustkt import registry as store
 from robustkt.errors import RobustKTError
 from robustkt.generation import Generation
-from robustkt.registry import Registry
+from robustkt.registry import Registry, Result, claims
 from robustkt.registry.measurements import own
 
 WEAK_TO_STRONG = (
@@ -44,10 +44,18 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
         "parents": {role: {"name": registry.names_of(i)[0], "id": i} for role, i in found.parents.items()},
         "record": {key: value for key, value in record.items() if key != "epochs"},
         "epochs": record.get("epochs", []),
-        "certificates": [{"key": r.key, **_content(r.content)} for r in registry.results(found.id, "certificate")],
-        "evaluations": [{"key": r.key, **_content(r.content)} for r in registry.results(found.id, "evaluation")],
-        "transfers": [{"key": r.key, **_content(r.content)} for r in registry.results(found.id, "transfer")],
+        "pulled": _origin(registry, found),
+        **{f"{kind}s": _results(registry, found, kind) for kind in ("certificate", "evaluation", "transfer")},
     }
+
+
+def _results(registry: Registry, found: Generation, kind: str) -> list[dict[str, Any]]:
+    return [{"key": r.key, "claimed": r.claimed, **_content(r.content)} for r in registry.results(found.id, kind)]
+
+
+def _origin(registry: Registry, found: Generation) -> dict[str, Any] | None:
+    known = claims.read(registry.root, found.id)
+    return {"repo": known.repo, "revision": known.revision, "commit": known.commit} if known else None
 
 
 def rows_of(registry: Registry) -> dict[str, dict[str, Any]]:
@@ -124,7 +132,7 @@ def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
         for r in results
         if r.kind == "evaluation"
         and (threat is None or _threat(r.content["settings"]) == _threat(generation.recipe.settings))
-        for score in _scores(r.content, noisy=level is not None)
+        for score in _scores(r, noisy=level is not None)
     ]
     best = max(
         certificates, key=lambda r: (r.content["settings"]["images"], r.content["settings"]["n"], r.key), default=None
@@ -133,21 +141,22 @@ def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
         (r.content["settings"]["images"], r.key, r.content["figures"]) for r in results if r.kind == "transfer"
     ]
     return {
-        "certified": _certified(best.content) if best else None,
+        "certified": _certified(best) if best else None,
         "robust": max(scores, key=_strength, default=None),
         "transfer": max(transfers, key=lambda told: told[:2])[2]["rate"] if transfers else None,
     }
 
 
-def _certified(content: Mapping[str, Any]) -> dict[str, Any]:
-    settings, figures = content["settings"], content["figures"]
+def _certified(result: Result) -> dict[str, Any]:
+    settings, figures = result.content["settings"], result.content["figures"]
     told = {name: settings[name] for name in ("sigma", "n", "alpha", "mode", "seed")}
+    told |= {"claimed": result.claimed} if result.claimed else {}
     return told | {name: figures[name] for name in ("certified_accuracy", "acr", "abstain_rate", "images")}
 
 
-def _scores(content: Mapping[str, Any], *, noisy: bool) -> Iterator[dict[str, Any]]:
+def _scores(result: Result, *, noisy: bool) -> Iterator[dict[str, Any]]:
     """What an evaluation says of the network, and of the classifier that its noise makes of it: the worst case each."""
-    settings, figures = content["settings"], content["figures"]
+    settings, figures = result.content["settings"], result.content["figures"]
     for smoothed in (False, True):
         attacks = {
             name: attack["accuracy"]
@@ -163,6 +172,7 @@ def _scores(content: Mapping[str, Any], *, noisy: bool) -> Iterator[dict[str, An
         clean = figures["attacks"].get("clean")
         yield {
             **{name: settings[name] for name in ("norm", "eps", "images")},
+            **({"claimed": result.claimed} if result.claimed else {}),
             "clean_accuracy": clean["accuracy"] if clean else None,
             "attack": hardest,
             "attacks": sorted(attacks),

@@ -44,7 +44,11 @@ def earlier(
     try:
         for result in registry.results(found.id, "evaluation"):
             told = result.content["settings"]
-            if result.content.get("algorithm") != ALGORITHM or {**told, "attacks": settings["attacks"]} != settings:
+            if (
+                result.claimed
+                or result.content.get("algorithm") != ALGORITHM
+                or {**told, "attacks": settings["attacks"]} != settings
+            ):
                 continue
             known = result.content["figures"]["attacks"]
             wanted = [name for name in known if name in names and name not in out and name != "clean"]

@@ -1,4 +1,4 @@
-"""push and copy: publishing generations, and sharing them with a team."""
+"""push, pull, copy: publishing generations, taking over published ones, sharing them with a team."""
 
 from __future__ import annotations
 
@@ -7,32 +7,47 @@ from typing import Annotated
 
 import typer
 
+from robustkt.cli import hubtables, tables
 from robustkt.cli import options as o
-from robustkt.cli import tables
 from robustkt.cli.output import Output, guarded
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command()(guarded(push))
+    app.command()(guarded(pull))
     app.command()(guarded(copy))
 
 
 def push(
     generation: o.Gen = "@latest",
-    to: Annotated[Path | None, typer.Option("--to", help="Folder that becomes the published form.")] = None,
-    repo: Annotated[str | None, typer.Option("--repo", help="The Hub repository it is meant for: ORG/NAME.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; show what would be written.")] = False,
+    repo: Annotated[
+        str | None, typer.Option("--repo", help="The Hub repository: ORG/NAME.", show_default="you, its name")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="A folder of the same form instead.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is for you alone.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="The branch.", show_default="main")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Tag the commit, as v3.")] = None,
+    message: Annotated[str | None, typer.Option("--message", help="The commit's message.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose it as a pull request.")] = False,
+    collection: Annotated[
+        str | None, typer.Option("--collection", help="Title or slug of a collection to put it into.")
+    ] = None,
+    with_ancestors: Annotated[
+        bool, typer.Option("--with-ancestors", help="The ancestors' weights and measurements too.")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="As apache-2.0.", show_default="the ancestors'")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; show what would be sent.")] = False,
     registry: o.Where = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Publish a generation with its ancestry, certificates and a model card, as a folder.
+    """Publish a generation with its ancestry, certificates and a model card on the Hugging Face Hub, in one commit.
 
-    The folder has the form of a Hugging Face Hub repository: `hf upload ORG/NAME DIR` puts it there.
-
-    Examples: `robustkt push --dry-run`, `robustkt push gen2 --to published/gen2`
+    Examples: `robustkt push --dry-run`, `robustkt push gen2 --repo me/gen2 --tag v3`, `robustkt push gen2 --to out`
     """
     from robustkt import api
 
@@ -40,7 +55,32 @@ def push(
     where = o.registry_of(registry)
     if generation == "@latest":
         output.note(f"@latest is {where.get(generation).name}")
-    output.answer(api.push(generation, to=to, repo=repo, dry_run=dry_run, registry=where), tables.pushed)
+    result = api.push(
+        generation, to=to, repo=repo, private=private, revision=revision, tag=tag, message=message,
+        create_pr=create_pr, collection=collection, with_ancestors=with_ancestors, licence=licence, dry_run=dry_run,
+        registry=where, progress=output,
+    )  # fmt: skip
+    output.answer(result, hubtables.pushed)
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO[@REV]", help="ORG/NAME, ORG/NAME@v3, @commit, or ./DIR.")],
+    name: o.Name = None,
+    registry: o.Where = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Take over a published generation and its ancestors; every hash is re-derived, nothing is run or believed.
+
+    Its figures are marked as claimed until they are measured or audited here.
+
+    Examples: `robustkt pull org/gen2`, `robustkt pull org/gen2@v3 --name theirs`
+    """
+    from robustkt import api
+
+    output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    output.answer(api.pull(repo, name=name, registry=o.registry_of(registry), progress=output), hubtables.pulled)
 
 
 def copy(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from robustkt.cli.tables import Columns, duration, facts, percent
 from robustkt.numbers import counted, number
 
+CLAIMED = "†"  # behind a figure that nobody has measured here
 SCREEN = 100  # rows of a list on a terminal; a pipe gets all
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
     )
     if any(row["robust"] and row["robust"]["network"] == "base" for row in result["generations"]):
         console.print("* of the base network, without the noise that the generation is used with")
+    if any("claimed" in (row[kind] or ()) for row in result["generations"] for kind in ("certified", "robust")):
+        console.print(f"{CLAIMED} claimed by who published it: `robustkt audit NAME`, or measure it here")
 
 
 def certified(row: Mapping[str, Any]) -> str:
@@ -56,7 +59,7 @@ def certified(row: Mapping[str, Any]) -> str:
         return "–"
     radii = sorted(certified["certified_accuracy"].items(), key=lambda item: number(item[0]))
     radius, value = radii[min(1, len(radii) - 1)]
-    return f"{percent(value)} @{radius}"
+    return f"{percent(value)}{CLAIMED * ('claimed' in certified)} @{radius}"
 
 
 def _samples(row: Mapping[str, Any]) -> str:
@@ -68,7 +71,8 @@ def _robust(row: Mapping[str, Any]) -> str:
     if not robust:
         return "–"
     norm = "" if robust["norm"] == "linf" else robust["norm"] + " "
-    return f"{percent(robust['robust_accuracy'])}{'*' * (robust['network'] == 'base')} @{norm}{robust['eps']}"
+    marks = "*" * (robust["network"] == "base") + CLAIMED * ("claimed" in robust)
+    return f"{percent(robust['robust_accuracy'])}{marks} @{norm}{robust['eps']}"
 
 
 def _by(robust: Mapping[str, Any]) -> str:
@@ -107,6 +111,9 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         told["selected"] = f"epoch {selected['epoch'] + 1}: {selected['metric']} {percent(selected['score'])}"
     if measured := record.get("measured"):
         told["measured"] = f"{measured['metric']} {percent(measured['score'])}, {counted(measured['images'], 'image')}"
+    if result["pulled"]:
+        origin = result["pulled"]
+        told["pulled from"] = f"{origin['repo']}@{origin['commit']}"
     facts(console, told)
     for c in result["certificates"]:
         s, f = c["settings"], c["figures"]
@@ -116,6 +123,7 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         console.print(
             f"\n[bold]certificate[/bold]{noise}  {s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
             f"{counted(f['images'], 'image')}: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
+            + _claim(c)
         )
     for e in result["evaluations"]:
         s, f = e["settings"], e["figures"]
@@ -126,7 +134,12 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         base = ", base network without noise" if "sigma" in recipe["settings"] else ""
         console.print(
             f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {counted(s['images'], 'image')}{base}: {attacks}"
+            + _claim(e)
         )
+
+
+def _claim(result: Mapping[str, Any]) -> str:
+    return f"; [yellow]claimed[/yellow] by {result['claimed']}" if result["claimed"] else ""
 
 
 def _first(item: tuple[str, float]) -> float:

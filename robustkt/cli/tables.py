@@ -222,26 +222,6 @@ def predicted(console: Console, result: Mapping[str, Any]) -> None:
     )
 
 
-def pushed(console: Console, result: Mapping[str, Any]) -> None:
-    """The answer of push."""
-    table = Columns("file", "bytes")
-    for file in result["files"]:
-        table.add_row(file["path"], f"{file['size']:,}")
-    table.show(console)
-    total = sum(file["size"] for file in result["files"])
-    if result["dry_run"]:
-        console.print(result["card"], markup=False, soft_wrap=True)
-        goal = f"it would go to {result['to']}" if result["to"] else "add --to DIR to write it"
-        told = f"dry run: {counted(len(result['files']), 'file')}, {total:,} bytes; nothing is written, {goal}"
-        console.print(told, markup=False, soft_wrap=True)
-    else:
-        place = result["to"]
-        told = f"{result['generation']}: {counted(len(result['files']), 'file')}, {total:,} bytes in {place}"
-        console.print(told, markup=False, soft_wrap=True)
-        command = shlex.join(["hf", "upload", result["repo"] or "ORG/NAME", place])
-        console.print(f"to upload: {command}", markup=False, soft_wrap=True)
-
-
 def copied(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of copy."""
     table = Columns("generation", "id", "state", left=3)

@@ -17,7 +17,7 @@ from robustkt.registry.files import write_atomic
 from robustkt.registry.seal import sealed, unsealed_bytes
 from robustkt.registry.store import Registry
 
-LAYOUT = 3  # raise it when what `derived` is asked for changes its shape
+LAYOUT = 4  # raise it when what `derived` is asked for changes its shape
 
 Facts = dict[str, Any]
 
@@ -69,7 +69,7 @@ def _stamp(root: str, identity: str) -> str:
     """What the operating system says of the generation's manifest, record and results; strings, as there are many."""
     stem = identity.removeprefix("sha256:")
     marks = []
-    for path in (f"{root}/generations/{stem}.json", f"{root}/records/{stem}.json"):
+    for path in (f"{root}/generations/{stem}.json", f"{root}/records/{stem}.json", f"{root}/claims/{stem}.json"):
         try:
             marks.append(_told(os.stat(path)))
         except OSError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from robustkt.errors import RobustKTError
+from robustkt.errors import IntegrityError, RobustKTError
 
 TEMPORARY = ".tmp-"  # what an unfinished write is called; never read, removed by nobody but its writer
 
@@ -32,6 +34,46 @@ def write_atomic(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def copy_atomic(source: Path, path: Path) -> None:
+    """Put a copy of the file `source` at `path` as `write_atomic` does, a mebibyte of it in memory at a time.
+
+    Raises:
+        RobustKTError: the disk is full, or the place cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            with source.open("rb") as old, temporary.open("xb") as new:
+                shutil.copyfileobj(old, new, 2**20)
+                new.flush()
+                os.fsync(new.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file of any size, as `numbers.digest` spells it."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def whole_object(path: Path, identity: str) -> int:
+    """The size of a stored object whose bytes are checked without being held in memory.
+
+    Raises:
+        IntegrityError: it is missing or damaged.
+    """
+    mend = "Restore it from a copy, or run the command that made the generation again."
+    if not path.is_file():
+        raise IntegrityError(f"the weight file {path} is missing", mend)
+    if digest_file(path) != identity:
+        raise IntegrityError(f"the weight file {path} is damaged: its SHA-256 is not its name", mend)
+    return path.stat().st_size
 
 
 def append_synced(path: Path, data: bytes) -> None:

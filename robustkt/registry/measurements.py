@@ -23,6 +23,7 @@ class Result:
     key: str  # from the settings: the same measurement has the same key
     content: Mapping[str, Any]
     path: Path
+    claimed: str | None = None  # "org/name@commit" that it came from, until it has been measured here
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,11 @@ def _intervals(read: Evaluation | Transfer) -> list[tuple[float, ...]]:
     if isinstance(read, Transfer):
         return [read.figures.interval]
     return [attack.interval for attack in read.figures.attacks.values()]
+
+
+def settled(result: Result | None) -> Result | None:
+    """The result, unless nobody has measured it here: a claim is not taken for an answer."""
+    return None if result is None or result.claimed else result
 
 
 def own(result: Result, generation: Generation) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import HASH, Generation, check_name, read_manifest
 from robustkt.numbers import canonical, digest, parse_json
+from robustkt.registry import claims
 from robustkt.registry import refs as refs_file
 from robustkt.registry.files import write_atomic
 from robustkt.registry.locks import Held, locked
@@ -216,6 +217,7 @@ class Registry:
             checked(Result(kind, key, content, path))  # nothing is stored that could not be read
             write_atomic(place, log)
             write_atomic(path, sealed({"format": RECORD, "kind": kind, "generation": identity, **content}))
+            claims.settle(self.root, identity, path.stem)
         return path
 
     def results(self, identity: str, kind: str | None = None) -> list[Result]:
@@ -339,7 +341,9 @@ class Registry:
             return None
 
     def _result(self, kind: str, key: str, path: Path) -> Result:
-        return checked(Result(kind, key, unsealed(path, MEASURE), path))
+        claimed = claims.read(self.root, f"sha256:{path.parent.name}")
+        source = claimed.source if claimed and path.stem in claimed.results else None
+        return checked(Result(kind, key, unsealed(path, MEASURE), path, source))
 
     def _read(self, identity: str, name: str) -> Generation:
         path = self.manifest_path(identity)

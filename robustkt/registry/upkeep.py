@@ -194,7 +194,8 @@ def _unreached(registry: Registry, jobs: Iterable[Path], limit: float) -> Iterat
     yield from (path for identity, path in manifests.items() if identity not in kept or identity in young)
     stems = {identity.removeprefix("sha256:") for identity in kept}
     objects = {registry.object_path(stored) for i in sorted(kept) for stored in objects_of(registry.by_id(i, i))}
-    yield from (p for p in sorted((registry.root / "records").glob("*.json")) if p.stem not in stems)
+    for beside in ("records", "claims"):
+        yield from (p for p in sorted((registry.root / beside).glob("*.json")) if p.stem not in stems)
     yield from (p for p in sorted((registry.root / "results").glob("*/")) if p.name not in stems)
     for folder in sorted((registry.root / "results").glob("*/")):
         if folder.name in stems:

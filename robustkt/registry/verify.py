@@ -9,6 +9,7 @@ from pathlib import Path
 from robustkt.errors import RobustKTError
 from robustkt.generation import HASH, Generation
 from robustkt.numbers import digest
+from robustkt.registry import claims
 from robustkt.registry import refs as refs_file
 from robustkt.registry.files import TEMPORARY
 from robustkt.registry.measurements import Result, checked
@@ -18,7 +19,7 @@ from robustkt.registry.store import MARKER, MEASURE, Registry, objects_of
 
 QUARANTINE = "quarantine"  # where `repair` puts what is damaged
 KNOWN = {MARKER, refs_file.FILE, "lock", "lock.owner", "README.md", ".gitignore", ".gitattributes"}
-FOLDERS = {"objects": 2, "generations": 1, "records": 1, "results": 2}  # how deep their files lie
+FOLDERS = {"objects": 2, "generations": 1, "records": 1, "claims": 1, "results": 2}  # how deep their files lie
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,15 @@ def _records(registry: Registry) -> Iterator[Finding]:
     for path in sorted((registry.root / "records").glob("*.json")):
         if not _has_generation(registry, path.stem) and not path.name.startswith(TEMPORARY):
             yield Finding("a run record without a generation", path, damage=False)
+    for path in sorted((registry.root / claims.FOLDER).glob("*.json")):
+        if path.name.startswith(TEMPORARY):
+            continue
+        try:
+            claims.read(registry.root, f"sha256:{path.stem}")
+        except RobustKTError as error:
+            yield Finding(error.what, path)
+        if not _has_generation(registry, path.stem):
+            yield Finding("claims about no generation", path, damage=False)
 
 
 def _objects(registry: Registry, needed: set[str]) -> Iterator[Finding]:

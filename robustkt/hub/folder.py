@@ -1,89 +1,25 @@
-"""The published form of a generation: one folder, the same on disk as on the Hugging Face Hub."""
+"""The published form on this disk: written whole or not at all, read without running anything from it."""
 
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from robustkt import certlog
-from robustkt.card import model_card
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError
-from robustkt.generation import Generation, read_manifest
-from robustkt.numbers import canonical, digest
-from robustkt.registry import Registry
-from robustkt.registry.files import sync_folder, write_atomic, writing
-from robustkt.registry.measurements import own
+from robustkt.generation import read_manifest
+from robustkt.hub.form import MANIFEST, PUBLISHED, WEIGHTS, File
+from robustkt.numbers import digest
+from robustkt.registry.files import copy_atomic, sync_folder, write_atomic, writing
 
 if TYPE_CHECKING:
     from torch import nn
 
-MANIFEST = "manifest.json"
-WEIGHTS = "model.safetensors"
-PICTURE = "certified_accuracy.png"
-PUBLISHED = re.compile(  # what `folder_files` names
-    r"(manifest|config|record)\.json|model\.safetensors|README\.md|architecture\.py\.txt|certified_accuracy\.png"
-    r"|ancestors/[0-9a-f]{64}\.json|(certificate|evaluation)s/[a-z]+-[0-9a-f-]+\.(json|tsv)"
-)
 
-
-def folder_files(registry: Registry, generation: Generation) -> dict[str, bytes]:
-    """Every file of the published form, by its path in the folder.
-
-    Raises:
-        IntegrityError: the weights, a manifest of the ancestry or a result is damaged.
-    """
-    from robustkt.report import certified_curves
-
-    weights, record = registry.object(generation.weights), registry.record(generation.id)
-    ancestors = list(registry.ancestors(generation))
-    results = [r for r in registry.results(generation.id) if own(r, generation)]
-    files: dict[str, bytes] = {
-        MANIFEST: generation.manifest(),
-        "config.json": canonical(_config(generation)),
-        WEIGHTS: weights,
-        "record.json": canonical({k: v for k, v in record.items() if k != "paths"}),
-    }
-    if generation.recipe.arch_source is not None:
-        files["architecture.py.txt"] = registry.object(generation.recipe.arch_source)
-    files |= {f"ancestors/{g.id[7:]}.json": g.manifest() for g in ancestors}
-    curves: dict[str, list[certlog.Row]] = {}
-    for result in results:
-        files[f"{result.kind}s/{result.path.name}"] = result.path.read_bytes()
-        log = registry.log(result)
-        files[f"{result.kind}s/{registry.log_path(result).name}"] = log
-        if result.kind == "certificate":
-            settings = result.content["settings"]
-            label = f"σ = {settings['sigma']}, n = {settings['n']:,}"
-            curves[label if label not in curves else f"{label}, {result.key}"] = certlog.parse(log.decode())
-    if curves:
-        files[PICTURE] = certified_curves(
-            curves, title=f"{generation.name}: {generation.recipe.arch}", note="robustkt; all certified test images"
-        )
-    card = model_card(generation, ancestors, record, results, picture=PICTURE if curves else None)
-    files["README.md"] = card.encode()
-    return dict(sorted(files.items()))
-
-
-def _config(generation: Generation) -> dict[str, Any]:
-    """What a reader needs to build the network, without the history."""
-    data = generation.recipe.data
-    return {
-        "library_name": "robustkt",
-        "architecture": generation.recipe.arch,
-        "classes": list(data.classes),
-        "input_shape": list(data.shape),
-        "input_range": [0, 1],
-        "sigma": generation.recipe.settings.get("sigma"),
-        "norm": generation.recipe.settings.get("norm"),
-        "eps": generation.recipe.settings.get("eps"),
-    }
-
-
-def write_folder(files: dict[str, bytes], folder: Path) -> None:
+def write_folder(files: Mapping[str, File], folder: Path) -> None:
     """Make `folder` hold exactly `files`, seen whole or not at all; an earlier publication there is replaced.
 
     Raises:
@@ -99,8 +35,11 @@ def write_folder(files: dict[str, bytes], folder: Path) -> None:
     fresh = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}")
     old = fresh.with_name(fresh.name + "-old")
     try:
-        for path, data in files.items():
-            write_atomic(fresh / path, data)
+        for path, file in files.items():
+            if isinstance(file.content, bytes):
+                write_atomic(fresh / path, file.content)
+            else:
+                copy_atomic(file.content, fresh / path)
         with writing(folder):
             if folder.exists():
                 os.replace(folder, old)

@@ -1,0 +1,70 @@
+"""How the answers of push and pull look to a person."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from robustkt.cli.tables import Columns, facts, program
+from robustkt.numbers import counted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def pushed(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of push."""
+    known = any(file["sent"] is not None for file in result["files"])
+    table = Columns("file", "bytes", *(["on the Hub"] if known else []))
+    for file in result["files"]:
+        there = ["new" if file["sent"] else "the same"] if known else []
+        table.add_row(file["path"], f"{file['size']:,}", *there)
+    table.show(console)
+    for path in result["removed"]:
+        console.print(f"of an earlier publication, removed: {path}", markup=False)
+    total = sum(file["size"] for file in result["files"])
+    whole = f"{counted(len(result['files']), 'file')}, {total:,} bytes"
+    if result["dry_run"]:
+        console.print(result["card"], markup=False, soft_wrap=True)
+        goal = result["to"] or result["repo"]
+        told = f"it would go to {goal}" if goal else "name a place with --repo ORG/NAME or --to DIR"
+        console.print(f"dry run: {whole}; nothing is written, {told}", markup=False, soft_wrap=True)
+    elif result["to"]:
+        console.print(f"{result['generation']}: {whole} in {result['to']}", markup=False, soft_wrap=True)
+        command = shlex.join(["hf", "upload", result["repo"] or "ORG/NAME", result["to"]])
+        console.print(f"to upload: {command}", markup=False, soft_wrap=True)
+    else:
+        _sent(console, result, whole)
+
+
+def _sent(console: Console, result: Mapping[str, Any], whole: str) -> None:
+    new = [file for file in result["files"] if file["sent"]]
+    told = {
+        "generation": f"{result['generation']}, {whole}",
+        "sent": f"{counted(len(new), 'file')}, {sum(file['size'] for file in new):,} bytes"
+        if result["created"]
+        else "nothing: all of it is there",
+        "commit": result["commit"],
+        "at": result["pr"] or result["url"],
+    }
+    told |= {name: result[name] for name in ("tag", "collection") if result[name]}
+    facts(console, told)
+    if not result["pr"]:
+        console.print(f"to take over: {program()} pull {result['repo']}", markup=False, soft_wrap=True)
+
+
+def pulled(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of pull."""
+    told = {
+        "generation": result["generation"] + ("" if result["new"] else " (was there already)"),
+        "id": result["id"],
+        "from": f"{result['repo']}@{result['commit']}",
+        "ancestors": ", ".join(result["ancestors"]) or "none that were not here",
+        "claimed": f"{counted(len(result['claimed']), 'measurement')}, until they are made again here",
+    }
+    if result["nameless"]:
+        told["without a name"] = ", ".join(result["nameless"]) + ": the name belongs to another generation here"
+    facts(console, told)
+    if any(name.startswith("certificate") for name in result["claimed"]):
+        console.print(f"to check   {program()} audit {result['generation']}", markup=False, soft_wrap=True)

@@ -1,0 +1,213 @@
+"""Re-deriving everything that a published folder claims, before a registry sees any of it. Nothing from it is run."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustkt import certlog
+from robustkt.errors import IntegrityError, UsageError
+from robustkt.generation import Generation, read_manifest
+from robustkt.hub.fetching import REFUSED, Index, Source
+from robustkt.hub.form import LAST, MANIFEST, RUN, SOURCE, WEIGHTS
+from robustkt.numbers import MAX_JSON, digest, fraction, noise_level
+from robustkt.registry import Result
+from robustkt.registry.adopting import Bundle
+from robustkt.registry.claims import Claims
+from robustkt.registry.measurements import checked
+from robustkt.registry.seal import unsealed
+
+CLOSE = 1e-9
+RESULTS = ("certificates", "evaluations", "transfers")
+
+
+def manifests(folder: Path, index: Index) -> tuple[Generation, dict[str, Generation]]:
+    """The published generation and its ancestors by id, each the one that its hash says, all of them connected.
+
+    Raises:
+        IntegrityError: a manifest is another's, is missing, or is nobody's ancestor.
+    """
+    own = _manifest(folder / MANIFEST, index.generation, index.names)
+    above = {
+        identity: _manifest(folder / f"ancestors/{identity[7:]}.json", identity, told["names"])
+        for identity, told in index.ancestors.items()
+    }
+    reached: set[str] = set()
+    queue = list(own.parents.values())
+    while queue:
+        identity = queue.pop()
+        if identity not in above:
+            raise IntegrityError(f"the ancestor {identity[:19]}… of {own.name} is missing", REFUSED)
+        if identity not in reached:
+            reached.add(identity)
+            queue += above[identity].parents.values()
+    if reached != set(above):
+        raise IntegrityError(f"there are manifests that are no ancestors of {own.name}", REFUSED)
+    return own, above
+
+
+def oldest_first(generations: Mapping[str, Generation]) -> list[str]:
+    """Their ids, every parent before its children."""
+    order: dict[str, None] = {}
+    while len(order) < len(generations):
+        ready = [
+            i for i, g in generations.items()
+            if i not in order and all(p in order or p not in generations for p in g.parents.values())
+        ]  # fmt: skip
+        if not ready:
+            raise IntegrityError("generations that descend from each other", REFUSED)
+        order |= dict.fromkeys(ready)
+    return list(order)
+
+
+def bundle(folder: Path, index: Index, generation: Generation, place: str, source: Source) -> Bundle:
+    """A generation of a fetched folder whose files lie under `place` ("" or "ancestors/HEX/"), all of it checked.
+
+    Raises:
+        IntegrityError: something is not what a hash, a name, a seal or a log says.
+    """
+    expected = {WEIGHTS: generation.weights, LAST: generation.last_weights, SOURCE: generation.recipe.arch_source}
+    for name, identity in expected.items():
+        told = index.files.get(place + name)
+        if told is not None and told.hash != identity:
+            raise IntegrityError(f"{place}{name} is not what the manifest of {generation.name} names", REFUSED)
+        if told is None and identity is not None and not (name == LAST and identity == generation.weights):
+            raise IntegrityError(f"{place}{name} is missing in {source}", REFUSED)
+    objects = {i: folder / (place + name) for name, i in expected.items() if i and (folder / (place + name)).is_file()}
+    for path in objects.values():
+        if path.suffix == ".safetensors":
+            check_tensors(path)
+    unsealed(folder / (place + RUN), REFUSED)
+    found = dict(_results(folder, index, generation, place))
+    names = index.names if not place else index.ancestors[generation.id]["names"]
+    marks = {name.removesuffix(".json"): digest(data) for name, data in found.items() if name.endswith(".json")}
+    return Bundle(
+        generation=generation,
+        record=(folder / (place + RUN)).read_bytes(),
+        objects=objects,
+        results=found,
+        names=tuple(names),
+        claims=Claims(
+            repo=source.repo, revision=source.revision, commit=source.commit, licence=index.licence, results=marks
+        ),
+    )
+
+
+def check_tensors(path: Path) -> None:
+    """Whether the header of a safetensors file describes the file: its length, offsets, shapes; no tensor is read.
+
+    Raises:
+        IntegrityError: it lies.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise IntegrityError(f"{path.name} is no safetensors file: {str(error)[:100]}", REFUSED) from None
+    if not names:
+        raise IntegrityError(f"{path.name} holds no tensors", REFUSED)
+
+
+def _manifest(path: Path, identity: str, names: Any) -> Generation:
+    name = next(iter(names), identity[7:19])
+    if not path.is_file() or path.stat().st_size > MAX_JSON:
+        raise IntegrityError(f"the manifest of {name} is missing", REFUSED)
+    data = path.read_bytes()
+    if digest(data) != identity:
+        raise IntegrityError(f"the manifest {path.name} of {name} is not the one that its id names", REFUSED)
+    return read_manifest(data, name, path.name)
+
+
+def _results(folder: Path, index: Index, generation: Generation, place: str) -> Iterator[tuple[str, bytes]]:
+    listed = [
+        path for path in index.files
+        if path.startswith(place) and path.removeprefix(place).split("/")[0] in RESULTS and path.count("/") > 0
+    ]  # fmt: skip
+    logs = {path for path in listed if path.endswith(".tsv")}
+    for path in sorted(set(listed) - logs):
+        where = folder / path
+        kind, _, key = where.stem.partition("-")
+        content = unsealed(where, REFUSED)
+        if content.get("kind") != kind or where.parent.name != f"{kind}s" or content.get("generation") != generation.id:
+            raise IntegrityError(f"{path} belongs to another generation, or under another name", REFUSED)
+        result = checked(Result(kind, key, content, where))
+        log = f"{place}{kind}s/{content['log']}"
+        if log not in logs or index.files[log].hash != content["log_hash"]:
+            raise IntegrityError(f"the log of {path} is missing, or another one", REFUSED)
+        logs.discard(log)
+        settings = content["settings"]
+        if settings["data"] != generation.recipe.data.fingerprint or settings["weights"] not in (
+            generation.weights,
+            generation.last_weights,
+        ):
+            raise IntegrityError(f"{path} measures something else than {generation.name}", REFUSED)
+        data = (folder / log).read_bytes()
+        if kind == "certificate":
+            check_certificate(result, generation, data)
+        yield Path(log).name, data
+        yield where.name, where.read_bytes()
+    if logs:
+        raise IntegrityError(f"{min(logs)} is the log of no result", REFUSED)
+
+
+def check_certificate(result: Result, generation: Generation, log: bytes) -> None:
+    """Whether the figures are those of the log, and no radius is larger than its bound allows.
+
+    What is forged from the votes on is beyond this: `audit` lets the network vote again.
+
+    Raises:
+        IntegrityError: they are not.
+    """
+
+    figures, name = result.content["figures"], result.path.name
+    try:
+        text = log.decode()
+        rows = certlog.parse(text)
+        if not rows or len(rows) != len(text.splitlines()) - 1 or len({row.idx for row in rows}) != len(rows):
+            raise IntegrityError(f"the log of {name} has lines that are none", REFUSED)
+        again = certlog.summarise(rows, [fraction(r, "radius") for r in figures["certified_accuracy"]])
+        excessive = next(_excessive(result.content["settings"], generation, rows), None)
+    except (ValueError, ArithmeticError, UsageError):
+        raise IntegrityError(f"the log of {name} cannot be read", REFUSED) from None
+    if not _same(again, {key: figures.get(key) for key in again}):
+        raise IntegrityError(f"the figures of {name} are not those of its log", REFUSED)
+    if excessive is not None:
+        raise IntegrityError(f"{name} certifies more than its counts allow: image {excessive.idx}", REFUSED)
+
+
+def _excessive(
+    settings: Mapping[str, Any], generation: Generation, rows: Sequence[certlog.Row]
+) -> Iterator[certlog.Row]:
+    """The rows whose radius does not follow from their counts."""
+    from robustkt.certificates import Ball, lower_bound
+    from robustkt.noises import named
+
+    noise = named(settings["noise"], noise_level(settings["sigma"]) if settings["sigma"] else None)
+    ball = Ball(noise, settings["norm"], generation.recipe.data.shape)
+    alpha = float(settings.get("alpha_image", settings["alpha"]))
+    bound = functools.cache(lower_bound)
+    for row in rows:
+        if row.predict < 0:
+            sound = row.radius == 0 and not row.correct
+        else:
+            sound = row.correct == (row.label == row.predict) and 0 <= row.p_low < 1 - CLOSE
+            sound = sound and 0 <= row.successes <= row.trials <= row.drawn
+            sound = sound and row.radius <= ball.radius(row.p_low + CLOSE) + 1e-6
+            if settings["mode"] == "fixed":
+                sound = sound and row.p_low <= bound(row.successes, row.trials, alpha) + CLOSE
+        if not sound:
+            yield row
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Equal values, of numbers to nine digits."""
+    if isinstance(ours, Mapping):
+        return isinstance(theirs, Mapping) and set(ours) == set(theirs) and all(_same(ours[k], theirs[k]) for k in ours)
+    if isinstance(ours, (list, tuple)):
+        return isinstance(theirs, (list, tuple)) and len(ours) == len(theirs) and all(map(_same, ours, theirs))
+    return isinstance(theirs, (int, float)) and math.isclose(ours, theirs, rel_tol=CLOSE, abs_tol=CLOSE)

@@ -1,0 +1,472 @@
+"""What is pulled is believed in nothing: damage, forgeries and traps are refused before the registry sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustkt import api, certlog, data
+from robustkt.api.loading import load_network
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
+from robustkt.numbers import canonical, digest
+from robustkt.registry import Registry, verify
+from robustkt.registry.seal import sealed
+from tests.conftest import Ran
+from tests.hubs import FEW, add, contents, kept, lineage, names, standing
+from tests.hubstandin import Entry, HubStandIn
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return lineage(Registry(tmp_path_factory.mktemp("made") / "registry"))
+
+
+@pytest.fixture(scope="module")
+def whole(made: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "gen1"
+    api.push("gen1", to=folder, with_ancestors=True, registry=made)
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "theirs"))
+
+
+@pytest.fixture
+def hub() -> Iterator[HubStandIn]:
+    with standing() as found:
+        yield found
+
+
+def index_of(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / "robustkt.json").read_bytes())
+    del content["digest"]
+    return content
+
+
+def reindex(folder: Path, **changes: Any) -> None:
+    """What somebody who forges a file does next: an index that fits."""
+    content = index_of(folder)
+    files = {path: file for path, file in contents(folder).items() if path != "robustkt.json"}
+    content["files"] = {path: {"hash": digest(file), "size": len(file)} for path, file in files.items()}
+    (folder / "robustkt.json").write_bytes(sealed({**content, **changes}))
+
+
+def refused(folder: Path, registry: Registry, what: str, kind: type[RobustKTError] = IntegrityError) -> None:
+    with pytest.raises(kind, match=what):
+        api.pull(str(folder), registry=registry)
+    assert names(registry) == {}
+    assert kept(registry) == {}
+
+
+# -- damage and forgery ------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_byte_anywhere_is_refused(folder: Path, registry: Registry) -> None:
+    for path, file in contents(folder).items():
+        for place in (0, len(file) // 2, len(file) - 1):
+            (folder / path).write_bytes(file[:place] + bytes([file[place] ^ 1]) + file[place + 1 :])
+            refused(folder, registry, "damaged|digest|JSON")
+        (folder / path).write_bytes(file)
+    api.pull(str(folder), registry=registry)
+
+
+def test_a_missing_or_renamed_file_is_refused(folder: Path, registry: Registry) -> None:
+    (old,) = folder.glob("certificates/*.json")
+    new = old.with_name("certificate-0000000000000000.json")
+    old.rename(new)
+    refused(folder, registry, "is missing in")
+    reindex(folder)
+    api.pull(str(folder), registry=Registry(folder.parent / "other"))  # the key is the reader's to look up by …
+    new.rename(folder / "certificates" / "evaluation-00.json")
+    reindex(folder)
+    refused(folder, registry, "belongs to another generation, or under another name")
+
+
+def forge(folder: Path, change: Callable[[certlog.Row], certlog.Row], *, figures: bool = True) -> None:
+    """Other rows in gen1's certificate, everything that follows from them brought in line."""
+    (header,) = folder.glob("certificates/*.json")
+    (log,) = folder.glob("certificates/*.tsv")
+    content = json.loads(header.read_bytes())
+    del content["digest"]
+    rows = [change(row) for row in certlog.parse(log.read_text())]
+    text = certlog.text(rows).encode()
+    log.unlink()
+    new = log.with_name(f"{header.stem}-{digest(text)[7:15]}.tsv")
+    new.write_bytes(text)
+    content |= {"log": new.name, "log_hash": digest(text)}
+    if figures:
+        from robustkt.numbers import fraction
+
+        radii = [fraction(r) for r in content["figures"]["certified_accuracy"]]
+        content["figures"] = certlog.summarise(rows, radii)
+    header.write_bytes(sealed(content))
+    reindex(folder)
+
+
+def test_forged_certificates_are_refused(folder: Path, registry: Registry, tmp_path: Path) -> None:
+    def right(row: certlog.Row) -> certlog.Row:
+        return replace(row, label=row.predict, correct=True) if row.predict >= 0 else row
+
+    untouched = shutil.copytree(folder, tmp_path / "untouched")
+    forge(folder, lambda row: row)
+    api.pull(str(folder), registry=Registry(tmp_path / "same"))
+    for change, figures, what in (
+        (lambda row: replace(right(row), predict=row.label, correct=True, radius=0.5), False, "figures of .* are not"),
+        (lambda row: replace(row, radius=9.0, predict=row.label, correct=True), True, "more than its counts allow"),
+        (lambda row: replace(row, p_low=0.999, predict=row.label, correct=True), True, "more than its counts allow"),
+        (lambda row: replace(row, correct=True), True, "more than its counts allow"),
+        (lambda row: replace(row, idx=0), True, "lines that are none"),
+    ):
+        shutil.rmtree(folder)
+        shutil.copytree(untouched, folder)
+        forge(folder, change, figures=figures)
+        refused(folder, registry, what)
+
+
+def test_what_is_forged_from_the_votes_on_is_caught_by_audit(folder: Path, registry: Registry) -> None:
+    from robustkt.certificates import Ball, lower_bound
+    from robustkt.noises import named
+    from robustkt.numbers import noise_level
+
+    ball = Ball(named("gaussian", noise_level("0.25")), "l2", (1, 8, 8))
+
+    def unanimous(row: certlog.Row) -> certlog.Row:
+        bound = lower_bound(50, 50, 0.001)
+        return replace(row, predict=row.label, correct=True, successes=50, trials=50, drawn=60, p_low=bound,
+                       radius=ball.radius(bound))  # fmt: skip
+
+    forge(folder, unanimous)
+    api.pull(str(folder), registry=registry)
+    told = api.audit_generation("gen1", registry=registry, n=200, device="cpu", seed=1)
+    assert told["problems"]
+    assert api.show("gen1", registry)["certificates"][0]["claimed"], "it stays a claim"
+
+
+def test_a_file_of_somebody_else_is_refused(folder: Path, registry: Registry, made: Registry) -> None:
+    gen0 = made.get("gen0")
+    (folder / "model.safetensors").write_bytes(made.object(gen0.weights))
+    reindex(folder)
+    refused(folder, registry, "model.safetensors is not what the manifest of gen1 names")
+    (folder / "manifest.json").write_bytes(gen0.manifest())
+    reindex(folder)
+    refused(folder, registry, "is not the one that its id names")
+
+
+def test_the_ancestry_must_connect(folder: Path, registry: Registry, made: Registry) -> None:
+    index = index_of(folder)
+    stranger = made.get("gen2")
+    reindex(folder, ancestors={})
+    refused(folder, registry, "the ancestor .* of gen1 is missing")
+    (folder / f"ancestors/{stranger.id[7:]}.json").write_bytes(stranger.manifest())
+    reindex(folder, ancestors={**index["ancestors"], stranger.id: {"names": ["gen2"], "repo": None}})
+    refused(folder, registry, "no ancestors of gen1")
+
+
+# -- traps -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../evil", "/tmp/evil", "certificates/../../evil.json", "a.pkl", "ancestors/x.json", ".git/config", "net.py"],
+)
+def test_an_index_cannot_name_any_place(folder: Path, registry: Registry, path: str) -> None:
+    content = index_of(folder)
+    content["files"][path] = {"hash": digest(b""), "size": 0}
+    (folder / "robustkt.json").write_bytes(sealed(content))
+    refused(folder, registry, "is not the index of a publication")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"format": True}, "format True"),
+        ({"generation": "../x"}, "is not the index"),
+        ({"names": ["../x"]}, "is not the index"),
+        ({"names": "gen1"}, "is not the index"),
+        ({"files": []}, "is not the index"),
+        ({"files": {"manifest.json": {"hash": "sha256:" + "0" * 64, "size": 10**9}}}, "is not the index"),
+        ({"ancestors": {"x": {}}}, "is not the index"),
+        ({"licence": 5}, "is not the index"),
+    ],
+)
+def test_an_index_that_is_none(folder: Path, registry: Registry, changes: dict[str, Any], what: str) -> None:
+    (folder / "robustkt.json").write_bytes(sealed({**index_of(folder), **changes}))
+    refused(folder, registry, what)
+
+
+def test_huge_and_deep_json_is_refused(folder: Path, registry: Registry) -> None:
+    path = folder / "robustkt.json"
+    path.write_bytes(b" " * (16 * 2**20 + 1))
+    refused(folder, registry, "larger than any index")
+    deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000
+    path.write_bytes(deep + b',"digest":"' + digest(deep + b"}").encode() + b'"}')
+    refused(folder, registry, "not the JSON")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        b"",
+        b"\x80\x04pickle",
+        (2**63).to_bytes(8, "little") + b"{}",
+        (100).to_bytes(8, "little") + b"{}",
+        pickle.dumps({"w": 1}),
+        *(
+            len(header).to_bytes(8, "little") + header + bytes(8)
+            for header in (
+                b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+                b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[4,8]}}',
+                b'{"w":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,8]}}',
+                b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+                b"{}",
+            )
+        ),
+    ],
+)
+def test_lying_headers_are_refused(made: Registry, folder: Path, registry: Registry, weights: bytes) -> None:
+    evil = replace(made.get("gen0"), weights=digest(weights), last_weights=digest(weights))
+    for path in contents(folder):
+        (folder / path).unlink()
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "manifest.json").write_bytes(evil.manifest())
+    (folder / "record.json").write_bytes(sealed({"format": 1, "name": "x"}))
+    index = {"format": 1, "generation": evil.id, "names": ["evil"], "licence": None, "ancestors": {}, "files": {}}
+    (folder / "robustkt.json").write_bytes(sealed(index))
+    reindex(folder)
+    refused(folder, registry, "is no safetensors file|holds no tensors")
+
+
+def test_links_are_not_followed(folder: Path, registry: Registry) -> None:
+    (folder / "record.json").rename(folder.parent / "record.json")
+    os.symlink(folder.parent / "record.json", folder / "record.json")
+    refused(folder, registry, r"record\.json is missing")
+
+
+def test_what_is_none_of_a_publication_is_left(cli: Cli, hub: HubStandIn, made: Registry, tmp_path: Path) -> None:
+    api.push("gen0", registry=made)
+    repo = hub.repos["model", "alice/gen0"]
+    tree = dict(repo.commits[repo.branches["main"]].tree)
+    for name in ("evil.py", "pytorch_model.bin", "../../up", "adapter.pkl"):
+        tree[name] = Entry(hub.put_git(b"import os"), 9)
+    hub.add_commit(repo, "main", tree, "more", "", "alice")
+    hub.requests.clear()
+    ran = cli("pull", "alice/gen0", "--registry", tmp_path / "r")
+    assert ran.code == 0, ran.err
+    assert "4 files that are none of a publication's are left" in ran.err
+    assert not [call for call in hub.calls() if "evil" in call or "pickle" in call or "pkl" in call or "/up" in call]
+    assert verify(Registry(tmp_path / "r")) == []
+
+
+def test_a_hub_that_sends_other_bytes_is_noticed(hub: HubStandIn, made: Registry, tmp_path: Path) -> None:
+    told = api.push("gen0", registry=made)
+    tree = hub.repos["model", "alice/gen0"].commits[told["commit"]].tree
+    places = [hub.lfs_path(tree["model.safetensors"].sha256 or ""), hub.root / "git" / tree["manifest.json"].oid]
+    for number, place in enumerate(places):
+        registry = Registry(tmp_path / str(number))
+        data = place.read_bytes()
+        place.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+        with pytest.raises(IntegrityError, match=r"damaged|is not what its index names"):
+            api.pull("alice/gen0", registry=registry)
+        assert names(registry) == {}
+        place.write_bytes(data)
+    api.pull("alice/gen0", registry=registry)
+
+
+def test_code_is_kept_and_not_run(registry: Registry, tmp_path: Path, made: Registry) -> None:
+    gen0, theirs = made.get("gen0"), Registry(tmp_path / "theirs")
+    source = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\ndef Net(channels, classes): ...\n"
+    recipe = replace(gen0.recipe, arch="net.py:Net", arch_source=theirs.put_object(source.encode()))
+    for identity in (gen0.weights, gen0.last_weights):
+        theirs.put_object(made.object(identity))
+    theirs.add(replace(gen0, name="own", recipe=recipe), {})
+    api.push("own", to=tmp_path / "out", registry=theirs)
+    assert "arch=Net(...)" in (tmp_path / "out" / "README.md").read_text()
+    api.pull(str(tmp_path / "out"), registry=registry)
+    own = registry.get("own")
+    assert registry.object(own.recipe.arch_source or "") == source.encode()
+    with pytest.raises(UsageError, match=r"is code, .*, that you have not run here"):
+        load_network(registry, own)
+    from robustkt import RobustModel
+    from robustkt.models import build
+
+    with pytest.raises(RobustKTError, match="code of its author's own"):
+        RobustModel.from_pretrained(tmp_path / "out")
+    network = build("smallcnn", recipe.data).network
+    model = RobustModel.from_pretrained(tmp_path / "out", arch=network)
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert not (tmp_path / "ran").exists()
+
+
+# -- claims ------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_claims_until_they_are_made_again(cli: Cli, folder: Path, registry: Registry) -> None:
+    told = api.pull(str(folder), registry=registry)
+    assert [name.partition("-")[0] for name in told["claimed"]] == ["certificate"]
+    shown = api.show("gen1", registry)
+    assert shown["certificates"][0]["claimed"].startswith("folder/theirs@")
+    assert shown["pulled"]["repo"] == "folder/theirs"
+    assert "claimed by folder/theirs@" in " ".join(cli("show", "gen1", "--registry", registry.root).out.split())
+    listed = cli("list", "--registry", registry.root).out
+    assert "†" in listed
+    assert "claimed by who published it" in listed
+    api.push("gen1", to=folder.parent / "again", registry=registry)
+    card = (folder.parent / "again" / "README.md").read_text()
+    assert "**Claimed** by folder/theirs@" in card
+    assert "model-index" not in card
+    before = kept(registry)
+    assert not api.certify("gen1", sigma="0.25", mode="fixed", registry=registry, **FEW)["reused"]
+    assert api.show("gen1", registry)["certificates"][0]["claimed"] is None
+    assert set(kept(registry)) == set(before)
+    assert "†" in cli("list", "--registry", registry.root).out, "gen0's is a claim still"
+    api.pull(str(folder), registry=registry)
+    assert api.show("gen1", registry)["certificates"][0]["claimed"] is None, "a pull does not undo a measurement"
+    assert verify(registry) == []
+
+
+def test_a_claim_passes_no_gate(folder: Path, registry: Registry, made: Registry) -> None:
+    from robustkt.api.pairing import common
+
+    api.pull(str(folder), registry=registry)
+    assert common(made, made.get("gen0"), made.get("gen1")).shared
+    assert not common(registry, registry.get("gen0"), registry.get("gen1")).shared
+
+
+def test_audit_settles_a_claim(folder: Path, registry: Registry) -> None:
+    api.pull(str(folder), registry=registry)
+    assert not api.audit_generation("gen1", registry=registry, n=200, device="cpu", seed=1)["problems"]
+    rows = certlog.parse(registry.log(registry.results(registry.get("gen1").id)[0]).decode())
+    tested = any(row.predict >= 0 for row in rows)
+    assert (api.show("gen1", registry)["certificates"][0]["claimed"] is None) == tested
+
+
+def test_names_tags_and_revisions(cli: Cli, hub: HubStandIn, made: Registry, registry: Registry) -> None:
+    first = api.push("gen0", repo="alice/x", tag="v1", registry=made)["commit"]
+    add(registry, "gen0", 99)
+    mine = names(registry)
+    with pytest.raises(RobustKTError, match="the name gen0 belongs to another generation"):
+        api.pull("alice/x", registry=registry)
+    assert names(registry) == mine
+    told = api.pull("alice/x@v1", name="theirs", registry=registry)
+    assert (told["generation"], told["commit"], told["revision"]) == ("theirs", first, "v1")
+    assert api.pull("alice/x@v1", name="theirs", registry=registry)["new"] is False
+    second = api.push("gen1", repo="alice/x", registry=made)["commit"]
+    repo = hub.repos["model", "alice/x"]
+    repo.tags["v1"] = second
+    ran = cli("pull", "alice/x@v1", "--registry", registry.root)
+    assert ran.code == 1
+    assert f"alice/x@v1 has moved since it was pulled here from {first[:12]}" in ran.err
+    assert f"robustkt pull alice/x@{second}" in ran.err
+    assert api.pull(f"alice/x@{first}", name="theirs", registry=registry)["commit"] == first
+    del repo.commits[first]
+    with pytest.raises(NotFoundError, match="is not there, or no longer"):
+        api.pull(f"alice/x@{first}", name="theirs", registry=registry)
+
+
+def test_ancestors_that_are_nowhere(hub: HubStandIn, made: Registry, registry: Registry) -> None:
+    api.push("gen1", registry=made)
+    with pytest.raises(NotFoundError, match=r"the weights of gen0, an ancestor, are not in .*\nPull it first"):
+        api.pull("alice/gen1", registry=registry)
+    assert names(registry) == {}
+    api.push("gen0", repo="alice/base", registry=made)
+    api.pull("alice/base", registry=registry)
+    api.pull("alice/gen1", registry=registry)
+    assert list(names(registry)) == ["gen0", "gen1"]
+
+
+# -- licences and metadata ---------------------------------------------------------------------------------------------
+
+
+def test_a_teachers_licence_binds_its_students(hub: HubStandIn, tmp_path: Path, registry: Registry) -> None:
+    theirs = lineage(Registry(tmp_path / "nc"), licence="CC-BY-NC-SA-4.0")
+    with pytest.raises(RobustKTError, match=r"gen0 is under cc-by-nc-sa-4.0, which does not allow gen2"):
+        api.push("gen2", licence="mit", registry=theirs)
+    assert hub.repos == {}
+    told = api.push("gen2", with_ancestors=True, registry=theirs)
+    assert "\nlicense: cc-by-nc-sa-4.0\n" in told["card"]
+    api.pull("alice/gen2", registry=registry)
+    student = add(registry, "gen3", 7, registry.get("gen2"))
+    with pytest.raises(RobustKTError, match="does not allow gen3"):
+        api.push(student.name, licence="apache-2.0", registry=registry)
+
+
+def test_the_card_validates_and_says_what_the_records_say(hub: HubStandIn, made: Registry) -> None:
+    from huggingface_hub import EvalResult, ModelCard
+
+    for name in ("gen0", "gen1"):
+        api.push(name, registry=made)
+    told = api.push("gen2", licence="apache-2.0", registry=made)
+    card = ModelCard(told["card"])
+    found = card.data
+    assert found.base_model == ["alice/gen1"] or found.base_model == "alice/gen1"
+    assert card.data.to_dict()["base_model_relation"] == "finetune"
+    assert (found.license, found.library_name, found.pipeline_tag) == ("apache-2.0", "robustkt", "image-classification")
+    assert "[gen1](https://huggingface.co/alice/gen1)" in card.text
+    assert '"alice/gen2"' in card.text
+    gen2 = made.get("gen2")
+    (certificate,), (evaluation,) = made.results(gen2.id, "certificate"), made.results(gen2.id, "evaluation")
+    expected = {
+        f"Certified accuracy @ r={r} (l2, σ=0.25)": value
+        for r, value in certificate.content["figures"]["certified_accuracy"].items()
+    }
+    attacks = evaluation.content["figures"]["attacks"]
+    expected |= {
+        "Accuracy": attacks["clean"]["accuracy"],
+        "Robust accuracy, fgsm, linf eps 0.1": attacks["fgsm"]["accuracy"],
+    }
+    assert found.model_name == "gen2"
+    assert all(isinstance(result, EvalResult) for result in found.eval_results)
+    assert {result.metric_name: result.metric_value for result in found.eval_results} == expected
+    assert any("validate-yaml" in call and "200" in call for call in hub.calls())
+
+
+def test_a_damaged_claim_is_damage(folder: Path, registry: Registry) -> None:
+    api.pull(str(folder), registry=registry)
+    (path, _) = sorted((registry.root / "claims").glob("*.json"))
+    path.write_bytes(canonical({"format": 1}))
+    assert [f.path for f in verify(registry) if f.damage and f.path == path]
+
+
+# -- from Python -------------------------------------------------------------------------------------------------------
+
+
+def test_published_networks_are_ready_modules(hub: HubStandIn, made: Registry, tmp_path: Path) -> None:
+    from robustkt import RobustModel, SmoothedClassifier
+
+    first = api.push("gen0", registry=made)["commit"]
+    x = data.load("digits").test.images(slice(0, 4))
+    cache = tmp_path / "cache"
+    for name in ("alice/gen0", f"alice/gen0@{first}"):
+        model = RobustModel.from_pretrained(name, cache_dir=cache)
+        assert not model.training
+        assert model.classes == made.get("gen0").recipe.data.classes
+        with torch.no_grad():
+            assert torch.equal(model(x), load_network(made, made.get("gen0"))(x))
+    offline = RobustModel.from_pretrained("alice/gen0", cache_dir=cache, local_files_only=True, revision=first)
+    assert set(offline.state_dict()) == set(load_network(made, made.get("gen0")).state_dict())
+    with pytest.raises(NotFoundError, match="is not in the cache"):
+        RobustModel.from_pretrained("alice/gen9", cache_dir=cache, local_files_only=True, revision=first)
+    with pytest.raises(NotFoundError, match="there is no repository alice/gen9"):
+        RobustModel.from_pretrained("alice/gen9", cache_dir=cache)
+    classifier = SmoothedClassifier.from_pretrained("alice/gen0", cache_dir=cache, device="cpu", n=200)
+    answers = [classifier.predict(image) for image in x]
+    assert [a.label for a in answers] == [classifier.predict(image).label for image in x]
+    assert all(a.label is None or 0 <= a.label < 10 for a in answers)
+    assert all(a.radius == 0 for a in answers if a.label is None)
+    for wrong in (x, x[0] * 255, (x[0] * 255).to(torch.uint8), x[0, :, :4]):
+        with pytest.raises(UsageError, match="predict takes one image"):
+            classifier.predict(wrong)
