@@ -25,7 +25,7 @@ from robustkt import api
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import Generation, Recipe, Training
 from robustkt.numbers import digest
-from robustkt.registry import Registry, location
+from robustkt.registry import Registry, claims, location
 from robustkt.registry import remote as remote_module
 from robustkt.registry import upkeep as keep
 from robustkt.registry.location import Location
@@ -829,3 +829,19 @@ def test_what_has_lost_its_name_is_asked_for_one(team: Registry, tmp_path: Path)
         api.copy([lost.id], to=str(tmp_path / "target"), registry=team)
     api.copy([lost.id], to=str(tmp_path / "target"), rename="found", registry=team)
     assert Registry(tmp_path / "target").get("found").id == lost.id
+
+
+@pytest.mark.parametrize("place", ["target", "memory://claims"])
+def test_claims_stay_claims(team: Registry, tmp_path: Path, place: str) -> None:
+    found = team.get("gen2")
+    (result,) = team.results(found.id)
+    marks = {f"{result.kind}-{result.key}": digest(result.path.read_bytes())}
+    told = claims.Claims(repo="org/gen2", revision=None, commit="0" * 40, licence=None, results=marks)
+    claims.write(team.root, found.id, told)
+    assert team.results(found.id)[0].claimed
+    where = place if "://" in place else str(tmp_path / place)
+    api.copy(["gen2"], to=where, registry=team)
+    back = Registry(tmp_path / "back")
+    api.copy(["gen2"], source=where, registry=back)
+    assert back.results(found.id)[0].claimed == "org/gen2@000000000000"
+    assert damage(back) == notes(back) == []

@@ -12,6 +12,7 @@ from typing import Protocol
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import Generation, check_name
 from robustkt.numbers import canonical, digest
+from robustkt.registry import claims
 from robustkt.registry import refs as refs_file
 from robustkt.registry.files import write_atomic, writing
 from robustkt.registry.location import batches
@@ -294,6 +295,9 @@ def _files(source: Registry, generation: Generation, sizes: Callable[[str], int]
             lambda i=identity: _object(source, i, tensors=i in weights),  # type: ignore[misc]
         )  # fmt: skip
     yield _small(source, source.record_path(generation.id), "records", lambda path: unsealed(path, "Restore it."))
+    claimed = claims.path_of(source.root, generation.id)
+    if claimed.is_file():  # before the results that it is about
+        yield _small(source, claimed, "records", lambda path: unsealed(path, claims.FIX))
     manifest = generation.manifest()
     yield File(_relative(source, source.manifest_path(generation.id)), "generations", len(manifest), lambda: manifest)
     for result in source.results(generation.id):

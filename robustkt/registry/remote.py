@@ -29,11 +29,11 @@ REMOTE = "remote 1"  # the format described in docs/registry.md; a version that 
 POINTER = 1  # the format of a name's file
 HEX = "[0-9a-f]{64}"
 LAYOUT = re.compile(
-    rf"objects/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}|(generations|records)/{HEX}\.json"
+    rf"objects/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}|(generations|records|claims)/{HEX}\.json"
     rf"|results/{HEX}/[a-z]+-[a-z0-9-]{{1,110}}\.(json|tsv)|(names|tags)/{NAME.pattern}\.json"
 )
 POINTERS = ("names", "tags")
-FACTS = ("generations", "records", "results")
+FACTS = ("generations", "records", "claims", "results")
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 MAX_POINTER, MAX_LOG, MAX_OBJECT = 4096, 2**30, 2**36  # bytes; more is no name, no log, no weights of a classifier
 
