@@ -177,7 +177,12 @@ def state(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"refs": {kind: registry.refs()[kind] for kind in ("names", "tags")}}  # type: ignore[literal-required]
     for path in sorted(folder.rglob("*")):
         told = path.relative_to(folder).as_posix()
-        passing = TEMPORARY in told or {"jobs", "lock"} & set(told.split("/")) or told.endswith("lock.owner")
+        passing = (
+            TEMPORARY in told
+            or told.startswith(".published-")
+            or {"jobs", "lock"} & set(told.split("/"))
+            or told.endswith("lock.owner")
+        )
         if path.is_file() and path.suffix in ("", ".tsv", ".safetensors") and not passing:
             found[told] = hash(path.read_bytes())
     for generation in registry.all():

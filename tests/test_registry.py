@@ -330,6 +330,8 @@ def test_a_missing_file_is_named(full: Registry) -> None:
         path.write_bytes(data)
     assert verify(full) == []
     (full.root / "registry.json").unlink()
+    assert damage(full) == ["registry.json is missing: registry.json"]
+    (full.root / "refs.json").unlink()
     with pytest.raises(RobustKTError, match="there is no registry in"):
         verify(full)
 

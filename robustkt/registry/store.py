@@ -16,7 +16,7 @@ from robustkt.generation import HASH, Generation, check_name, read_manifest
 from robustkt.numbers import canonical, digest, parse_json
 from robustkt.registry import claims
 from robustkt.registry import refs as refs_file
-from robustkt.registry.files import write_atomic
+from robustkt.registry.files import write_atomic, writing
 from robustkt.registry.locks import Held, locked
 from robustkt.registry.measurements import Result, checked
 from robustkt.registry.refs import Refs
@@ -175,7 +175,8 @@ class Registry:
         identity = digest(data)
         path = self.object_path(identity)
         if path.is_file() and digest(path.read_bytes()) == identity:
-            os.utime(path)  # `gc` spares what is young: a job may be about to name it
+            with writing(path):
+                os.utime(path)  # `gc` spares what is young: a job may be about to name it
         else:
             write_atomic(path, data)
         return identity
@@ -377,9 +378,9 @@ def objects_of(generation: Generation) -> list[str]:
     return [generation.weights, generation.last_weights, *([source] if source else [])]
 
 
-def name_taken(name: str) -> RobustKTError:
+def name_taken(name: str, fix: str = "Choose another with --name, or none.") -> RobustKTError:
     """The error for a name that points at something else."""
-    return RobustKTError(f"the name {name} belongs to another generation", "Choose another name.")
+    return RobustKTError(f"the name {name} belongs to another generation", fix)
 
 
 def _hex(identity: str) -> str:

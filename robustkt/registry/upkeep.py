@@ -55,7 +55,7 @@ def rename(registry: Registry, reference: str, new: str) -> str | None:
         found = registry.get(reference)
         old = found.name if found.name in refs["names"] else None
         if refs["names"].get(new, found.id) != found.id:
-            raise name_taken(new)
+            raise name_taken(new, "Choose another name.")
         if old is None:
             refs["names"][new] = found.id
         elif old != new:
