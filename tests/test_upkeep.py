@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -426,10 +427,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def be(machine: str) -> None:
         monkeypatch.setattr(locks, "_boot", lambda: machine)
 
-        def acquire(self: object, timeout: float) -> None:
-            raise NotImplementedError
-
-        monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+        monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=NotImplementedError("no locks here")))
 
     return be
 
