@@ -417,6 +417,24 @@ def test_latest_is_nobodys_name(full: Registry) -> None:
         commit(full, 9, "latest")
 
 
+def test_a_job_whose_teacher_went_before_it_began_says_so(full: Registry) -> None:
+    folder = full.job_path("train", "ab")
+    gone = "sha256:" + "0" * 64
+    with pytest.raises(NotFoundError, match="has just been removed"), full.working(folder, "it", [gone]):
+        pytest.raises(NotFoundError, match="has just been removed"),
+        full.working(folder, "it", [f"sha256:{'0' * 64}"]),
+    ):
+        raise AssertionError("it began")
+    assert not folder.exists()
+
+
+def test_a_registry_stays_where_it_was(full: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(full.root.parent)
+    relative = Registry(Path(full.root.name))
+    monkeypatch.chdir(tmp_path.parent)
+    assert relative.get("gen1") == full.get("gen1")
+
+
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 
