@@ -297,7 +297,7 @@ class Registry:
                 shutil.rmtree(folder, ignore_errors=True)
             write_atomic(folder / NEEDS, canonical(needed))
             for identity in needed:  # from here on `gc` keeps them; before, it may have taken one
-                if not self.has(identity):
+                if not self.manifest_path(identity).is_file():
                     shutil.rmtree(folder, ignore_errors=True)
                     raise NotFoundError(f"generation {identity[7:19]} has just been removed", "Name another one.")
             yield
