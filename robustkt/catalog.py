@@ -134,6 +134,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
 
 METHODS = Catalog("robustkt.objectives", "method")
 ATTACKS = Catalog("robustkt.attacks", "attack", dashed=True)
+ADAPTERS = Catalog("robustkt.adapters", "adapter")
 ARCHITECTURES = Catalog("robustkt.models", "architecture")
 CERTIFIERS = Catalog("robustkt.certificates", "mode")
 NOISES = Catalog("robustkt.noises", "noise")

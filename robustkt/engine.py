@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from robustkt import checkpoint
+from robustkt import adapters, checkpoint
 from robustkt.core import PRECISIONS, Batch, InPrecision, Objective, generator, seed_of
 from robustkt.data import Split, crop_flip, to_float
 from robustkt.errors import DivergedError, IntegrityError
@@ -158,6 +158,7 @@ class Trainer:
         y = self.images.y[picked].to(self.device, non_blocking=True)
         x = to_float(crop_flip(x, pad=self.training.pad, flip=self.training.flip, rng=rng))
         self.student.train()
+        adapters.hold(self.student)
         batch = Batch(x, y, epoch, rng)
         view = self.objective.perturb(self.net, batch)
         terms = self.objective.loss(self.net, batch, view)
@@ -252,14 +253,14 @@ class Trainer:
 
 
 def sgd(student: nn.Module, training: Training) -> torch.optim.SGD:
-    """SGD over the parameters, weight decay on matrices and kernels only unless `decay_norm`."""
+    """SGD over the parameters; weight decay on matrices and kernels only unless `decay_norm`, on adapters never."""
     parameters = [p for p in student.parameters() if p.requires_grad]
+    own = adapters.own_parameters(student)
+    decayed = [p for p in parameters if p not in own and (p.dim() > 1 or training.decay_norm)]
+    kept = set(decayed)
     groups = [
-        {
-            "params": [p for p in parameters if p.dim() > 1 or training.decay_norm],
-            "weight_decay": training.weight_decay,
-        },
-        {"params": [p for p in parameters if p.dim() <= 1 and not training.decay_norm], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p not in kept], "weight_decay": 0.0},
     ]
     return torch.optim.SGD(
         [group for group in groups if group["params"]],

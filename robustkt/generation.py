@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
 
+from robustkt import mixture
 from robustkt.errors import IntegrityError, UsageError, clip
 from robustkt.numbers import canonical, digest, fraction, parse_json
 
-FORMAT = 1
+FORMAT = 2  # the newest that is read; 1 is written of what has no adapters, 2 of what has
 RESTORE = "Restore the file from a copy."
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+DOMAIN = re.compile(r"[a-z][a-z0-9.]{0,30}")
+NOISY = "sigma"  # what domains of Gaussian noise begin with, before their σ
+MODAL = ("adapters", "last_adapters", "mode")  # written of generations with adapters only
 
 LATEST = "latest"  # @latest is no tag, and nobody's name
 
@@ -130,8 +134,53 @@ class Generation:
     weights: str  # "sha256:…" of the safetensors bytes of the selected epoch
     last_weights: str  # the same of the last epoch
     parents: Mapping[str, str] = field(default_factory=dict)  # role -> id: "teacher" …
-    format: int = FORMAT  # of the manifest that it was read from
+    adapters: Mapping[str, str] = field(default_factory=dict)  # domain -> hash of its adapter; `weights` are the rest
+    last_adapters: Mapping[str, str] = field(default_factory=dict)  # the same of the last epoch
+    mode: str | None = None  # the domain that is the default, where there are adapters
+    shares: Mapping[str, Fraction] = field(default_factory=dict)  # a pointer like the name: which mode is meant
+    format: int = 1  # of the manifest that it was read from
     unknown: Mapping[str, Any] = field(default_factory=dict)  # what a later version wrote beside these, kept in the id
+
+    @property
+    def objects(self) -> list[str]:
+        """The hash of every object that it needs."""
+        source = self.recipe.arch_source
+        own = [*self.adapters.values(), *self.last_adapters.values()]
+        return [self.weights, self.last_weights, *own, *([source] if source else [])]
+
+    @property
+    def meant(self) -> Mapping[str, Fraction]:
+        """The shares of the mode that is meant, the default one where none is named; empty without adapters."""
+        return self.shares or ({self.mode: Fraction(1)} if self.mode is not None else {})
+
+    def in_mode(self, text: str) -> Generation:
+        """The same generation, one of its modes meant and told in its name: `clean`, `beta=0.4`.
+
+        Raises:
+            NotFoundError: it has no such mode.
+            UsageError: shares that are none.
+        """
+        shares = mixture.parse(text, self.adapters, self.name)
+        return dataclasses.replace(self, name=f"{self.name.partition('@')[0]}@{mixture.spelled(shares)}", shares=shares)
+
+    @property
+    def domain(self) -> dict[str, str]:
+        """The mode that is meant as the settings of a measurement tell it; nothing without adapters."""
+        return {"domain": mixture.spelled(self.meant)} if self.meant else {}
+
+    @property
+    def sigma(self) -> Fraction | None:
+        """σ of the noise that the mode that is meant was trained for, in [0, 1] pixel units."""
+        (only,) = self.meant if len(self.meant) == 1 else ("",)
+        return fraction(only.removeprefix(NOISY)) if only.startswith(NOISY) else self.recipe.sigma
+
+    def network(self, *, last: bool = False) -> str:
+        """`sha256:…` of what is measured: the weights, or of a mode the weights with its adapters and their shares."""
+        weights, own = (self.last_weights, self.last_adapters) if last else (self.weights, self.adapters)
+        if not own:
+            return weights
+        mixed = {domain: [own[domain], str(share)] for domain, share in self.meant.items()}
+        return digest(canonical({"weights": weights, "adapters": mixed}))
 
     @functools.cached_property
     def id(self) -> str:
@@ -144,7 +193,8 @@ class Generation:
 
     def content(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
-        known = {key: value for key, value in to_json(self).items() if key not in ("name", "unknown")}
+        known = {key: value for key, value in to_json(self).items() if key not in ("name", "shares", "unknown")}
+        known = {key: value for key, value in known.items() if value or key not in MODAL}
         return _merged(known, self.unknown)
 
 
@@ -161,7 +211,7 @@ def read_manifest(data: bytes, name: str, source: str) -> Generation:
         raise IntegrityError(
             f"{source} has format {content['format']}; this version reads up to {FORMAT}", "Upgrade robustkt."
         )
-    stored = {key: value for key, value in content.items() if key not in ("name", "unknown")}
+    stored = {key: value for key, value in content.items() if key not in ("name", "shares", "unknown")}
     generation = from_json(Generation, {**stored, "name": name}, source)
     generation = dataclasses.replace(generation, unknown=_beside(to_json(generation), stored))
     _check_values(generation, source)
@@ -191,11 +241,18 @@ def _check_values(generation: Generation, source: str) -> None:
     """Raise an IntegrityError for a hash that is none, and for a σ, a norm or an eps that cannot be read."""
     recipe = generation.recipe
     hashes: dict[str, str | None] = {"weights": generation.weights, "last_weights": generation.last_weights}
+    for kind, adapters in (("adapters", generation.adapters), ("last_adapters", generation.last_adapters)):
+        hashes |= {f"{kind}.{domain}": identity for domain, identity in adapters.items()}
     hashes |= {f"parents.{role}": identity for role, identity in generation.parents.items()}
     hashes |= {"recipe.arch_source": recipe.arch_source, "recipe.data.fingerprint": recipe.data.fingerprint}
     for path, value in hashes.items():
         if value is not None and not HASH.fullmatch(value):
             raise IntegrityError(f"{source}: generation.{path} '{clip(value, 80)}' is not a SHA-256 hash", RESTORE)
+    modes = set(generation.adapters)
+    if not modes == set(generation.last_adapters) or (generation.mode in modes) != bool(modes):
+        raise IntegrityError(f"{source}: its adapters, those of the last epoch and its mode do not agree", RESTORE)
+    if (generation.format == 1 and modes) or not all(DOMAIN.fullmatch(domain) for domain in modes):
+        raise IntegrityError(f"{source}: it cannot have the adapters {clip(', '.join(sorted(modes)), 80)}", RESTORE)
     try:
         _ = recipe.sigma, recipe.threat
     except UsageError as error:

@@ -54,6 +54,21 @@ def decay(rows: Sequence[Mapping[str, Any]], form: str) -> bytes:
     return _bytes(canvas, form)
 
 
+def tradeoff(points: Sequence[Mapping[str, Any]], title: str, form: str) -> bytes:
+    """Clean and robust accuracy over β with their 95 % intervals, as a PNG, SVG or PDF; points as of `soup_sweep`."""
+    figure, canvas = _figure(5.2, 3.6)
+    axes = figure.add_subplot()
+    betas = [point["beta"] for point in points]
+    for k, kind in enumerate(("clean", "robust")):
+        low, high = zip(*(point[f"{kind}_interval"] for point in points), strict=True)
+        axes.plot(betas, [point[f"{kind}_accuracy"] for point in points], "o-", ms=3, color=COLOURS[k], label=kind)
+        axes.fill_between(betas, low, high, color=COLOURS[k], alpha=0.18, linewidth=0)
+    axes.set(title=title, xlabel="β, weight of the robust adapter", ylabel="accuracy", ylim=(0, 1.02))
+    axes.legend(frameon=False, loc="lower left")
+    axes.grid(alpha=0.25)
+    return _bytes(canvas, form)
+
+
 def _value(row: Mapping[str, Any], panel: str) -> float | None:
     radius = panel.partition("@")[2]
     if radius:

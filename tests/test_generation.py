@@ -107,14 +107,14 @@ def other_value(value: Any) -> Any:
     raise TypeError(value)
 
 
-FOR_NONE = {"image_size": 32, "arch_source": HASHES[5], "ema": 0.5, "clip": 1.0}
+FOR_NONE = {"mode": "robust", "image_size": 32, "arch_source": HASHES[5], "ema": 0.5, "clip": 1.0}
 
 
 def variants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Every way to change one field somewhere below `value`."""
     for field in dataclasses.fields(value):
         found = getattr(value, field.name)
-        if path == "generation" and field.name in ("name", "format"):
+        if path == "generation" and field.name in ("name", "shares", "format"):
             continue
         if dataclasses.is_dataclass(found):
             for name, inner in variants(found, f"{path}.{field.name}"):
@@ -129,7 +129,7 @@ VARIANTS = dict(variants(GENERATION, "generation"))
 
 def test_every_field_has_a_variant() -> None:
     fields = sum(len(dataclasses.fields(kind)) for kind in (Generation, Recipe, DataSpec, Training))
-    assert len(VARIANTS) == fields - 5  # name and format, and the three that hold the others
+    assert len(VARIANTS) == fields - 6  # name, shares and format, and the three that hold the others
 
 
 @pytest.mark.parametrize("path", VARIANTS)

@@ -14,11 +14,24 @@ PACKAGE = ROOT / "robustkt"
 
 # Each room imports only from rooms of the layers before its own, or from its own.
 LAYERS = [
-    {"errors", "catalog", "numbers", "places", "settings", "generation", "progress", "provenance"},
+    {"errors", "catalog", "numbers", "places", "settings", "generation", "mixture", "progress", "provenance"},
     {"core", "losses"},
-    {"registry", "metadata", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"}
+    {
+        "registry",
+        "metadata",
+        "data",
+        "models",
+        "modes",
+        "adapters",
+        "attacks",
+        "certificates",
+        "certlog",
+        "noises",
+        "schedules",
+        "streams",
+    }
     | {"foreignlog", "lattice", "logchecks", "paired"},
-    {"imports", "exports", "objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
+    {"imports", "exports", "objectives", "inference", "smooth", "soup", "votes", "card", "report", "checkpoint"},
     {"engine", "bench", "evaluate", "hub"},
     {"masking"},
     {"api"},

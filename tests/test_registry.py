@@ -56,7 +56,7 @@ def test_where_the_registry_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert Registry.locate().root == tmp_path / "a" / "b" / "registry", "the nearest"
     monkeypatch.setenv("ROBUSTKT_REGISTRY", str(tmp_path / "named"))
     assert Registry.locate().root == tmp_path / "named"
-    assert Registry.locate(Path("given")).root == Path("given")
+    assert Registry.locate(Path("given")).root == Path("given").absolute()
     monkeypatch.setenv("ROBUSTKT_REGISTRY", "")
     assert Registry.locate().root == tmp_path / "a" / "b" / "registry"
 

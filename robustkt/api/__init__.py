@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from robustkt.api.pulling import pull
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.reproducing import reproduce
+    from robustkt.api.souping import soup_make
+    from robustkt.api.sweeping import soup_pick, soup_sweep
     from robustkt.api.training import distill, train
     from robustkt.api.upkeep import list_generations, show
 
@@ -56,6 +58,9 @@ __all__ = [
     "reproduce",
     "rm",
     "show",
+    "soup_make",
+    "soup_pick",
+    "soup_sweep",
     "tag",
     "tags",
     "train",
@@ -90,6 +95,9 @@ _HOMES = {
     "reproduce": "reproducing",
     "rm": "keeping",
     "show": "upkeep",
+    "soup_make": "souping",
+    "soup_pick": "sweeping",
+    "soup_sweep": "sweeping",
     "tag": "keeping",
     "tags": "keeping",
     "train": "training",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from robustkt.noises import Noise, named
 from robustkt.numbers import check_counts, exact, noise_level
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result, claims
+from robustkt.registry.measurements import meant
 
 IMAGES, COPIES, ERROR = 200, 2_000, 0.001
 
@@ -95,10 +95,18 @@ def audit_generation(
     test = load_data(registry, found, None, data_dir).test
     target = pick_device(device)
 
-    @functools.cache
-    def network(last: bool, precision: str) -> nn.Module:
-        plain = load_network(registry, found, last=last)
-        return inference.prepare(plain, found.recipe.data.shape, target, precision, compiled=False)
+    made: dict[tuple[str, str], nn.Module] = {}
+
+    def network(result: Result) -> nn.Module:
+        """Of the mode and epoch that the result measured."""
+        settings = result.content["settings"]
+        key = settings["weights"], settings["precision"]
+        if key not in made:
+            one = meant(result, found)
+            last = settings["weights"] == one.network(last=True) != one.network()
+            plain = load_network(registry, one, last=last)
+            made[key] = inference.prepare(plain, found.recipe.data.shape, target, key[1], compiled=False)
+        return made[key]
 
     share = error / len(stored)
     audits = [
@@ -132,7 +140,7 @@ def _audit(
     registry: Registry,
     found: Generation,
     result: Result,
-    network: Callable[[bool, str], nn.Module],
+    network: Callable[[Result], nn.Module],
     test: datasets.Split,
     images: int,
     n: int,
@@ -146,8 +154,7 @@ def _audit(
     rows = [row for row in every if row.predict >= 0]
     chosen = np.random.default_rng(seed).permutation(len(rows))[:images]
     sample = [rows[i] for i in sorted(chosen)]
-    last = settings["weights"] == found.last_weights != found.weights
-    model = network(last, settings["precision"])
+    model = network(result)
     noise: Noise = named(settings["noise"], Fraction(settings["sigma"]) if settings["sigma"] else None)
     ball = Ball(noise, settings["norm"], found.recipe.data.shape)
 

@@ -83,8 +83,8 @@ def bench_certify(
         pictures = torch.rand(64, *shape, generator=generator("cpu", 0, "bench"))
     else:
         registry = registry or Registry.locate()
-        found = registry.get(generation)
-        sigma = found.recipe.sigma or SIGMA
+        found = registry.mode(generation)
+        sigma = found.sigma or SIGMA
         plain, test = load_network(registry, found), load_data(registry, found, None, data_dir).test
         arch, shape, classes = found.recipe.arch, found.recipe.data.shape, len(found.recipe.data.classes)
         pictures = datasets.to_float(test.x[:: spread(len(test), images)][:images])

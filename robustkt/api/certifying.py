@@ -116,7 +116,7 @@ def certify(
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     check_options(mode, n, n0, alpha, skip, max_images, batch_size, radii, compile)
-    found = registry.get(generation)
+    found = registry.mode(generation)
     kind, norm = noise_for(found, noise, sigma, norm)
     level = getattr(kind, "sigma", None)
     target = pick_device(device)
@@ -129,7 +129,7 @@ def certify(
     settings: dict[str, Any] = {
         "sigma": exact(level) if level else "", "mode": mode, "n": n, "n0": n0,
         "alpha": alpha, "noise": spelled(kind), "norm": norm, "seed": seed, "images": len(indices), "skip": step,
-        "weights": found.last_weights if last else found.weights, "data": dataset.spec.fingerprint,
+        "weights": found.network(last=last), **found.domain, "data": dataset.spec.fingerprint,
         "precision": pick_precision(precision, target),
         "compiled": pick_compile(compile, target, draws),
         "batch_size": batch_size or smooth.BATCH[target.type],

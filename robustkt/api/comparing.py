@@ -54,7 +54,7 @@ def compare(
     check_confidence(confidence)
     if any(radius < 0 for radius in radii or ()):
         raise UsageError("a radius cannot be negative", "Give radii such as --radii 0,0.25,0.5.")
-    old, new = registry.get(first), registry.get(second)
+    old, new = registry.mode(first), registry.mode(second)
     both = common(registry, old, new)
     level = exact(noise_level(sigma)) if sigma is not None else None
     shared = [s for s in both.shared if level is None or s.settings.get("sigma") in (None, level)]
@@ -145,7 +145,7 @@ def by_class(told: Verdicts, name: str) -> dict[int, paired.Pairs]:
 
 def base_networks(shared: Sequence[Shared], *generations: Generation) -> list[str]:
     """That attacks are on networks without the noise that a generation is used with, where they are."""
-    names = [g.name for g in generations if g.recipe.sigma is not None]
+    names = [g.name for g in generations if g.sigma is not None]
     if not names or all(s.kind == "certificate" or s.settings.get("smoothed") for s in shared):
         return []
     return [f"clean accuracy and attacks are of the base network, without the noise of {' and '.join(names)}"]

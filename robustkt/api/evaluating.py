@@ -90,7 +90,7 @@ def evaluate(
         raise unknown("norm", norm, ["linf", "l2"])
     if max_images < 1:
         raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
-    found = registry.get(generation)
+    found = registry.mode(generation)
     own_norm, own_eps = found.recipe.threat or ("linf", Fraction(8, 255))
     if norm not in (None, own_norm) and eps is None:
         raise UsageError(f"an eps in {own_norm} means something else in {norm}", f"Give both: --norm {norm} --eps EPS.")
@@ -118,7 +118,7 @@ def evaluate(
     chosen = torch.arange(0, len(dataset.test), step)[:max_images]
     settings: dict[str, Any] = {
         "attacks": names, "norm": threat.norm, "eps": exact(threat.eps), "images": len(chosen), "skip": step,
-        "seed": seed, "weights": found.last_weights if last else found.weights, "data": dataset.spec.fingerprint,
+        "seed": seed, "weights": found.network(last=last), **found.domain, "data": dataset.spec.fingerprint,
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]
     stored = None if fresh else settled(registry.result(found.id, "evaluation", key))
@@ -142,7 +142,7 @@ def evaluate(
                 progress.note(f"measured before with the same settings, and re-used: {', '.join(before)}")
             with progress.bar(f"attacking {found.name} in {threat}", len(todo) * len(chosen)) as bar:
                 made = attacked(
-                    model, split, threat, todo, seed=seed, device=target, sigma=found.recipe.sigma,
+                    model, split, threat, todo, seed=seed, device=target, sigma=found.sigma,
                     advance=bar.advance, decided=decided,
                     milestone=lambda attack, right: bar.line(f"{attack}: {right} of {len(chosen)} images still right"),
                 )  # fmt: skip
@@ -170,7 +170,7 @@ def evaluate(
         "attacks": {name: figures["attacks"][name] for name in names},
         "worst": figures["worst"],
         "warnings": figures["warnings"],
-        "network": "base network, without noise" if found.recipe.sigma is not None else "network",
+        "network": "base network, without noise" if found.sigma is not None else "network",
         "reused": stored is not None,
         **({"transfer": fools_teacher()} if transfer else {}),
     }

@@ -68,7 +68,7 @@ def export(
     registry, progress = registry or Registry.locate(), progress or Silent()
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    kind, found = FORMATS[format], registry.get(generation)
+    kind, found = FORMATS[format], registry.mode(generation)
     level = _level(found, sigma) if smoothed else None
     if sigma is not None and not smoothed:
         raise UsageError("--sigma is the noise of a smoothed export", "Add --smoothed, or leave --sigma out.")
@@ -115,7 +115,7 @@ def export(
 
 
 def _level(found: Generation, sigma: str | float | Fraction | None) -> Fraction:
-    level = found.recipe.sigma if sigma is None else noise_level(sigma)
+    level = found.sigma if sigma is None else noise_level(sigma)
     if level is None:
         raise UsageError(f"{found.name} was not trained for noise", "Add --sigma 0.25, or leave --smoothed out.")
     return level

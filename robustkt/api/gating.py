@@ -78,7 +78,7 @@ def gate(
         raise UsageError(
             "against which generation?", 'Add --against GEN, or against = "GEN" to [gate] in robustkt.toml.'
         )
-    old, new = registry.get(told.against), registry.get(generation)
+    old, new = registry.mode(told.against), registry.mode(generation)
     both = common(registry, old, new)
     shared = _chosen(both, old, new, told)
     figures = _figures(registry, shared, told)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from robustkt import data as datasets
 from robustkt import models
 from robustkt.api.loading import pick_device, ready, spread
-from robustkt.api.training import machine, named_source, outcome, spelling, weight_bytes
+from robustkt.api.modes import weight_bytes
+from robustkt.api.training import machine, named_source, outcome, spelling
 from robustkt.catalog import ARCHITECTURES, unknown
 from robustkt.core import ThreatModel
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
@@ -27,7 +28,7 @@ from robustkt.models import Classifier, Normalize
 from robustkt.numbers import digest, exact, fraction, noise_level
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
-from robustkt.registry.store import name_taken
+from robustkt.registry.refs import name_taken
 
 MEASURED = 500  # held-out images that the accuracy is told of: a WRN-34-10 takes minutes for them on two CPU cores
 COMPARED = 200  # of them, those that choose between normalisations

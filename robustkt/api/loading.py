@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from torch import nn
 
 from robustkt import data as datasets
 from robustkt import inference, models, places
+from robustkt.api.modes import state_of
 from robustkt.catalog import unknown
 from robustkt.core import PRECISIONS, InPrecision
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
@@ -110,9 +110,8 @@ def load_network(registry: Registry, generation: Generation, *, last: bool = Fal
         source = trusted(UserSource(recipe.arch, registry.object(recipe.arch_source)), generation.name)
     with torch.random.fork_rng(devices=[]):
         network = models.build(source.spec if source else recipe.arch, recipe.data, source=source)
-    identity = generation.last_weights if last else generation.weights
     try:
-        network.load_state_dict(load_tensors(registry.object(identity)), strict=True)
+        network.load_state_dict(state_of(registry, generation, last=last), strict=True)
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise IntegrityError(

@@ -18,7 +18,12 @@ from robustkt.generation import Generation
 from robustkt.numbers import canonical, exact, fraction
 from robustkt.registry import Registry, Result
 
-HOW = ("batch_size", "compiled", "weights")  # settings that change neither images nor noise, or differ by nature
+HOW = (
+    "batch_size",
+    "compiled",
+    "weights",
+    "domain",
+)  # settings that change neither images nor noise, or differ by nature
 STOPS = ("sequential", "looks")  # modes that decide the radii they were told, and stop
 CERTIFIED, ABSTAIN, CLEAN = "certified", "abstain", "clean"
 
@@ -215,7 +220,7 @@ def command(wanted: Measured, lacking: Generation, *, again: bool = False) -> st
         words += ["--skip", s["skip"], *images, "--seed", s["seed"], "--precision", s["precision"]]
     else:
         ball = ["--norm", s["norm"], "--eps", s["eps"], "--seed", s["seed"]] if "eps" in s else []
-        base = ["--base"] if lacking.recipe.sigma is not None and s.get("smoothed") is False else []
+        base = ["--base"] if lacking.sigma is not None and s.get("smoothed") is False else []
         words = ["evaluate", lacking.name, "--attack", wanted.kind, *ball, *images, *base]
     return shlex.join(["robustkt", *map(str, words), *(["--fresh"] if again else [])])
 
@@ -224,7 +229,7 @@ def _measured(registry: Registry, generation: Generation) -> list[Measured]:
     found: dict[bytes, Measured] = {}
     for result in registry.results(generation.id):
         told = result.content["settings"]
-        if told["weights"] != generation.weights or result.kind not in ("certificate", "evaluation"):
+        if told["weights"] != generation.network() or result.kind not in ("certificate", "evaluation"):
             continue
         if result.claimed:  # a claim of others passes no gate
             continue

@@ -77,7 +77,7 @@ def predict(
     registry, progress = registry or Registry.locate(), progress or Silent()
     check_options(mode, n, n0, alpha)
     check_reach(mode, n, alpha)
-    found = registry.get(generation)
+    found = registry.mode(generation)
     kind, norm = noise_for(found, noise, sigma, norm)
     target = pick_device(device)
     spec = found.recipe.data

@@ -17,7 +17,6 @@ from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, claims
 from robustkt.registry.adopting import Bundle, adopt
 from robustkt.registry.files import copy_atomic, digest_file
-from robustkt.registry.store import objects_of
 
 
 def pull(
@@ -146,7 +145,7 @@ def _there(registry: Registry, index: Index) -> set[str]:
 
 def _whole(registry: Registry, generation: Generation) -> bool:
     """Whether the registry has a generation with all its objects."""
-    stored = all(registry.object_path(identity).is_file() for identity in objects_of(generation))
+    stored = all(registry.object_path(identity).is_file() for identity in generation.objects)
     return stored and registry.manifest_path(generation.id).is_file()
 
 

@@ -17,7 +17,6 @@ from robustkt.models import UserSource
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
-from robustkt.registry.store import objects_of
 
 TOLERANCE = 1e-3  # of the weights, as the length of the difference over the length of the weights
 CIRCUMSTANCES = ("device", "machine", "system", "threads", "versions", "environment", "lock", "git", "deterministic")
@@ -72,7 +71,7 @@ def reproduce(
     folder = registry.job_path("reproduce", digest(canonical([found.id, target.type]))[7:23])
     with registry.working(folder, "this very reproduction", [found.id], fresh=fresh):
         scratch = Registry(folder / "registry")
-        for needed in objects_of(teacher) if teacher else []:
+        for needed in teacher.objects if teacher else []:
             scratch.put_object(registry.object(needed))
         job = Job(scratch, recipe, found.parents, found.name, dataset, source, target, False, progress)
         again, record = job.make(job.student(), teacher, folder)

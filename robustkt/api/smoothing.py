@@ -41,7 +41,7 @@ def noise_for(
     """
     level = noise_level(sigma) if sigma is not None else None
     if level is None and "sigma=" not in noise:
-        level = noise_level(found.recipe.sigma) if found.recipe.sigma is not None else None
+        level = noise_level(found.sigma) if found.sigma is not None else None
         if level is None and not noise.startswith("ablation"):
             raise UsageError(
                 f"{found.name} was not trained under noise, so it has no σ of its own",

@@ -6,34 +6,32 @@ import dataclasses
 import datetime
 import os
 import platform
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 import robustkt
+from robustkt import adapters, engine, models, objectives
 from robustkt import data as datasets
-from robustkt import engine, models, objectives
-from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, spread, trust
+from robustkt.api.judging import judge, slice_of
+from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, trust
+from robustkt.api.modes import adapter_bytes, count_of, state_of, weight_bytes
 from robustkt.api.recipes import assemble, inherited, overlong
 from robustkt.catalog import plain
-from robustkt.core import ThreatModel, seed_of
+from robustkt.core import seed_of
 from robustkt.errors import IntegrityError, UsageError
-from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
 from robustkt.generation import Generation, Recipe, Training, check_name, to_json
+from robustkt.modes import modes_of
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
 from robustkt.registry import Registry
-from robustkt.registry.store import name_taken, objects_of
+from robustkt.registry.refs import name_taken
 
 SELECTION_IMAGES = 1_000  # held-out images that an epoch is judged by
-SELECTION_DRAWS = 4  # noisy copies of each
-SELECTION_STEPS = 10  # of PGD
 
 
 def train(
@@ -45,6 +43,7 @@ def train(
     name: str | None = None,
     given: Mapping[str, Any] | None = None,
     preset: str | None = None,
+    init: str | None = None,
     seed: int = 0,
     image_size: int | None = None,
     data_dir: Path | None = None,
@@ -63,6 +62,7 @@ def train(
         name: what it is called; `genN` by default.
         given: sigma, norm, eps and any field of the objective or of `Training`.
         preset: a published recipe that `given` overrides.
+        init: generation of the same architecture whose weights the training starts from.
         seed: decides the first weights, the order and every random number.
         image_size: side that images are resized to.
         data_dir: where named data sets lie.
@@ -83,6 +83,7 @@ def train(
     target, source = pick_device(device), named_source(arch)
     if name is not None:
         check_name(name)
+    start = registry.get(init) if init is not None else None
     dataset = datasets.load(data, data_dir=data_dir, image_size=image_size)
     recipe = assemble(
         method=method,
@@ -94,7 +95,7 @@ def train(
         precision=pick_precision(precision),
         seed=seed,
     )
-    job = Job(registry, recipe, {}, name, dataset, source, target, fresh, progress)
+    job = Job(registry, recipe, _from(start, recipe), name, dataset, source, target, fresh, progress, start)
     return job.run(None)
 
 
@@ -108,6 +109,7 @@ def distill(
     name: str | None = None,
     given: Mapping[str, Any] | None = None,
     preset: str | None = None,
+    init: str | None = None,
     seed: int = 0,
     data_dir: Path | None = None,
     device: str = "auto",
@@ -143,8 +145,21 @@ def distill(
         precision=pick_precision(precision),
         seed=seed,
     )
-    job = Job(registry, recipe, {"teacher": origin.id}, name, dataset, source, target, fresh, progress)
+    start = registry.get(init) if init is not None else None
+    parents = {"teacher": origin.id, **_from(start, recipe)}
+    job = Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start)
     return job.run(origin)
+
+
+def _from(start: Generation | None, recipe: Recipe) -> dict[str, str]:
+    """The parent that the first weights come from.
+
+    Raises:
+        UsageError: only adapters are to be trained, but on nothing.
+    """
+    if start is None and recipe.settings.get("frozen"):
+        raise UsageError("with frozen only adapters are trained, on a network that is there", "Add --init GEN.")
+    return {} if start is None else {"init": start.id}
 
 
 def named_source(arch: str) -> models.UserSource | None:
@@ -179,7 +194,9 @@ class Job:
         device: torch.device,
         fresh: bool,
         progress: Progress,
+        init: Generation | None = None,
     ) -> None:
+        self.init = init  # whose weights the training starts from
         self.registry, self.recipe, self.parents, self.name = registry, recipe, dict(parents), name
         self.dataset, self.source, self.device = dataset, source, device
         self.fresh, self.progress = fresh, progress
@@ -229,7 +246,7 @@ class Job:
             return None
         found = next((g for g in same if g.name == self.name), same[0])
         try:
-            for stored in objects_of(found):
+            for stored in found.objects:
                 self.registry.object(stored)
         except IntegrityError as error:
             self.progress.note(f"{error.what}; making {found.name} again")
@@ -258,7 +275,8 @@ class Job:
             meters["teacher"] = engine.Meter(network)
             guide = ready(network, self.device, self.recipe.precision)
         meters["student"] = engine.Meter(student)
-        metric, score = self._score()
+        split = slice_of(self.dataset.held_out, SELECTION_IMAGES)
+        metric, score = judge(self.recipe.sigma, self.recipe.threat, split, self.device)
         self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {self.recipe.data.name}, {self.device}")
         late = overlong(self.recipe)
         if late:
@@ -278,13 +296,7 @@ class Job:
         ).run()
         if self.source is not None:
             self.registry.put_object(self.source.text)
-        generation = Generation(
-            name=self.name or "",  # the registry numbers it
-            recipe=self.recipe,
-            weights=self.registry.put_object(weight_bytes(fit.best)),
-            last_weights=self.registry.put_object(weight_bytes(fit.last)),
-            parents=self.parents,
-        )
+        generation = self._stored(student, fit)
         history = fit.history
         selected = {"epoch": history.best_epoch, "metric": metric, "score": history.best_score}
         return generation, {
@@ -292,7 +304,8 @@ class Job:
             "seconds": history.seconds,
             "selected": selected,
             "cost": history.cost,
-            "parameters": sum(p.numel() for p in student.parameters()),
+            "parameters": count_of(student.parameters()),
+            **({"adapter_parameters": own} if (own := count_of(adapters.own_parameters(student))) else {}),
             "epochs": history.epochs,
             "paths": {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {},
             **circumstances(Path.cwd()),
@@ -301,29 +314,59 @@ class Job:
         }
 
     def student(self) -> nn.Module:
-        """The network with its first weights."""
+        """The network with its first weights, and with adapters where the method trains several modes.
+
+        Raises:
+            UsageError: it has not what the adapters adapt, or the weights to start from do not fit it.
+        """
+        objective = objectives.build(self.recipe.method, self.recipe.settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, "weights"))
             arch = self.source.spec if self.source else self.recipe.arch
             network = models.build(arch, self.recipe.data, source=self.source)
+            if self.init is not None:
+                self._start(network, self.init)
+            if isinstance(objective, objectives.Modal):
+                domains = objective.domains
+                adapters.attach(network, objective.adapter, domains, default=domains[-1])
+                if objective.frozen:
+                    adapters.freeze(network)
         return network.to(self.device).to(memory_format=torch.channels_last)
 
-    def _score(self) -> tuple[str, Callable[[nn.Module], float]]:
-        """The held-out figure that selects an epoch: the recipe's own kind of robustness."""
-        held_out = self.dataset.held_out
-        chosen = slice(None, None, spread(len(held_out), SELECTION_IMAGES))
-        split = datasets.Split(held_out.x[chosen], held_out.y[chosen])
-        sigma, threat = self.recipe.sigma, self.recipe.threat
-        if sigma is not None:
-            level: Fraction = sigma
-            return f"accuracy under noise {self.recipe.settings['sigma']}", lambda model: noisy_accuracy(
-                model, split, level, draws=SELECTION_DRAWS, device=self.device
-            )
-        if threat is None:
-            return "clean accuracy", lambda model: clean_accuracy(model, split, device=self.device)
-        ball = ThreatModel(threat[0], threat[1])  # type: ignore[arg-type]  # checked by ThreatModel itself
-        return f"accuracy under {SELECTION_STEPS} steps of PGD", lambda model: robust_accuracy(
-            model, split, ball, steps=SELECTION_STEPS, device=self.device
+    def _start(self, network: nn.Module, init: Generation) -> None:
+        try:
+            network.load_state_dict(state_of(self.registry, init), strict=True)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UsageError(
+                f"the weights of {init.name}, {init.recipe.arch}, do not fit {self.recipe.arch}: {reason}",
+                f"Start with the same architecture: {init.recipe.arch}.",
+            ) from None
+
+    def _stored(self, student: nn.Module, fit: engine.Fit) -> Generation:
+        """The generation, its weights and adapters put into the registry."""
+
+        def stored(state: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
+            shared, own = adapters.split(student, state)
+            if self.recipe.settings.get("frozen") and self.init is not None:
+                shared = state_of(self.registry, self.init)
+            base = self.registry.put_object(weight_bytes(shared))
+            kind = str(self.recipe.settings.get("adapter"))
+            files = {d: adapter_bytes(t, base=base, kind=kind, domain=d) for d, t in own.items() if t}
+            return base, {domain: self.registry.put_object(data) for domain, data in files.items()}
+
+        (weights, best), (last_weights, last) = stored(fit.best), stored(fit.last)
+        modes = modes_of(student)
+        return Generation(
+            name=self.name or "",  # the registry numbers it
+            recipe=self.recipe,
+            weights=weights,
+            last_weights=last_weights,
+            parents=self.parents,
+            adapters=best,
+            last_adapters=last,
+            mode=modes.default if modes and best else None,
+            format=2 if best else 1,
         )
 
 
@@ -341,11 +384,6 @@ def outcome(generation: Generation, record: Mapping[str, Any], *, created: bool)
         "parents": dict(generation.parents),
         "created": created,
     }
-
-
-def weight_bytes(state: Mapping[str, Tensor]) -> bytes:
-    """A state dict as safetensors, in name order and without metadata: equal weights give equal bytes."""
-    return save_tensors({name: state[name].contiguous().clone() for name in sorted(state)})
 
 
 def machine(device: torch.device) -> dict[str, Any]:

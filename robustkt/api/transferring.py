@@ -46,15 +46,16 @@ def transfer(
         RobustKTError: the generation has no teacher, or anything else the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
-    found = registry.get(generation)
+    found = registry.mode(generation)
     teacher = teacher_of(registry, found)
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
     step = spread(len(dataset.test), max_images)
     chosen = torch.arange(0, len(dataset.test), step)[:max_images]
     settings: dict[str, Any] = {
-        "teacher": teacher.id, "teacher_weights": teacher.weights, "attack": "pgd-sat", "norm": threat.norm,
-        "eps": exact(threat.eps), "images": len(chosen), "skip": step, "seed": seed, "weights": found.weights,
+        "teacher": teacher.id, "teacher_weights": teacher.network(), "attack": "pgd-sat", "norm": threat.norm,
+        "eps": exact(threat.eps), "images": len(chosen), "skip": step, "seed": seed,
+        "weights": found.network(), **found.domain,
         "data": dataset.spec.fingerprint,
     }  # fmt: skip
     key = digest(canonical(settings))[7:23]

@@ -10,6 +10,7 @@ from robustkt import catalog
 from robustkt import registry as store
 from robustkt.errors import RobustKTError
 from robustkt.generation import Generation
+from robustkt.numbers import exact
 from robustkt.registry import Registry, Result, claims
 from robustkt.registry.measurements import own
 
@@ -40,6 +41,10 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
         "id": found.id,
         "names": registry.names_of(found.id),
         "manifest": {"name": found.name, **found.content()},
+        "modes": {
+            domain: {"default": domain == found.mode, "bytes": _size(registry, identity)}
+            for domain, identity in found.adapters.items()
+        },
         "unused": catalog.unused(found.recipe.settings),
         "parents": {role: {"name": registry.names_of(i)[0], "id": i} for role, i in found.parents.items()},
         "record": {key: value for key, value in record.items() if key != "epochs"},
@@ -47,6 +52,11 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
         "pulled": _origin(registry, found),
         **{f"{kind}s": _results(registry, found, kind) for kind in ("certificate", "evaluation", "transfer")},
     }
+
+
+def _size(registry: Registry, identity: str) -> int | None:
+    path = registry.object_path(identity)
+    return path.stat().st_size if path.is_file() else None
 
 
 def _results(registry: Registry, found: Generation, kind: str) -> list[dict[str, Any]]:
@@ -119,7 +129,7 @@ def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
     except RobustKTError:
         results = []  # `verify` names it
     threat = generation.recipe.threat
-    level = generation.recipe.settings.get("sigma")
+    level = exact(generation.sigma) if generation.sigma is not None else None
     certificates = [
         r
         for r in results

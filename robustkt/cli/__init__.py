@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from robustkt.cli import foreign, gate, hub, keeping, lineage, logs, measure, registry, reproduce, train
+from robustkt.cli import foreign, gate, hub, keeping, lineage, logs, measure, registry, reproduce, soup, train
 
 app = typer.Typer(
     name="robustkt",
@@ -40,7 +40,7 @@ def _root(
     """Carry the robustness of image classifiers from each generation to the next."""
 
 
-for family in (train, reproduce, foreign, measure, logs, registry, lineage, gate, keeping, hub):
+for family in (train, reproduce, foreign, measure, logs, registry, lineage, gate, keeping, soup, hub):
     family.register(app)
 
 

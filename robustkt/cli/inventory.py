@@ -98,10 +98,16 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         "id": result["id"],
         "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
         "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
+        "modes": ", ".join(
+            f"{domain}{' (default)' if mode['default'] else ''}, {mode['bytes'] or 0:,} bytes"
+            for domain, mode in result["modes"].items()
+        ),
         "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
         "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}, "
         f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}"
         if training
+        else "none: mixed from its parents"
+        if recipe["method"] == "soup"
         else "elsewhere: imported; σ, threat and accuracies above are claims of the source",
         "parents": ", ".join(f"{role} {p['name']}" for role, p in result["parents"].items()) or "none",
         "made": f"{record.get('started', '–')}, {duration(record.get('seconds'))} on {record.get('device', '–')}, "
@@ -114,14 +120,15 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
     if result["pulled"]:
         origin = result["pulled"]
         told["pulled from"] = f"{origin['repo']}@{origin['commit']}"
-    facts(console, told)
+    facts(console, {key: value for key, value in told.items() if value})
     for c in result["certificates"]:
         s, f = c["settings"], c["figures"]
         radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
         noise = "" if s["noise"] == "gaussian" else f" {s['noise']}"
         sigma = f"σ {s['sigma']}, " if s["sigma"] else ""
         console.print(
-            f"\n[bold]certificate[/bold]{noise}  {s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
+            f"\n[bold]certificate[/bold]{_mode(s)}{noise}  "
+            f"{s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
             f"{counted(f['images'], 'image')}: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
             + _claim(c)
         )
@@ -133,9 +140,13 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         )
         base = ", base network without noise" if "sigma" in recipe["settings"] else ""
         console.print(
-            f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {counted(s['images'], 'image')}{base}: {attacks}"
-            + _claim(e)
+            f"\n[bold]evaluation[/bold]{_mode(s)}  {s['norm']} {s['eps']}, "
+            f"{counted(s['images'], 'image')}{base}: {attacks}" + _claim(e)
         )
+
+
+def _mode(settings: Mapping[str, Any]) -> str:
+    return f" @{settings['domain']}" if "domain" in settings else ""
 
 
 def _claim(result: Mapping[str, Any]) -> str:

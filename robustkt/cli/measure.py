@@ -83,11 +83,11 @@ def certify(
     early.machine(device, precision)
     smoothing.check_options(mode, n, n0, share, skip, max_images, batch_size, grid, compiled)
     where = o.registry_of(registry)
-    found = where.get(generation)
+    found = where.mode(generation)
     smoothing.noise_for(found, noise, sigma, norm)
     if generation == "@latest":
         output.note(f"@latest is {found.name}")
-    if found.recipe.sigma is None:
+    if found.sigma is None:
         output.note(f"{found.name} was not trained under noise: expect abstentions and small radii")
     result = api.certify(
         found.name,
@@ -152,7 +152,7 @@ def evaluate(
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     where = o.registry_of(registry)
     attacks = [name.strip() for name in attack.split(",") if name.strip()]
-    found = where.get(generation)
+    found = where.mode(generation)
     early.machine(device)
     early.attacks(attacks, found, norm, eps)
     if generation == "@latest":
@@ -285,7 +285,7 @@ def predict(
     share = float(fraction(alpha, "--alpha"))
     early.machine(device)
     smoothing.check_options(mode, n, n0, share)
-    found = o.registry_of(registry).get(first if named else "@latest")
+    found = o.registry_of(registry).mode(first if named else "@latest")
     smoothing.noise_for(found, noise, sigma, norm)
     if not named:
         output.note(f"@latest is {found.name}")

@@ -111,6 +111,10 @@ ReadWhere = Annotated[
     typer.Option("--registry", help="The registry's folder or address.", show_default="the nearest registry/"),
 ]
 Name = Annotated[str | None, typer.Option("--name", "-n", help="The generation's name.", show_default="genN")]
+Init = Annotated[
+    str | None,
+    typer.Option("--init", metavar="GEN", autocompletion=_generations, help="Start from this generation's weights."),
+]
 Preset = Annotated[str | None, typer.Option("--preset", autocompletion=_presets, help="A published recipe.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the method or the training.")

@@ -15,9 +15,10 @@ from robustkt.core import Model, Objective, ThreatModel
 from robustkt.errors import UsageError
 from robustkt.generation import Setting
 from robustkt.numbers import exact, fraction, noise_level
+from robustkt.objectives._modal import Modal
 from robustkt.settings import fill
 
-__all__ = ["build", "hyperparameters", "needs", "resolve", "settings_of"]
+__all__ = ["Modal", "build", "hyperparameters", "needs", "resolve", "settings_of"]
 
 FROM_ZERO = ("begin_epoch", "adversarial_weight")  # whole numbers and fractions that may be 0
 OWN = ("teacher", "threat")  # fields that are not hyper-parameters themselves

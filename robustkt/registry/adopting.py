@@ -13,7 +13,8 @@ from robustkt.numbers import digest
 from robustkt.registry import claims
 from robustkt.registry.claims import Claims
 from robustkt.registry.files import digest_file, sync_folder, whole_object, write_atomic, writing
-from robustkt.registry.store import Registry, name_taken, objects_of
+from robustkt.registry.refs import name_taken
+from robustkt.registry.store import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ def adopt(registry: Registry, bundles: Sequence[Bundle], name: str | None = None
     for bundle in bundles:
         for identity, path in bundle.objects.items():
             _move(registry, identity, path)
-        for identity in objects_of(bundle.generation):
+        for identity in bundle.generation.objects:
             whole_object(registry.object_path(identity), identity)
     done = Adopted()
     with registry.changing() as refs:

@@ -19,7 +19,7 @@ from robustkt.registry.location import batches
 from robustkt.registry.measurements import Result
 from robustkt.registry.refs import Refs
 from robustkt.registry.seal import unsealed, unsealed_bytes
-from robustkt.registry.store import Registry, objects_of
+from robustkt.registry.store import Registry
 
 STAGES = ("objects", "records", "generations", "logs", "results")  # nothing is there before what it needs
 
@@ -291,7 +291,7 @@ def _names(
 def _files(source: Registry, generation: Generation, sizes: Callable[[str], int]) -> Iterator[File]:
     """Everything of one generation; what is small is checked here already."""
     weights = {generation.weights, generation.last_weights}
-    for identity in dict.fromkeys(objects_of(generation)):
+    for identity in dict.fromkeys(generation.objects):
         yield File(
             _relative(source, source.object_path(identity)), "objects", sizes(identity),
             lambda i=identity: _object(source, i, tensors=i in weights),  # type: ignore[misc]

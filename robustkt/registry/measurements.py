@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustkt.errors import IntegrityError, UsageError
+from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import Generation, from_json
 from robustkt.numbers import fraction
 
@@ -43,6 +43,7 @@ class CertificateSettings:
     weights: str
     data: str
     precision: str
+    domain: str | None = None  # which mode of a generation with adapters
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class AttackedSettings:
     seed: int
     weights: str
     data: str
+    domain: str | None = None  # which mode of a generation with adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,25 @@ def settled(result: Result | None) -> Result | None:
     return None if result is None or result.claimed else result
 
 
-def own(result: Result, generation: Generation) -> bool:
-    """Whether it measures the generation's selected weights on the generation's own data."""
+def meant(result: Result, generation: Generation) -> Generation:
+    """The generation in the mode that the result measured.
+
+    Raises:
+        IntegrityError: the generation has no such mode, or its weights in it are others.
+    """
     settings = result.content["settings"]
-    return (settings["weights"], settings["data"]) == (generation.weights, generation.recipe.data.fingerprint)
+    mode = settings.get("domain")
+    try:
+        found = generation if mode is None else generation.in_mode(mode)
+    except RobustKTError as error:
+        raise IntegrityError(f"{result.path}: {error.what}", "Measure again with --fresh.") from None
+    networks = found.network(), found.network(last=True)
+    if (mode is None) == bool(generation.adapters) or settings["weights"] not in networks:
+        raise IntegrityError(f"{result.path} measures other weights than {found.name}'s", "Measure again with --fresh.")
+    return found
+
+
+def own(result: Result, generation: Generation) -> bool:
+    """Whether it measures the selected weights, in the mode that is meant, on the generation's own data."""
+    settings = result.content["settings"]
+    return (settings["weights"], settings["data"]) == (generation.network(), generation.recipe.data.fingerprint)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from robustkt.catalog import unknown
-from robustkt.errors import IntegrityError, NotFoundError, UsageError
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import HASH, NAME
 from robustkt.numbers import parse_json
 
@@ -90,3 +90,8 @@ def resolve(refs: Refs, stored: Callable[[], Sequence[str]], base: str, where: s
     known = [*refs["names"], *(f"@{tag}" for tag in refs["tags"]), "@latest"]
     error = unknown("generation", base, known)
     raise NotFoundError(error.what, error.fix if len(known) <= 31 else "`robustkt list` shows them.")
+
+
+def name_taken(name: str, fix: str = "Choose another with --name, or none.") -> RobustKTError:
+    """The error for a name that points at something else."""
+    return RobustKTError(f"the name {name} belongs to another generation", fix)

@@ -19,7 +19,7 @@ from robustkt.registry import refs as refs_file
 from robustkt.registry.files import write_atomic, writing
 from robustkt.registry.locks import Held, locked
 from robustkt.registry.measurements import Result, checked
-from robustkt.registry.refs import Refs
+from robustkt.registry.refs import Refs, name_taken
 from robustkt.registry.seal import sealed, unsealed
 
 FORMAT = 2  # of the folder; what was written by format 1 is read as it is, and becomes 2 with the first write
@@ -83,7 +83,7 @@ class Registry:
         if generation.name:
             check_name(generation.name)
         with self.changing() as refs:
-            for stored in objects_of(generation):
+            for stored in generation.objects:
                 if not self.object_path(stored).is_file():
                     raise IntegrityError(f"{generation.name}: object {stored} is not stored", "Run the job again.")
             known = [name for name, identity in refs["names"].items() if identity == generation.id]
@@ -101,14 +101,28 @@ class Registry:
             refs["names"][generation.name] = generation.id
         return generation
 
+    def mode(self, reference: str) -> Generation:
+        """The generation behind a reference, and of one with adapters the mode behind a further `@`: `gen2@clean`.
+
+        Raises:
+            NotFoundError: nothing of that name, or no such mode.
+            UsageError: shares that are none.
+            IntegrityError: its manifest is damaged.
+        """
+        base, _, mode = reference.rpartition("@")
+        return self.get(base).in_mode(mode) if base else self.get(reference)
+
     def get(self, reference: str) -> Generation:
         """The generation behind a name, an id or its prefix, `@tag`, `@latest`, or any of them with `~n`.
 
         Raises:
             NotFoundError: nothing of that name; the message gives the nearest.
+            UsageError: one mode of a generation, where all of it is meant.
             IntegrityError: its manifest is damaged.
         """
         base, *ups = reference.split("~")
+        if base.rpartition("@")[0] or "@" in "".join(ups):
+            raise UsageError(f"{reference} names one mode; here a generation is meant with all", "Leave @… out.")
         generation = self.by_id(refs_file.resolve(self.refs(), self.stored, base, self.label))
         names = self.refs()["names"]
         base = list(names)[-1] if base == "@latest" else base
@@ -376,17 +390,6 @@ class Registry:
         if not isinstance(content, dict):
             raise IntegrityError(f"{path} does not hold a JSON object", "Restore it from a copy.")
         return content.get("format")
-
-
-def objects_of(generation: Generation) -> list[str]:
-    """Every object that a generation needs."""
-    source = generation.recipe.arch_source
-    return [generation.weights, generation.last_weights, *([source] if source else [])]
-
-
-def name_taken(name: str, fix: str = "Choose another with --name, or none.") -> RobustKTError:
-    """The error for a name that points at something else."""
-    return RobustKTError(f"the name {name} belongs to another generation", fix)
 
 
 def _hex(identity: str) -> str:

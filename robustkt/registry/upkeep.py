@@ -15,7 +15,8 @@ from robustkt.generation import check_name
 from robustkt.numbers import parse_json
 from robustkt.registry.files import TEMPORARY, writing
 from robustkt.registry.locks import Held, owner_of, taken
-from robustkt.registry.store import NEEDS, Registry, name_taken, objects_of
+from robustkt.registry.refs import name_taken
+from robustkt.registry.store import NEEDS, Registry
 
 
 def tag(registry: Registry, name: str, identity: str) -> str | None:
@@ -193,7 +194,7 @@ def _unreached(registry: Registry, jobs: Iterable[Path], limit: float) -> Iterat
     kept |= young | _above(registry, young)
     yield from (path for identity, path in manifests.items() if identity not in kept or identity in young)
     stems = {identity.removeprefix("sha256:") for identity in kept}
-    objects = {registry.object_path(stored) for i in sorted(kept) for stored in objects_of(registry.by_id(i, i))}
+    objects = {registry.object_path(stored) for i in sorted(kept) for stored in registry.by_id(i, i).objects}
     for beside in ("records", "claims"):
         yield from (p for p in sorted((registry.root / beside).glob("*.json")) if p.stem not in stems)
     yield from (p for p in sorted((registry.root / "results").glob("*/")) if p.name not in stems)

@@ -15,7 +15,7 @@ from robustkt.registry.files import TEMPORARY
 from robustkt.registry.measurements import Result, checked
 from robustkt.registry.refs import Refs
 from robustkt.registry.seal import unsealed
-from robustkt.registry.store import MARKER, MEASURE, Registry, objects_of
+from robustkt.registry.store import MARKER, MEASURE, Registry
 
 QUARANTINE = "quarantine"  # where `repair` puts what is damaged
 KNOWN = {MARKER, refs_file.FILE, "lock", "lock.owner", "README.md", ".gitignore", ".gitattributes"}
@@ -98,7 +98,7 @@ def _generations(registry: Registry, named: Mapping[str, str], needed: set[str])
         except RobustKTError as error:
             yield Finding(error.what, path)
             continue
-        needed.update(objects_of(generation), generation.parents.values())
+        needed.update(generation.objects, generation.parents.values())
         yield from _links(registry, generation)
         if identity not in named:
             nameless.append((identity, path))
@@ -111,7 +111,7 @@ def _links(registry: Registry, generation: Generation) -> Iterator[Finding]:
     for role, parent in sorted(generation.parents.items()):
         if not registry.manifest_path(parent).is_file():
             yield Finding(f"the {role} of {generation.name} is missing", registry.manifest_path(parent))
-    for stored in objects_of(generation):
+    for stored in generation.objects:
         if not registry.object_path(stored).is_file():
             yield Finding(f"an object of {generation.name} is missing", registry.object_path(stored))
     record = registry.record_path(generation.id)

@@ -1,0 +1,64 @@
+"""What is in an adapter, as numbers: bound to its base, mixed with others, put into the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from robustkt.errors import IntegrityError
+
+NONE = "none"  # the kind of domains that share every parameter, which is what adapters are compared with
+LOW_RANK = (".lora_A", ".lora_B")
+
+
+def mixed(adapters: Mapping[str, Mapping[str, Tensor]], shares: Mapping[str, Fraction]) -> dict[str, Tensor]:
+    """Σ share·adapter, an adversarial model soup (arXiv:2210.04886), in float64 and in the order of the names.
+
+    One adapter with the share 1 comes out bit for bit.
+
+    Raises:
+        IntegrityError: the adapters do not hold the same tensors.
+    """
+    used = [name for name in sorted(shares) if shares[name]]
+    first = adapters[used[0]]
+    for name in used[1:]:
+        other = adapters[name]
+        if {k: v.shape for k, v in first.items()} != {k: v.shape for k, v in other.items()}:
+            raise IntegrityError(f"the adapters {used[0]} and {name} do not hold the same tensors", "Mix others.")
+    if len(used) == 1 and shares[used[0]] == 1:
+        return dict(first)
+    return {key: _sum([(float(shares[name]), adapters[name][key]) for name in used]) for key in first}
+
+
+def _sum(parts: list[tuple[float, Tensor]]) -> Tensor:
+    values = [value for _, value in parts]
+    if not values[0].is_floating_point():  # a counter of BatchNorm
+        return torch.stack(values).amax(dim=0)
+    total = sum(share * value.double() for share, value in parts)
+    return torch.as_tensor(total).to(values[0].dtype)
+
+
+def merged(base: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the plain network in one mode: the adapter's tensors in the place of the base's.
+
+    Pairs `NAME.lora_A` (r, in), `NAME.lora_B` (out, r) are added to `NAME.weight` as B·A.
+
+    Raises:
+        IntegrityError: half of such a pair, or one for a weight that is not there.
+    """
+    whole = dict(base)
+    for key, value in adapter.items():
+        if key.endswith(LOW_RANK):
+            continue
+        whole[key] = value
+    for key in (key for key in adapter if key.endswith(LOW_RANK)):
+        layer = key.rpartition(".")[0]
+        a, b = (adapter.get(f"{layer}{end}") for end in LOW_RANK)
+        weight = base.get(f"{layer}.weight")
+        if a is None or b is None or weight is None or (b.shape[0], a.shape[1]) != tuple(weight.shape):
+            raise IntegrityError(f"the adapter of {layer} is not whole", "Restore it from a copy.")
+        whole[f"{layer}.weight"] = weight + b @ a
+    return whole

@@ -1,0 +1,297 @@
+"""The curve of an adversarial soup: what each mixture keeps, clean and under attack, and which one to take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustkt import data as datasets
+from robustkt import mixture, soup
+from robustkt.api.evaluating import evaluate
+from robustkt.api.judging import slice_of
+from robustkt.api.loading import load_data, load_network, pick_device, ready
+from robustkt.api.souping import soup_make
+from robustkt.attacks import named
+from robustkt.core import ThreatModel
+from robustkt.errors import UsageError
+from robustkt.evaluate import ALGORITHM, attacked
+from robustkt.generation import Generation, check_name
+from robustkt.mixture import CLEAN, ROBUST
+from robustkt.numbers import canonical, counted, digest, exact, fraction, wilson
+from robustkt.progress import Progress, Silent
+from robustkt.registry import Registry
+from robustkt.registry.files import append_synced, write_atomic
+
+PICTURES = (".png", ".svg", ".pdf")
+MOST_POINTS = 201
+BETAS = "0:1:0.1"
+
+
+def soup_sweep(
+    generation: str = "@latest",
+    *,
+    betas: str = BETAS,
+    attacks: Sequence[str] = ("pgd-sat",),
+    eps: str | float | Fraction | None = None,
+    split: str = "held-out",
+    max_images: int = 1_000,
+    seed: int = 0,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    registry: Registry | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Clean accuracy and accuracy under attack of φ_β = (1 − β)·φ_clean + β·φ_robust for each β (2210.04886).
+
+    Each mixture is attacked through itself. By default on held-out images of the training data, on which a β may be
+    chosen; an interrupted sweep continues.
+
+    Args:
+        generation: one with the adapters `clean` and `robust`.
+        betas: `FIRST:LAST:STEP`, or `B,…`, between 0 and 1.
+        attacks: names of the attacks catalog; an image counts as robust if it withstands all.
+        eps: in [0, 1] pixel units; the generation's own by default.
+        split: held-out or test.
+        max_images: at most so many images.
+        seed: of the attacks.
+        out: also draw the curve there, as PNG, SVG or PDF.
+        data_dir: where named data sets lie.
+        registry: the nearest one by default.
+        device: auto, cpu, cuda or mps.
+        fresh: start over instead of continuing.
+        progress: where to report.
+
+    Returns:
+        generation, id, split, images, attacks, norm, eps, file, points [{beta, clean_accuracy, clean_interval,
+        robust_accuracy, robust_interval}].
+
+    Raises:
+        UsageError: no such β, split or picture, or a generation without the two adapters.
+        RobustKTError: anything else the user can fix.
+    """
+    registry, progress = registry or Registry.locate(), progress or Silent()
+    if out is not None and out.suffix.lower() not in PICTURES:
+        raise UsageError(f"cannot draw a '{out.suffix}'", f"Name a file that ends in {', '.join(PICTURES)}.")
+    if split not in ("held-out", "test"):
+        raise UsageError(f"there is no split {split}", "Take held-out, or test to report and not to choose.")
+    if max_images < 1:
+        raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
+    found = two_modes(registry, generation)
+    steps = read_betas(betas)
+    wanted = [named(text).name for text in attacks]
+    dataset = load_data(registry, found, None, data_dir)
+    images = slice_of(dataset.held_out if split == "held-out" else dataset.test, max_images)
+    norm, own = found.recipe.threat or ("linf", Fraction(8, 255))
+    threat = ThreatModel(norm, own if eps is None else fraction(eps, "eps"))  # type: ignore[arg-type]
+    curve = Curve(registry, found, images, pick_device(device), progress)
+    asked = {
+        "split": split, "attacks": wanted, "norm": threat.norm, "eps": exact(threat.eps), "seed": seed,
+        "data": dataset.spec.fingerprint, "images": len(images),
+    }  # fmt: skip
+    points = curve.points(steps, wanted, threat, asked, seed=seed, fresh=fresh)
+    result = {
+        "generation": found.name, "id": found.id, **{key: asked[key] for key in asked if key not in ("data", "seed")},
+        "file": str(out) if out else None, "points": points,
+    }  # fmt: skip
+    if out is not None:
+        from robustkt import report
+
+        write_atomic(out, report.tradeoff(points, f"{found.name}, {threat}", out.suffix.lower()[1:]))
+    return result
+
+
+def soup_pick(
+    generation: str = "@latest",
+    *,
+    min_clean: float | None = None,
+    max_robust: bool = False,
+    for_shift: str | None = None,
+    betas: str = BETAS,
+    attacks: Sequence[str] = ("pgd-sat",),
+    max_images: int = 1_000,
+    seed: int = 0,
+    name: str | None = None,
+    data_dir: Path | None = None,
+    registry: Registry | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Choose β on images that are not the test set's, and report the choice on the test set.
+
+    Args:
+        generation: one with the adapters `clean` and `robust`.
+        min_clean: the most robust mixture with at least this clean accuracy on held-out images.
+        max_robust: the most robust mixture on held-out images.
+        for_shift: a few labelled images of a shifted domain (a folder, an `.npz`, a named set): the mixture that is
+            most accurate on them.
+        betas: the mixtures to choose from, as in `soup_sweep`.
+        attacks: of the choice and of the report.
+        max_images: at most so many images.
+        seed: of the attacks.
+        name: also make the soup, under this name.
+        data_dir: where named data sets lie.
+        registry: the nearest one by default.
+        device: auto, cpu, cuda or mps.
+        fresh: measure again.
+        progress: where to report.
+
+    Returns:
+        generation, id, beta, mode (`GEN@beta=…`), chosen_by, chosen_on (what and how many images), points, test
+        {clean_accuracy, attacks, worst}, made (the soup's name, or None).
+
+    Raises:
+        UsageError: not exactly one way to choose.
+        RobustKTError: no mixture is accurate enough, or anything else the user can fix.
+    """
+    if [min_clean is not None, max_robust, for_shift is not None].count(True) != 1:
+        raise UsageError("soup pick takes one of --min-clean, --max-robust and --for-shift", "Add --max-robust, say.")
+    if min_clean is not None and not 0 <= min_clean <= 1:
+        raise UsageError(f"--min-clean must lie between 0 and 1, not {min_clean}", "For instance --min-clean 0.9.")
+    if name is not None:
+        check_name(name)
+    registry, progress = registry or Registry.locate(), progress or Silent()
+    common: dict[str, Any] = {"registry": registry, "device": device, "data_dir": data_dir, "progress": progress}
+    if for_shift is None:
+        swept = soup_sweep(
+            generation, betas=betas, attacks=attacks, max_images=max_images, seed=seed, fresh=fresh, **common
+        )
+        points, images = swept["points"], f"{counted(swept['images'], 'held-out image')}"
+        point = soup.chosen(points, "robust_accuracy", min_clean=min_clean)
+        why = "robust accuracy" + (
+            f" with a clean accuracy of at least {min_clean:.1%}" if min_clean is not None else ""
+        )
+    else:
+        found = two_modes(registry, generation)
+        shifted = datasets.load(for_shift, data_dir=data_dir, image_size=found.recipe.data.shape[-1])
+        datasets.check_fits(found.recipe.data, shifted.spec, who=found.name)
+        parts = [shifted.train, shifted.held_out, shifted.test]
+        whole = datasets.Split(torch.cat([s.x for s in parts]), torch.cat([s.y for s in parts]))
+        labelled = slice_of(whole, max_images)
+        asked = {"data": shifted.spec.fingerprint, "images": len(labelled), "attacks": []}
+        curve = Curve(registry, found, labelled, pick_device(device), progress)
+        points = curve.points(read_betas(betas), [], None, asked, seed=seed, fresh=fresh)
+        point, why = soup.chosen(points, "clean_accuracy"), "accuracy on the shifted images"
+        images = f"{counted(len(labelled), 'image')} of {for_shift}"
+    found = two_modes(registry, generation)
+    shares = mixture.parse(f"beta={point['beta']!r}", found.adapters, found.name)
+    mode = f"{found.name}@{mixture.spelled(shares)}"
+    test = evaluate(mode, attacks=attacks, max_images=max_images, seed=seed, fresh=fresh, **common)
+    made = soup_make([found.name], adapters=mixture.spelled(shares), name=name, **common) if name is not None else None
+    return {
+        "generation": found.name, "id": found.id, "beta": point["beta"], "mode": mode, "chosen_by": why,
+        "chosen_on": images, "points": points,
+        "test": {key: test[key] for key in ("images", "clean_accuracy", "attacks", "worst")},
+        "made": made["generation"] if made else None,
+    }  # fmt: skip
+
+
+def two_modes(registry: Registry, generation: str) -> Generation:
+    """A generation with the adapters between which β goes.
+
+    Raises:
+        UsageError: it has others, or none.
+    """
+    found = registry.get(generation)
+    if set(found.adapters) != {CLEAN, ROBUST}:
+        has = f"the modes {', '.join(sorted(found.adapters))}" if found.adapters else "one mode"
+        raise UsageError(
+            f"{found.name} has {has}: β mixes adapters called {CLEAN} and {ROBUST}",
+            "Train one with `--method cotraining` or `--method dualrslad`.",
+        )
+    return found
+
+
+def read_betas(text: str) -> list[Fraction]:
+    """`0:1:0.1` (both ends among them) or `0,0.3,1`.
+
+    Raises:
+        UsageError: not such a text, a β outside [0, 1], or too many.
+    """
+    if ":" in text:
+        parts = [fraction(part, "beta") for part in text.split(":")]
+        if len(parts) != 3 or parts[2] <= 0 or parts[1] < parts[0]:
+            raise UsageError(f"--beta {text} is not FIRST:LAST:STEP", f"Write {BETAS}.")
+        first, last, step = parts
+        count = (last - first) // step + 1
+        betas = [first + k * step for k in range(min(count, MOST_POINTS + 1))]
+    else:
+        betas = sorted({fraction(part, "beta") for part in text.split(",")})
+    if not all(0 <= beta <= 1 for beta in betas):
+        raise UsageError(f"every β of {text} must lie between 0 and 1", f"Write {BETAS}.")
+    if len(betas) > MOST_POINTS:
+        raise UsageError(f"--beta {text} names more than {MOST_POINTS} mixtures", "Take a larger step.")
+    return betas
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mixtures of one generation's two adapters on one set of images."""
+
+    registry: Registry
+    found: Generation
+    images: datasets.Split
+    device: torch.device
+    progress: Progress
+
+    def points(
+        self,
+        betas: Sequence[Fraction],
+        attacks: Sequence[str],
+        threat: ThreatModel | None,
+        asked: Mapping[str, Any],
+        *,
+        seed: int,
+        fresh: bool,
+    ) -> list[dict[str, Any]]:
+        """A point a β; those that an interrupted sweep has measured are kept in its job."""
+        key = digest(canonical([self.found.id, dict(asked), ALGORITHM, self.device.type]))[7:23]
+        folder = self.registry.job_path("soup", key)
+        with self.registry.working(folder, "this very sweep", [self.found.id], fresh=fresh):
+            path = folder / "points.jsonl"
+            known = _known(path)
+            if known:
+                self.progress.note(f"continuing an interrupted sweep: {counted(len(known), 'point')} there")
+            with self.progress.bar(f"sweeping {self.found.name}", len(betas)) as bar:
+                for beta in betas:
+                    if exact(beta) not in known:
+                        known[exact(beta)] = point = self._point(beta, attacks, threat, seed)
+                        append_synced(path, canonical([exact(beta), point]) + b"\n")
+                    bar.advance(1, f"β {exact(beta)}")
+            return [known[exact(beta)] for beta in betas]
+
+    def _point(self, beta: Fraction, attacks: Sequence[str], threat: ThreatModel | None, seed: int) -> dict[str, Any]:
+        network = load_network(self.registry, self.found.in_mode(f"beta={exact(beta)}"))
+        ball = threat or ThreatModel("linf", Fraction(1, 255))
+        told = attacked(
+            ready(network, self.device, "fp32"), self.images, ball, ["clean", *attacks], seed=seed, device=self.device
+        )
+        count, right = len(self.images), told[0].right
+        point: dict[str, Any] = {"beta": float(beta), **_accuracy("clean", int(right.sum()), count)}
+        if attacks:
+            for one in told:
+                right = right & one.right
+            point |= _accuracy("robust", int(right.sum()), count)
+        return point
+
+
+def _accuracy(kind: str, right: int, count: int) -> dict[str, Any]:
+    return {f"{kind}_accuracy": right / count, f"{kind}_interval": list(wilson(right, count))}
+
+
+def _known(path: Path) -> dict[str, dict[str, Any]]:
+    """The points of an interrupted sweep; a torn last line is measured again."""
+    known: dict[str, dict[str, Any]] = {}
+    for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
+        if line.endswith("\n"):
+            beta, point = json.loads(line)
+            known[beta] = point
+    return known

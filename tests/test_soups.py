@@ -1,0 +1,336 @@
+"""Two-mode generations from training to soups: modes measured apart, mixtures stored, choices off the test set."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robustkt import api, soup
+from robustkt import data as datasets
+from robustkt.api import sweeping
+from robustkt.api.loading import load_network
+from robustkt.api.modes import read_adapter, state_of
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
+from robustkt.registry import Registry
+from tests.conftest import Ran
+from tests.stores import damage
+
+Cli = Callable[..., Ran]
+SHORT = {"epochs": 1, "batch_size": 128, "steps": 2, "eps": "0.1"}
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """two (clean, robust) → one, other fine-tuned from it → retro, adapters on one; noisy with σ-adapters."""
+    registry = Registry(tmp_path_factory.mktemp("kitchen") / "registry")
+    common: dict[str, Any] = {"arch": "smallcnn", "data": "digits", "registry": registry, "device": "cpu"}
+    api.train(method="cotraining", name="two", given={**SHORT, "epochs": 4}, **common)
+    api.train(method="sat", name="one", given=SHORT, init="two", **common)
+    api.train(method="sat", name="other", given=SHORT, init="two", seed=1, **common)
+    api.train(method="cotraining", name="retro", given={**SHORT, "frozen": True}, init="one", **common)
+    noise = {"sigma": "0.25", "sigmas": "0.12,0.25", "epochs": 1, "batch_size": 128}
+    api.train(method="sigmaadapters", name="noisy", given=noise, **common)
+    return registry
+
+
+def test_what_is_stored(kitchen: Registry) -> None:
+    two = kitchen.get("two")
+    assert (two.format, two.mode, set(two.adapters)) == (2, "robust", {"clean", "robust"})
+    assert damage(kitchen) == []
+    base = state_of(kitchen, kitchen.mode("two@clean"))
+    network = load_network(kitchen, kitchen.mode("two@robust"))
+    assert base.keys() == network.state_dict().keys()
+    record = kitchen.record(two.id)
+    assert 0 < record["adapter_parameters"] < record["parameters"] / 20
+    assert set(two.objects) >= set(two.adapters.values())
+    assert api.gc(grace="0", registry=kitchen)["files"] == []
+    assert kitchen.get("one").format == 1
+
+
+def test_a_generation_without_adapters_has_the_manifest_it_always_had(kitchen: Registry) -> None:
+    assert not {"adapters", "last_adapters", "mode", "shares"} & set(kitchen.get("one").content())
+
+
+def test_retrofitting_keeps_the_base(kitchen: Registry) -> None:
+    one, retro = kitchen.get("one"), kitchen.get("retro")
+    assert retro.weights == retro.last_weights == one.weights, "the very same object"
+    assert retro.parents == {"init": one.id}
+    clean, robust = (state_of(kitchen, kitchen.mode(f"retro@{mode}")) for mode in ("clean", "robust"))
+    old = state_of(kitchen, one)
+    changed = {key for key in old if not torch.equal(clean[key], robust[key])}
+    assert changed
+    assert all(".bn" in key or "norm" in key or key.split(".")[-1] in ("weight", "bias") for key in changed)
+    assert {key for key in old if not torch.equal(old[key], robust[key])} <= changed | {
+        key for key in old if not torch.equal(old[key], clean[key])
+    }
+    with pytest.raises(UsageError, match="only adapters are trained, on a network that is there"):
+        api.train(
+            method="cotraining", arch="smallcnn", data="digits", given={**SHORT, "frozen": True}, registry=kitchen
+        )
+    with pytest.raises(UsageError, match="do not fit resnet8"):
+        api.train(method="sat", arch="resnet8", data="digits", given=SHORT, init="one", registry=kitchen)
+
+
+def test_swapped_and_foreign_adapters_are_refused(kitchen: Registry) -> None:
+    two, retro = kitchen.get("two"), kitchen.get("retro")
+    swapped = kitchen.object(two.adapters["clean"])
+    with pytest.raises(IntegrityError, match="belongs to another base"):
+        read_adapter(swapped, base=retro.weights, domain="clean", who="retro")
+    with pytest.raises(IntegrityError, match="is that of clean"):
+        read_adapter(swapped, base=two.weights, domain="robust", who="two")
+
+
+def test_each_mode_has_measurements_of_its_own(kitchen: Registry) -> None:
+    common: dict[str, Any] = {"attacks": ["pgd-sat"], "max_images": 40, "registry": kitchen, "device": "cpu"}
+    default, robust = (api.evaluate(name, **common) for name in ("two", "two@robust"))
+    assert robust["reused"], "the default mode is the robust one"
+    clean = api.evaluate("two@clean", **common)
+    assert not clean["reused"]
+    assert clean["generation"] == "two@clean"
+    same = api.evaluate("two@beta=0", **common)
+    assert same["reused"], "one spelling, one measurement"
+    assert same["attacks"] == clean["attacks"]
+    keys = {r.content["settings"]["domain"]: r.key for r in kitchen.results(kitchen.get("two").id, "evaluation")}
+    assert set(keys) == {"robust", "clean"}
+    told = api.compare("two@clean", "two@robust", registry=kitchen)
+    assert told["comparisons"], "measured alike: the mode decides neither images nor attack"
+    assert default["attacks"]["pgd-sat"]["accuracy"] == next(
+        f["second"] for c in told["comparisons"] for f in c["figures"] if c["kind"] == "pgd-sat"
+    )
+
+
+def test_a_certificate_belongs_to_its_mode(kitchen: Registry) -> None:
+    common: dict[str, Any] = {"n": 100, "n0": 10, "max_images": 10, "registry": kitchen, "device": "cpu"}
+    told = api.certify("noisy", mode="fixed", **common)
+    assert told["sigma"] == 0.25
+    other = api.certify("noisy@sigma0.12", mode="fixed", **common)
+    assert other["sigma"] == 0.12, "of a domain of noise its own σ"
+    assert api.audit_generation("noisy", images=4, n=50, seed=0, registry=kitchen, device="cpu")["problems"] == []
+    assert api.list_generations(kitchen)["generations"][-1]["certified"]["sigma"] == "0.25"
+
+
+def test_modes_where_a_whole_generation_is_meant(kitchen: Registry) -> None:
+    for act in (lambda: kitchen.get("two@clean"), lambda: api.rm(["two@clean"], registry=kitchen)):
+        with pytest.raises(UsageError, match="names one mode; here a generation is meant"):
+            act()
+    with pytest.raises(NotFoundError, match="one has no modes"):
+        kitchen.mode("one@clean")
+    assert kitchen.mode("@latest").name == kitchen.get("@latest").name
+    assert kitchen.mode("@latest@sigma0.12").name.endswith("@sigma0.12")
+
+
+# -- soups -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_ends_of_the_curve_are_the_adapters(kitchen: Registry) -> None:
+    for beta, mode in ((0, "clean"), (1, "robust")):
+        made = api.soup_make(["two"], adapters=f"beta={beta}", registry=kitchen, device="cpu")
+        found, expected = (
+            state_of(kitchen, one) for one in (kitchen.get(made["generation"]), kitchen.mode(f"two@{mode}"))
+        )
+        assert all(found[key].numpy().tobytes() == expected[key].numpy().tobytes() for key in expected)
+
+
+def test_an_adapter_soup_is_a_generation(kitchen: Registry) -> None:
+    made = api.soup_make(["two"], adapters="clean=.3,robust=.7", name="third", registry=kitchen, device="cpu")
+    third, two = kitchen.get("third"), kitchen.get("two")
+    assert third.parents == {"soup.0": two.id, "soup.1": two.id}
+    assert third.recipe.threat == two.recipe.threat
+    assert made["created"]
+    assert not api.soup_make(["two"], adapters="beta=.7", registry=kitchen, device="cpu")["created"], "the same soup"
+    mixed, clean, robust = (state_of(kitchen, kitchen.mode(one)) for one in ("third", "two@clean", "two@robust"))
+    for key, value in mixed.items():
+        if value.is_floating_point():
+            expected = 0.3 * clean[key].double() + 0.7 * robust[key].double()
+            torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-6)
+    rows = {row["generation"] for row in api.lineage("two", registry=kitchen)["generations"]}
+    assert "third" in rows
+    assert damage(kitchen) == []
+
+
+def test_a_soup_does_not_depend_on_order_or_hash_seed(kitchen: Registry) -> None:
+    code = (
+        "import sys; from pathlib import Path; from robustkt import api; from robustkt.registry import Registry\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "registry = Registry(Path(sys.argv[1]))\n"
+        "print(api.soup_make(sys.argv[2:], registry=registry, device='cpu')['id'])\n"
+    )
+    seen = set()
+    for seed, order in (("1", ["one", "other"]), ("2", ["other", "one"])):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, str(kitchen.root), *order],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        seen.add(ran.stdout)
+    assert len(seen) == 1
+
+
+def test_statistics_are_those_of_the_averaged_network(kitchen: Registry) -> None:
+    """A float64 check of the estimation: the mean over batches of each channel's mean and unbiased variance."""
+    network = load_network(kitchen, kitchen.get("one"))
+    images = datasets.load("digits").train
+    used = soup.reestimate(network, images, sigma=None, seed=0, device=torch.device("cpu"))
+    assert used == len(images) // 128 * 128
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    before: list[torch.Tensor] = []
+    handle = first.register_forward_pre_hook(lambda module, inputs: before.append(inputs[0].double()))
+    for start in range(0, used, 128):
+        network(images.x[start : start + 128].float() / 255)
+    handle.remove()
+    mean = torch.stack([x.mean((0, 2, 3)) for x in before]).mean(0)
+    variance = torch.stack([x.var((0, 2, 3)) for x in before]).mean(0)
+    torch.testing.assert_close(first.running_mean.double(), mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(first.running_var.double(), variance, atol=1e-5, rtol=1e-4)
+    assert not network.training
+
+
+def test_strangers_are_not_mixed(kitchen: Registry) -> None:
+    with pytest.raises(RobustKTError, match="not fine-tuned from a common ancestor") as error:
+        api.soup_make(["one", "noisy"], registry=kitchen, device="cpu")
+    assert "--init" in error.value.fix
+    assert "--unrelated" in error.value.fix
+    made = api.soup_make(["one", "noisy"], unrelated=True, name="odd", registry=kitchen, device="cpu")
+    assert made["reestimated"] > 0
+    with pytest.raises(UsageError, match="named twice"):
+        api.soup_make(["one", "one"], registry=kitchen)
+    for shares in ("1,0", ".5,.6", "1"):
+        with pytest.raises(UsageError, match="add up to 1"):
+            api.soup_make(["one", "other"], shares=shares, registry=kitchen)
+    with pytest.raises(UsageError, match="what the soup is made of"):
+        api.soup_make(["two"], registry=kitchen)
+
+
+def test_greedy_keeps_only_what_helps(kitchen: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([0.5, 0.7, 0.6, 0.8, 0.75])  # alone: three; then with the next best, then with the last
+    monkeypatch.setattr("robustkt.api.souping.judge", lambda *a: ("it", lambda network: next(told)))
+    made = api.soup_make(["one", "other", "two"], greedy=True, registry=kitchen, device="cpu", max_images=10)
+    assert [part["share"] for part in made["ingredients"]] == ["0.5", "0.5"]
+    order = sorted((kitchen.mode(n) for n in ("one", "other", "two")), key=lambda g: g.network())
+    assert {part["generation"] for part in made["ingredients"]} == {order[1].name, order[2].name}
+
+
+def test_a_sweep_attacks_each_mixture_through_itself(kitchen: Registry, tmp_path: Path) -> None:
+    picture = tmp_path / "curve.png"
+    common: dict[str, Any] = {"registry": kitchen, "device": "cpu", "max_images": 60}
+    told = api.soup_sweep("two", betas="0:1:0.5", split="test", out=picture, **common)
+    assert [point["beta"] for point in told["points"]] == [0, 0.5, 1]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for point, mode in zip(told["points"], ("two@clean", "two@beta=0.5", "two@robust"), strict=True):
+        same = api.evaluate(mode, attacks=["pgd-sat"], **common)
+        assert point["clean_accuracy"] == same["clean_accuracy"]
+        assert point["robust_accuracy"] == same["worst"]["accuracy"]
+        low, high = point["robust_interval"]
+        assert low <= point["robust_accuracy"] <= high
+
+
+def test_an_interrupted_sweep_continues(kitchen: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    common: dict[str, Any] = {"betas": "0,0.25,1", "max_images": 30, "seed": 7, "registry": kitchen, "device": "cpu"}
+    real, calls = sweeping.Curve._point, []
+
+    def point(self: sweeping.Curve, beta: Fraction, *rest: Any) -> dict[str, Any]:
+        calls.append(beta)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, beta, *rest)
+
+    monkeypatch.setattr(sweeping.Curve, "_point", point)
+    with pytest.raises(KeyboardInterrupt):
+        api.soup_sweep("two", **common)
+    told = api.soup_sweep("two", **common)
+    assert calls == [0, Fraction(1, 4), Fraction(1, 4), 1]
+    assert told["points"] == api.soup_sweep("two", **common)["points"]
+
+
+def test_a_choice_is_made_off_the_test_set(kitchen: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[datasets.Split] = []
+    real = sweeping.Curve.points
+    monkeypatch.setattr(
+        sweeping.Curve, "points", lambda self, *a, **k: (seen.append(self.images), real(self, *a, **k))[1]
+    )
+    picked = api.soup_pick(
+        "two", max_robust=True, betas="0:1:0.5", max_images=50, name="served", registry=kitchen, device="cpu"
+    )
+    held_out = {row.tobytes() for row in datasets.load("digits").held_out.x.numpy()}
+    assert all(row.tobytes() in held_out for row in seen[0].x.numpy())
+    assert picked["made"] == "served"
+    assert (
+        picked["mode"] == f"two@{'clean' if picked['beta'] == 0 else 'robust' if picked['beta'] == 1 else 'beta=0.5'}"
+    )
+    best = max(point["robust_accuracy"] for point in picked["points"])
+    assert next(p for p in picked["points"] if p["beta"] == picked["beta"])["robust_accuracy"] == best
+
+
+def test_choosing() -> None:
+    points = [
+        {"beta": 0.0, "clean_accuracy": 0.99, "robust_accuracy": 0.1},
+        {"beta": 0.5, "clean_accuracy": 0.95, "robust_accuracy": 0.6},
+        {"beta": 0.7, "clean_accuracy": 0.94, "robust_accuracy": 0.6},
+        {"beta": 1.0, "clean_accuracy": 0.8, "robust_accuracy": 0.7},
+    ]
+    assert soup.chosen(points, "robust_accuracy")["beta"] == 1
+    assert soup.chosen(points, "robust_accuracy", min_clean=0.9)["beta"] == 0.5
+    assert soup.chosen(points, "clean_accuracy")["beta"] == 0
+    with pytest.raises(RobustKTError, match=r"no mixture has a clean accuracy of 99\.5%; the highest is 99\.0%"):
+        soup.chosen(points, "robust_accuracy", min_clean=0.995)
+
+
+def test_a_shift_chooses_by_a_few_labelled_images(kitchen: Registry, tmp_path: Path) -> None:
+    digits = datasets.load("digits")
+    x, y = digits.test.x[:40].numpy(), digits.test.y[:40].numpy()
+    path = tmp_path / "shifted.npz"
+    np.savez(path, train_images=255 - x[:20, 0], train_labels=y[:20], test_images=255 - x[20:, 0], test_labels=y[20:])
+    picked = api.soup_pick("two", for_shift=str(path), betas="0,1", max_images=40, registry=kitchen, device="cpu")
+    assert picked["chosen_on"] == f"40 images of {path}"
+    assert "robust_accuracy" not in picked["points"][0]
+    accuracy = {point["beta"]: point["clean_accuracy"] for point in picked["points"]}
+    assert accuracy[picked["beta"]] == max(accuracy.values())
+
+
+@pytest.mark.parametrize("text", ["0:1", "0:1:0", "1:0:.1", "0:2:.5", "-1,0", "0:1:0.001", "x"])
+def test_betas_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError):
+        sweeping.read_betas(text)
+
+
+def test_betas() -> None:
+    assert sweeping.read_betas("0:1:0.1") == [Fraction(k, 10) for k in range(11)]
+    assert sweeping.read_betas("1,0.3,0.3") == [Fraction(3, 10), 1]
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_commands(cli: Cli, kitchen: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = ("--registry", kitchen.root)
+    ran = cli("soup", "sweep", "two", "--beta", "0,1", "--max-images", "20", *where)
+    assert ran.code == 0, ran.err
+    assert "20 held-out images" in ran.out
+    ran = cli("soup", "sweep", "two", "--beta", "0,1", "--max-images", "20", "--json", *where)
+    assert [point["beta"] for point in json.loads(ran.out)["points"]] == [0, 1]
+    ran = cli("soup", "make", "two", "--adapters", "clean=.2,robust=.8", "--name", "typed", *where)
+    assert ran.out.startswith("typed = 0.2 · two@clean + 0.8 · two@robust")
+    ran = cli("soup", "pick", "two", "--min-clean", "0", "--beta", "0,1", "--max-images", "20", *where)
+    assert "has the highest robust accuracy with a clean accuracy of at least 0.0% on 20 held-out images" in ran.out
+    ran = cli("soup", "pick", "two", *where)
+    assert (ran.code, ran.err.splitlines()[0]) == (
+        2, "error: soup pick takes one of --min-clean, --max-robust and --for-shift",
+    )  # fmt: skip
+    ran = cli("soup", "sweep", "one", *where)
+    assert ran.err.startswith("error: one has one mode: β mixes adapters called clean and robust")
+    ran = cli("show", "two", *where)
+    assert "modes" in ran.out
+    assert "robust (default)" in ran.out
+    monkeypatch.chdir(tmp_path)
+    ran = cli("export", "two@clean", "--format", "safetensors", *where)
+    assert ran.code == 0, ran.err
