@@ -20,6 +20,7 @@ RESTORE = "Restore the file from a copy."
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+LATER = {"later": True}  # of a field that came after format 1: left out while it is None, so that old ids stay
 LATEST = "latest"  # @latest is no tag, and nobody's name
 
 Setting = str | int | float | bool | None
@@ -107,6 +108,7 @@ class Recipe:
     precision: str = "fp32"
     seed: int = 0
     world_size: int = 1
+    arch_version: str | None = field(default=None, metadata=LATER)  # "timm 1.0.19", of the library `arch` is taken from
 
     @property
     def sigma(self) -> Fraction | None:
@@ -209,7 +211,8 @@ def to_json(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {f.name: to_json(v) for f, v in fields.items() if not (v is None and f.metadata.get("later"))}
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     return [to_json(v) for v in value] if isinstance(value, (list, tuple)) else value

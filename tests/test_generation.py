@@ -107,7 +107,7 @@ def other_value(value: Any) -> Any:
     raise TypeError(value)
 
 
-FOR_NONE = {"image_size": 32, "arch_source": HASHES[5], "ema": 0.5, "clip": 1.0}
+FOR_NONE = {"image_size": 32, "arch_source": HASHES[5], "ema": 0.5, "clip": 1.0, "arch_version": "timm 1.0.19"}
 
 
 def variants(value: Any, path: str) -> Iterator[tuple[str, Any]]:

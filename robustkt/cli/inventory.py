@@ -97,7 +97,9 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         "generation": ", ".join(dict.fromkeys([result["generation"], *result["names"]])),
         "id": result["id"],
         "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
-        "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
+        "architecture": recipe["arch"]
+        + (f" of {recipe['arch_version']}" if recipe.get("arch_version") else "")
+        + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
         "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
         "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}, "
         f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}"
