@@ -16,7 +16,19 @@ PACKAGE = ROOT / "robustkt"
 LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "progress", "provenance"},
     {"core", "losses"},
-    {"registry", "metadata", "data", "models", "attacks", "certificates", "certlog", "noises", "schedules", "streams"}
+    {
+        "registry",
+        "metadata",
+        "data",
+        "corruptions",
+        "models",
+        "attacks",
+        "certificates",
+        "certlog",
+        "noises",
+        "schedules",
+        "streams",
+    }
     | {"foreignlog", "lattice", "logchecks", "paired"},
     {"imports", "exports", "objectives", "inference", "smooth", "votes", "card", "report", "checkpoint"},
     {"engine", "bench", "evaluate", "hub"},

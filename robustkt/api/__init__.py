@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from robustkt.api.pulling import pull
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.reproducing import reproduce
+    from robustkt.api.shifting import evaluate_corruptions
     from robustkt.api.training import distill, train
     from robustkt.api.upkeep import list_generations, show
 
@@ -41,6 +42,7 @@ __all__ = [
     "copy",
     "distill",
     "evaluate",
+    "evaluate_corruptions",
     "export",
     "gate",
     "gc",
@@ -75,6 +77,7 @@ _HOMES = {
     "copy": "copying",
     "distill": "training",
     "evaluate": "evaluating",
+    "evaluate_corruptions": "shifting",
     "export": "exporting",
     "gc": "keeping",
     "lineage": "descent",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustkt.cli.tables import Columns, duration, facts, percent
+from robustkt.cli.tables import Columns, duration, facts, percent, shift
 from robustkt.numbers import counted, number
 
 CLAIMED = "†"  # behind a figure that nobody has measured here
+NAMES = 16  # letters of the longest corruption's name
 SCREEN = 100  # rows of a list on a terminal; a pipe gets all
 
 if TYPE_CHECKING:
@@ -124,20 +125,43 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         sigma = f"σ {s['sigma']}, " if s["sigma"] else ""
         console.print(
             f"\n[bold]certificate[/bold]{noise}  {s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
-            f"{counted(f['images'], 'image')}: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
-            + _claim(c)
+            f"{counted(f['images'], 'image')}{shift(s)}: {radii}; ACR {f['acr']:.4f}, "
+            f"abstained {percent(f['abstain_rate'])}" + _claim(c)
         )
+    base = ", base network without noise" if "sigma" in recipe["settings"] else ""
     for e in result["evaluations"]:
+        if e["settings"].get("corruption"):
+            continue
         s, f = e["settings"], e["figures"]
         attacks = "  ".join(
             f"{name} {percent(a['accuracy'])}" + (" (smoothed)" if a.get("smoothed") else "")
             for name, a in f["attacks"].items()
         )
-        base = ", base network without noise" if "sigma" in recipe["settings"] else ""
         console.print(
             f"\n[bold]evaluation[/bold]  {s['norm']} {s['eps']}, {counted(s['images'], 'image')}{base}: {attacks}"
             + _claim(e)
         )
+    before = ""
+    for (done, name), figures in _corrupted(result["evaluations"]).items():
+        if done != before:
+            console.print(f"\n[bold]corrupted[/bold]  {done}{base}, by severity:")
+        by = "  ".join(f"{percent(value)} @{severity}" for severity, value in sorted(figures.items()))
+        console.print(f"  {name:<{NAMES}}  {by}")
+        before = done
+
+
+def _corrupted(evaluations: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+    """Evaluations under corruptions, a row each: what was done and the corruption -> severity -> accuracy."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for e in evaluations:
+        s, figures = e["settings"], e["figures"]
+        if s.get("corruption"):
+            name, _, severity = s["corruption"].partition(":")
+            attacks = [attack for attack in figures["attacks"] if attack != "clean"]
+            under = f"worst of {', '.join(attacks)}, {s['norm']} {s['eps']}" if attacks else "no attack"
+            told = f"{counted(s['images'], 'image')}, {under}"
+            rows.setdefault((told + _claim(e), name), {})[severity] = figures["worst"]["accuracy"]
+    return dict(sorted(rows.items()))
 
 
 def _claim(result: Mapping[str, Any]) -> str:
