@@ -254,20 +254,30 @@ class Trainer:
 
 def sgd(student: nn.Module, training: Training) -> torch.optim.SGD:
     """SGD over the parameters; weight decay on matrices and kernels only unless `decay_norm`, on adapters never."""
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    own = adapters.own_parameters(student)
-    decayed = [p for p in parameters if p not in own and (p.dim() > 1 or training.decay_norm)]
-    kept = set(decayed)
-    groups = [
-        {"params": decayed, "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p not in kept], "weight_decay": 0.0},
+    spared, own = undecayed(student), adapters.own_parameters(student)
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": training.weight_decay},
+        {"params": [], "weight_decay": 0.0},
     ]
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            weight = parameter.dim() > 1 and name not in spared
+            groups[parameter in own or not (weight or training.decay_norm)]["params"].append(parameter)
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=training.lr,
         momentum=training.momentum,
         nesterov=training.nesterov,
     )
+
+
+def undecayed(student: nn.Module) -> set[str]:
+    """Parameters that a network says are no weights, such as a ViT's position embeddings, by timm's convention."""
+    found = set()
+    for place, module in student.named_modules():
+        if callable(method := getattr(module, "no_weight_decay", None)):
+            found |= {f"{place}.{name}".removeprefix(".") for name in method()}
+    return found
 
 
 def all_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -24,6 +24,7 @@ DOMAIN = re.compile(r"[a-z][a-z0-9.]{0,30}")
 NOISY = "sigma"  # what domains of Gaussian noise begin with, before their σ
 MODAL = ("adapters", "last_adapters", "mode")  # written of generations with adapters only
 
+LATER = {"later": True}  # of a field that came after format 1: left out while it is None, so that old ids stay
 LATEST = "latest"  # @latest is no tag, and nobody's name
 
 Setting = str | int | float | bool | None
@@ -111,6 +112,7 @@ class Recipe:
     precision: str = "fp32"
     seed: int = 0
     world_size: int = 1
+    arch_version: str | None = field(default=None, metadata=LATER)  # "timm 1.0.19", of the library `arch` is taken from
 
     @property
     def sigma(self) -> Fraction | None:
@@ -249,7 +251,7 @@ def _check_values(generation: Generation, source: str) -> None:
         if value is not None and not HASH.fullmatch(value):
             raise IntegrityError(f"{source}: generation.{path} '{clip(value, 80)}' is not a SHA-256 hash", RESTORE)
     modes = set(generation.adapters)
-    if not modes == set(generation.last_adapters) or (generation.mode in modes) != bool(modes):
+    if modes != set(generation.last_adapters) or generation.mode not in (modes or {None}):
         raise IntegrityError(f"{source}: its adapters, those of the last epoch and its mode do not agree", RESTORE)
     if (generation.format == 1 and modes) or not all(DOMAIN.fullmatch(domain) for domain in modes):
         raise IntegrityError(f"{source}: it cannot have the adapters {clip(', '.join(sorted(modes)), 80)}", RESTORE)
@@ -266,7 +268,8 @@ def to_json(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {f.name: to_json(v) for f, v in fields.items() if not (v is None and f.metadata.get("later"))}
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     return [to_json(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -87,8 +87,11 @@ def check_ball(norm: str, eps: Fraction) -> None:
         )
 
 
-def wilson(right: int, of: int) -> list[float]:
-    """The 95 % Wilson interval of a share; exactly 0 at none and 1 at all, where floating point comes close only."""
+def wilson(right: float, of: int) -> list[float]:
+    """The 95 % Wilson interval of a share; exactly 0 at none and 1 at all, where floating point comes close only.
+
+    `right` may be a sum of shares in [0, 1], one an image: those vary less than zeros and ones of the same mean do.
+    """
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(right, of, method="wilson")

@@ -30,6 +30,13 @@ class Stream(Protocol):
         ...
 
 
+def philox(seed: int | str, key: int | str, chunk: int = 0) -> np.random.Generator:
+    """NumPy's generator whose stream depends on (seed, key, chunk) alone."""
+    words = np.frombuffer(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=16).digest(), dtype="<u8")
+    # the highest word of the counter: chunks are 2^192 blocks apart and can never meet
+    return np.random.Generator(np.random.Philox(key=words, counter=[0, 0, 0, chunk]))
+
+
 class HostStream:
     """NumPy's Philox4x64-10 (Salmon et al., SC'11): counter-based, its key the seed and image, its counter the chunk.
 
@@ -37,9 +44,7 @@ class HostStream:
     """
 
     def __init__(self, seed: int | str, key: int | str, chunk: int) -> None:
-        words = np.frombuffer(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=16).digest(), dtype="<u8")
-        # the highest word of the counter: chunks are 2^192 blocks apart and can never meet
-        self._rng = np.random.Generator(np.random.Philox(key=words, counter=[0, 0, 0, chunk]))
+        self._rng = philox(seed, key, chunk)
 
     def normal(self, out: Tensor) -> Tensor:
         """Fill `out` (contiguous, fp32) with standard normal numbers."""

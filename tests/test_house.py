@@ -23,6 +23,7 @@ LAYERS = [
         "models",
         "modes",
         "adapters",
+        "corruptions",
         "attacks",
         "certificates",
         "certlog",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustkt import inference, models
 from robustkt.catalog import ARCHITECTURES
+from robustkt.core import InPrecision
 from robustkt.generation import DataSpec
 from robustkt.models import Classifier, Normalize
 
@@ -34,7 +35,10 @@ def images(n: int = 3) -> Tensor:
     return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 0.5
 
 
-@pytest.mark.parametrize("arch", [a for a in ARCHITECTURES.names() if a not in ("resnet56", "resnet110")])
+LARGE = ("resnet56", "resnet110", "vit_s4")  # of small ones of their kind
+
+
+@pytest.mark.parametrize("arch", [a for a in ARCHITECTURES.names() if a not in LARGE])
 def test_a_folded_network_gives_the_same_logits(arch: str) -> None:
     if "wideresnet" in arch:
         arch = arch.partition("28")[0].partition("34")[0] + "10_1"
@@ -47,9 +51,26 @@ def test_a_folded_network_gives_the_same_logits(arch: str) -> None:
         torch.testing.assert_close(folded(images()), network(images()), rtol=1e-3, atol=1e-3)
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())
     norms = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) < sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    before_folding = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    assert len(norms) < before_folding or not before_folding
     if arch.startswith(("resnet", "mobilenet")):
         assert not norms
+    assert not any(isinstance(m, inference._Divide) for m in folded.modules()) or "preact" in arch or "wide" in arch
+
+
+@pytest.mark.parametrize("arch", ["vit_tiny", "resnet8_gn", "resnet8_ln"])
+def test_networks_without_batch_norm_are_the_same_in_bf16_and_channels_last(arch: str) -> None:
+    torch.manual_seed(0)
+    network = models.build(arch, COLOUR).eval()
+    with torch.inference_mode():
+        expected = network(images())
+        for other in (
+            inference.prepare(network, COLOUR.shape, CPU, "bf16"),
+            InPrecision(network, torch.bfloat16),
+        ):
+            torch.testing.assert_close(other(images()), expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
+        laid_out = network.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(laid_out(images()), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_border_of_a_convolution_stands_for_the_mean() -> None:

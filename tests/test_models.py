@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,9 +27,11 @@ from robustkt.models import (
     build,
     is_user_arch,
     known,
+    library_version,
     load_callable,
     read_source,
 )
+from robustkt.models._norms import Norm, group_norm, layer_norm
 
 NET = """
 from torch import nn
@@ -52,6 +55,8 @@ def spec(*shape: int, classes: int = 10) -> DataSpec:
 
 
 DIGITS = spec(1, 8, 8)
+TRANSFORMERS = [arch for arch in ARCHITECTURES.names() if arch.startswith("vit")]
+CONVOLUTIONAL = [arch for arch in ARCHITECTURES.names() if arch not in TRANSFORMERS]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,6 +105,11 @@ def message(arch: str, data: DataSpec = DIGITS) -> str:
         ("preactresnet18", 11_172_170),
         ("dmpreactresnet18", 12_548_426),
         ("dmwideresnet28_10", 36_479_194),
+        ("resnet20_gn", 272_474),  # a scale and an offset a channel, as batch norm
+        ("resnet20_ln", 272_474),
+        ("vit_tiny", 459_562),
+        ("vit_ti4", 5_362_762),  # 5.7 M of DeiT-Ti, arXiv:2012.12877, less what 16x16 patches and 1000 classes take
+        ("vit_s4", 21_342_346),  # 22 M of DeiT-S
     ],
 )
 def test_parameters_are_as_many_as_published(arch: str, parameters: int) -> None:
@@ -107,7 +117,7 @@ def test_parameters_are_as_many_as_published(arch: str, parameters: int) -> None
 
 
 @pytest.mark.parametrize("shapes", [[(1, 8, 8), (1, 28, 28)], [(3, 32, 32), (3, 9, 13), (3, 96, 96)]])
-@pytest.mark.parametrize("arch", ARCHITECTURES.names())
+@pytest.mark.parametrize("arch", CONVOLUTIONAL)
 def test_every_architecture_takes_every_shape(arch: str, shapes: list[tuple[int, ...]]) -> None:
     network = sketch(arch, *shapes[0])
     assert all(module.training for module in network.modules())
@@ -115,7 +125,95 @@ def test_every_architecture_takes_every_shape(arch: str, shapes: list[tuple[int,
         assert network(torch.zeros(3, *shape, device="meta")).shape == (3, 10)
 
 
-@pytest.mark.parametrize("arch", ["resnet8", "resnet20", "smallcnn", "mobilenetv2", "wideresnet10_1"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 12, 32), (3, 96, 96)])
+@pytest.mark.parametrize("arch", TRANSFORMERS)
+def test_a_transformer_is_built_for_one_size(arch: str, shape: tuple[int, ...]) -> None:
+    network = sketch(arch, *shape)
+    assert network(torch.zeros(3, *shape, device="meta")).shape == (3, 10)
+    patches = shape[1] // 4 * (shape[2] // 4)
+    assert network.network.get_parameter("pos_embed").shape[:2] == (1, 1 + patches)
+    assert network.network.get_parameter("cls_token").shape == (1, 1, network.network.get_submodule("head").in_features)
+
+
+@pytest.mark.parametrize(("shape", "side"), [((3, 9, 13), 16), ((3, 30, 32), 32), ((1, 28, 30), 32)])
+def test_patches_that_do_not_divide_the_image_are_not_padded_in_silence(shape: tuple[int, ...], side: int) -> None:
+    said = message("vit_tiny", spec(*shape))
+    assert said == (f"patches of 4x4 do not divide images of {shape[2]}x{shape[1]}\nResize them: --image-size {side}.")
+
+
+@pytest.mark.parametrize("global_pool", ["avg", "token"])
+def test_a_vit_is_timms_with_a_mean_of_the_patches(global_pool: str) -> None:
+    vits = pytest.importorskip("timm.models.vision_transformer")
+    torch.manual_seed(0)
+    ours = build("vit_tiny", spec(3, 32, 24)).network.eval()
+    for parameter in ours.parameters():
+        parameter.data.normal_(std=0.1)
+    theirs = vits.VisionTransformer(
+        (32, 24), 4, 3, 10, global_pool=global_pool, embed_dim=96, depth=4, num_heads=3, fc_norm=True
+    ).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    x = torch.randn(3, 3, 32, 24)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-5) is (global_pool == "avg")
+    assert vars(theirs)["num_prefix_tokens"] == 1
+
+
+def test_the_class_token_conditions_the_patches_and_is_not_read() -> None:
+    torch.manual_seed(0)
+    network = build("vit_tiny", spec(3, 32, 32)).network.eval()
+    x = torch.rand(2, 3, 32, 32)
+    before = network(x)
+    network.get_parameter("cls_token").data.normal_()
+    assert (network(x) - before).abs().max() > 1e-3
+    before = network(x)
+    network.get_submodule("blocks.3").register_forward_hook(lambda block, given, out: out * keep)
+    keep = torch.ones(1, 65, 1)
+    keep[:, 0] = 0
+    assert torch.equal(network(x), before), "what the last block leaves in the class token goes nowhere"
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("gn", {16: 8, 32: 16, 64: 32}), ("ln", {16: 1, 32: 1, 64: 1})])
+def test_norms_of_a_resnet_are_of_one_kind(kind: str, groups: dict[int, int]) -> None:
+    network = sketch(f"resnet20_{kind}", 3, 32, 32)
+    norms = [module for module in network.modules() if "Norm" in type(module).__name__]
+    assert {type(norm) for norm in norms} == {Normalize, nn.GroupNorm}
+    assert {norm.num_channels: norm.num_groups for norm in norms if isinstance(norm, nn.GroupNorm)} == groups
+    assert [name for name, _ in network.named_buffers()] == ["normalize.mean", "normalize.std"]
+
+
+@pytest.mark.parametrize(("norm", "kind"), [(nn.BatchNorm2d, ""), (group_norm, "_gn"), (layer_norm, "_ln")])
+def test_a_resnet_is_torchvisions_behind_another_stem(norm: Norm, kind: str) -> None:
+    from torchvision.models.resnet import BasicBlock
+    from torchvision.models.resnet import ResNet as Theirs
+
+    torch.manual_seed(0)
+    ours = build(f"resnet18{kind}", spec(3, 32, 32)).network.eval()
+    theirs = Theirs(BasicBlock, [2, 2, 2, 2], num_classes=10, norm_layer=norm)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    for parameter in theirs.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.02)
+    ours.load_state_dict({ours.foreign(name): value for name, value in theirs.state_dict().items()}, strict=True)  # type: ignore[operator]
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(ours(x), theirs.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gn", "ln"])
+def test_without_batch_norm_an_image_does_not_see_its_neighbours(kind: str) -> None:
+    torch.manual_seed(0)
+    network = build(f"resnet8_{kind}", spec(3, 16, 16))
+    x = torch.rand(6, 3, 16, 16)
+    assert network.training
+    torch.testing.assert_close(network(x)[:2], network(x[:2]), rtol=1e-4, atol=1e-5)
+    norm = group_norm(16) if kind == "gn" else layer_norm(16)
+    maps = torch.randn(2, 16, 5, 5) * 3 + 1
+    grouped = maps.reshape(2, norm.num_groups, -1)
+    scaled = (grouped - grouped.mean(2, keepdim=True)) / grouped.std(2, correction=0, keepdim=True)
+    torch.testing.assert_close(norm(maps), scaled.view_as(maps), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    ["resnet8", "resnet8_gn", "resnet8_ln", "resnet20", "smallcnn", "mobilenetv2", "wideresnet10_1", "vit_tiny"],
+)
 def test_logits_depend_on_the_image_and_every_weight_gets_a_gradient(arch: str) -> None:
     torch.manual_seed(0)
     network = build(arch, spec(3, 12, 12))
@@ -179,7 +277,7 @@ def test_a_constant_channel_is_refused() -> None:
     assert message("smallcnn", dataclasses.replace(DIGITS, std=(0.0,))).startswith("a channel is the same in every")
 
 
-@pytest.mark.parametrize("arch", ["resnet8", "wideresnet10_1", "torchvision:squeezenet1_1"])
+@pytest.mark.parametrize("arch", ["resnet8", "wideresnet10_1", "vit_tiny", "torchvision:squeezenet1_1"])
 def test_the_seed_decides_the_weights(arch: str) -> None:
     def drawn(seed: int) -> torch.Tensor:
         with torch.random.fork_rng():
@@ -331,6 +429,13 @@ def test_timm_names() -> None:
 def test_timm_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     assert message("timm:resnet18") == "timm:resnet18 needs timm\nRun pip install 'robustkt[timm]'."
+
+
+def test_a_recipe_tells_the_version_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", {"timm": "1.0.31", "torchvision": "0.29.2+cu132"}.__getitem__)
+    assert library_version("timm:vit_tiny_patch16_224") == "timm 1.0.31"
+    assert library_version("torchvision:resnet18") == "torchvision 0.29.2"  # the same networks for every device
+    assert [library_version(arch) for arch in ("vit_tiny", "timm", "net.py:Net")] == [None, None, None]
 
 
 # The user's own

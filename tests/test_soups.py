@@ -287,9 +287,9 @@ def test_choosing() -> None:
 
 def test_a_shift_chooses_by_a_few_labelled_images(kitchen: Registry, tmp_path: Path) -> None:
     digits = datasets.load("digits")
-    x, y = digits.test.x[:40].numpy(), digits.test.y[:40].numpy()
+    x, y = digits.test.x[:120].numpy(), digits.test.y[:120].numpy()
     path = tmp_path / "shifted.npz"
-    np.savez(path, train_images=255 - x[:20, 0], train_labels=y[:20], test_images=255 - x[20:, 0], test_labels=y[20:])
+    np.savez(path, train_images=255 - x[:80, 0], train_labels=y[:80], test_images=255 - x[80:, 0], test_labels=y[80:])
     picked = api.soup_pick("two", for_shift=str(path), betas="0,1", max_images=40, registry=kitchen, device="cpu")
     assert picked["chosen_on"] == f"40 images of {path}"
     assert "robust_accuracy" not in picked["points"][0]

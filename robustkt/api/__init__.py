@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from robustkt.api.pulling import pull
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.reproducing import reproduce
+    from robustkt.api.shifting import evaluate_corruptions
     from robustkt.api.souping import soup_make
     from robustkt.api.sweeping import soup_pick, soup_sweep
     from robustkt.api.training import distill, train
@@ -43,6 +44,7 @@ __all__ = [
     "copy",
     "distill",
     "evaluate",
+    "evaluate_corruptions",
     "export",
     "gate",
     "gc",
@@ -80,6 +82,7 @@ _HOMES = {
     "copy": "copying",
     "distill": "training",
     "evaluate": "evaluating",
+    "evaluate_corruptions": "shifting",
     "export": "exporting",
     "gc": "keeping",
     "lineage": "descent",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustkt import certlog, inference, smooth
+from robustkt import certlog, corruptions, inference, smooth
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device
 from robustkt.api.smoothing import takes
@@ -85,14 +85,14 @@ def audit_generation(
     stored = [
         result
         for result in registry.results(found.id, "certificate")
-        if result.content["settings"]["data"] == fingerprint
+        if _own(result.content["settings"], fingerprint)
         and (level is None or Fraction(result.content["settings"]["sigma"] or 0) == level)
     ]
     if not stored:
         where = f" at σ {exact(level)}" if level is not None else ""
         raise NotFoundError(f"{found.name} has no certificate{where} to audit", f"Run `robustkt certify {found.name}`.")
     seed = secrets.randbits(62) if seed is None else seed
-    test = load_data(registry, found, None, data_dir).test
+    dataset = load_data(registry, found, None, data_dir)
     target = pick_device(device)
 
     made: dict[tuple[str, str], nn.Module] = {}
@@ -110,7 +110,7 @@ def audit_generation(
 
     share = error / len(stored)
     audits = [
-        _audit(registry, found, result, network, test, images, n, share, seed, target, progress) for result in stored
+        _audit(registry, found, result, network, dataset, images, n, share, seed, target, progress) for result in stored
     ]
     sound = [r for r, told in zip(stored, audits, strict=True) if r.claimed and told["copies"] and not told["problems"]]
     for result in sound:
@@ -124,6 +124,13 @@ def audit_generation(
         "audits": audits,
         "problems": [problem for one in audits for problem in one["problems"]],
     }
+
+
+def _own(settings: Mapping[str, Any], fingerprint: str) -> bool:
+    """Whether it is on the data with this fingerprint, as they are or corrupted."""
+    shift = settings.get("corruption")
+    own = fingerprint if shift is None else corruptions.fingerprint(fingerprint, corruptions.one(shift))
+    return bool(settings["data"] == own)
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ def _audit(
     found: Generation,
     result: Result,
     network: Callable[[Result], nn.Module],
-    test: datasets.Split,
+    dataset: datasets.Dataset,
     images: int,
     n: int,
     error: float,
@@ -155,6 +162,9 @@ def _audit(
     chosen = np.random.default_rng(seed).permutation(len(rows))[:images]
     sample = [rows[i] for i in sorted(chosen)]
     model = network(result)
+    if settings.get("corruption"):
+        dataset = datasets.corrupted(dataset, corruptions.one(settings["corruption"]), [row.idx for row in sample])
+    test = dataset.test
     noise: Noise = named(settings["noise"], Fraction(settings["sigma"]) if settings["sigma"] else None)
     ball = Ball(noise, settings["norm"], found.recipe.data.shape)
 
@@ -178,6 +188,7 @@ def _audit(
     taken = len(sample) / max(1, len(rows))
     figures = judge(fresh, alpha, error, len(every), taken, two_samples=not takes(settings["mode"], "radii"))
     told = {name: settings[name] for name in ("sigma", "mode", "noise", "norm", "n", "alpha")}
+    told |= {"corruption": settings.get("corruption")}
     return {**told, "images": len(sample), "copies": n, **figures}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustkt import certlog, inference, smooth
+from robustkt import certlog, corruptions, inference, smooth
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, spread
 from robustkt.api.sharding import Ranks, ranks
@@ -74,6 +74,7 @@ def certify(
     compile: str = "auto",
     batch_size: int | None = None,
     fresh: bool = False,
+    corruption: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Certificates of the smoothed classifier on test images; an interrupted run continues, a finished one is re-used.
@@ -105,11 +106,13 @@ def certify(
         compile: `on`, `off`, or `auto`: where there is a compiler and enough work.
         batch_size: noisy images a forward pass; does not change the noise.
         fresh: measure again although a result is there.
+        corruption: of the images that are certified, as `gaussian-noise:3`; radii are around the corrupted image.
         progress: where to report.
 
     Returns:
-        generation, id, sigma, alpha, mode, n, n0, noise, norm, images, abstain_rate, acr, certified_accuracy
-        {radius: value}, intervals {radius: [low, high]}, samples_per_image, seconds, self_check, log, reused.
+        generation, id, corruption, sigma, alpha, mode, n, n0, noise, norm, images, abstain_rate, acr,
+        certified_accuracy {radius: value}, intervals {radius: [low, high]}, samples_per_image, seconds, self_check,
+        log, reused.
 
     Raises:
         RobustKTError: anything the user can fix.
@@ -123,6 +126,9 @@ def certify(
     dataset = load_data(registry, found, data, data_dir)
     step = skip or spread(len(dataset.test), max_images)
     indices = list(range(0, len(dataset.test), step))[:max_images]
+    shift = corruptions.one(corruption) if corruption is not None else None
+    if shift is not None:
+        dataset = datasets.corrupted(dataset, shift, indices)
     share = alpha / len(indices) if simultaneous else alpha
     check_reach(mode, n, share)
     draws = len(indices) * (n + n0) // (STOPS_AT if takes(mode, "radii") else 1)
@@ -134,6 +140,7 @@ def certify(
         "compiled": pick_compile(compile, target, draws),
         "batch_size": batch_size or smooth.BATCH[target.type],
         **({"alpha_image": share} if simultaneous else {}),
+        **({"corruption": str(shift)} if shift else {}),
     }  # fmt: skip
     ball = Ball(kind, norm, dataset.spec.shape)
     grid = list(radii or default_radii(ball, n, share))
@@ -174,6 +181,7 @@ def certify(
     return {
         "generation": found.name,
         "id": found.id,
+        "corruption": settings.get("corruption"),
         **{name: settings[name] for name in ("alpha", "mode", "n", "n0", "norm", "noise", "precision", "compiled")},
         "alpha_image": share,
         "sigma": float(level) if level else None,

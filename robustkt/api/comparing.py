@@ -81,11 +81,12 @@ def compare(
 
 
 def _place(shared: Shared) -> tuple[Any, ...]:
-    """Attacks first, clean before all; then certificates by σ, those of the most images first."""
+    """Attacks first, clean before all; then certificates by σ, of the most images first; each corruption after."""
     s = shared.settings
     certificate = shared.kind == "certificate"
     told = (s["noise"], s["norm"], float(fraction(s["sigma"] or 0, "sigma"))) if certificate else (shared.kind,)
-    return certificate, shared.kind != "clean", *told, -s["images"], -s.get("n", 0), str(sorted(s.items()))
+    size = (-s["images"], -s.get("n", 0), str(sorted(s.items())))
+    return s.get("corruption") or "", certificate, shared.kind != "clean", *told, *size
 
 
 def _compared(

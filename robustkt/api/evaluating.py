@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustkt import corruptions
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
 from robustkt.api.training import machine
@@ -20,13 +23,14 @@ from robustkt.api.verdicts import earlier, written
 from robustkt.attacks import Named, named
 from robustkt.catalog import unknown
 from robustkt.core import ThreatModel
+from robustkt.corruptions import Corruption
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.evaluate import ALGORITHM, Attacked, Decided, attacked
 from robustkt.generation import Generation
 from robustkt.masking import masking_warnings
 from robustkt.numbers import canonical, digest, exact, fraction, wilson
 from robustkt.progress import Progress, Silent
-from robustkt.registry import Registry
+from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced
 from robustkt.registry.measurements import settled
 
@@ -51,6 +55,7 @@ def evaluate(
     fresh: bool = False,
     base: bool = False,
     transfer: bool = False,
+    corruption: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used, attack by attack.
@@ -72,17 +77,165 @@ def evaluate(
         fresh: measure again although a result is there.
         base: let AutoAttack and its members score the base network of a generation that is used smoothed.
         transfer: also measure how often adversarial examples of the generation fool its teacher.
+        corruption: of the images before any attack, as `gaussian-noise:3`; "clean" is without an attack then.
         progress: where to report.
 
     Returns:
-        generation, id, images, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …; of an attack on the
-        smoothed classifier wrong and abstained, shares of the images}}, worst {accuracy, interval, smoothed} of the
-        images that no attack broke, warnings, reused; with `transfer` also that (api.transferring).
+        generation, id, images, corruption, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …; of an
+        attack on the smoothed classifier wrong and abstained, shares of the images}}, worst {accuracy, interval,
+        smoothed} of the images that no attack broke, warnings, reused; with `transfer` also that (api.transferring).
 
     Raises:
         RobustKTError: anything the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
+    shift = corruptions.one(corruption) if corruption is not None else None
+    if shift is not None and transfer:
+        raise UsageError("--transfer is measured on images as they are", "Leave --corruption out.")
+    asked = ask(
+        generation, attacks=attacks, norm=norm, eps=eps, max_images=max_images, seed=seed, last=last, data=data,
+        data_dir=data_dir, registry=registry, device=device, fresh=fresh, base=base, progress=progress,
+    )  # fmt: skip
+    found = asked.found
+    if transfer:
+        teacher_of(registry, found)
+    result, reused = asked.measure(shift)
+    if reused:
+        progress.note(f"{found.name} has this very evaluation already; --fresh measures it again")
+    figures = result.content["figures"]
+    told = {
+        "generation": found.name,
+        "id": found.id,
+        "images": len(asked.chosen),
+        "corruption": None if shift is None else str(shift),
+        "clean_accuracy": figures["attacks"]["clean"]["accuracy"],
+        "attacks": {name: figures["attacks"][name] for name in asked.names},
+        "worst": figures["worst"],
+        "warnings": figures["warnings"],
+        "network": asked.network,
+        "reused": reused,
+    }
+    if transfer:
+        told["transfer"] = transfer_rate(
+            generation, threat=asked.threat, max_images=max_images, seed=seed, data=data, data_dir=data_dir,
+            registry=registry, device=device, fresh=fresh, progress=progress,
+        )  # fmt: skip
+    return told
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An evaluation that has been checked: what to measure, on clean images or on corrupted ones."""
+
+    registry: Registry
+    found: Generation
+    names: Sequence[str]  # of the attacks, clean first
+    threat: ThreatModel
+    chosen: Tensor  # (N,), rows of the test set
+    step: int
+    seed: int
+    last: bool
+    dataset: datasets.Dataset
+    device: torch.device
+    fresh: bool
+    progress: Progress
+
+    @property
+    def network(self) -> str:
+        """What is attacked, in words."""
+        return "base network, without noise" if self.found.sigma is not None else "network"
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        """The network on its device."""
+        return ready(load_network(self.registry, self.found, last=self.last), self.device, "fp32")
+
+    def settings(self, shift: Corruption | None) -> dict[str, Any]:
+        """What decides the result."""
+        clean = self.dataset.spec.fingerprint
+        return {
+            "attacks": self.names, "norm": self.threat.norm, "eps": exact(self.threat.eps), "images": len(self.chosen),
+            "skip": self.step, "seed": self.seed,
+            "weights": self.found.network(last=self.last),
+            **self.found.domain,
+            "data": clean if shift is None else corruptions.fingerprint(clean, shift),
+            **({} if shift is None else {"corruption": str(shift)}),
+        }  # fmt: skip
+
+    def measure(self, shift: Corruption | None) -> tuple[Result, bool]:
+        """The stored result, and whether it was there before."""
+        registry, found, progress, target = self.registry, self.found, self.progress, self.device
+        settings, names, threat, chosen = self.settings(shift), self.names, self.threat, self.chosen
+        key = digest(canonical(settings))[7:23]
+        stored = None if self.fresh else settled(registry.result(found.id, "evaluation", key))
+        if stored is not None and not _outdated(stored.content["figures"]):
+            return stored, True
+        # the lock also tells at once, not after the work, that nothing can be written here
+        # an evaluation is continued by the algorithm and on the kind of device that it began with
+        job = registry.job_path("evaluate", digest(canonical([found.id, key, ALGORITHM, target.type]))[7:23])
+        with registry.working(job, "this very evaluation", [found.id], fresh=self.fresh):
+            before = {} if self.fresh else earlier(registry, found, settings, names)
+            todo = [name for name in names if name not in before]
+            dataset = self.dataset
+            if shift is not None:
+                dataset = datasets.corrupted(dataset, shift, chosen.tolist())
+            split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
+            decided = Kept(job / "decided.tsv", len(split))
+            if decided.stages:
+                progress.note(
+                    f"continuing an interrupted evaluation of {len(chosen)} images; attacked so far: {decided.told()}"
+                )
+            if before:
+                progress.note(f"measured before with the same settings, and re-used: {', '.join(before)}")
+            title = f"attacking {found.name} in {threat}" if shift is None else f"{found.name} under {shift}"
+            with progress.bar(title, len(todo) * len(chosen)) as bar:
+                made = attacked(
+                    self.model, split, threat, todo, seed=self.seed, device=target, sigma=found.sigma,
+                    advance=bar.advance, decided=decided,
+                    milestone=lambda attack, right: bar.line(f"{attack}: {right} of {len(chosen)} images still right"),
+                )  # fmt: skip
+            by_name = {result.name: result for result in made} | {name: old.attacked for name, old in before.items()}
+            results = [by_name[name] for name in names]
+            told = {result.name: _figures(result, threat) for result in made}
+            warnings = masking_warnings(self.model, split, threat, results, device=target) if len(names) > 1 else []
+            figures: Mapping[str, Any] = {
+                "attacks": {name: before[name].figures if name in before else told[name] for name in names},
+                "worst": _worst(results),
+                "warnings": warnings,
+            }
+            content = {
+                "settings": settings, "figures": figures, "algorithm": ALGORITHM,
+                "earlier": {name: old.key for name, old in before.items()}, **machine(target),
+            }  # fmt: skip
+            registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results))
+        made_now = registry.result(found.id, "evaluation", key)
+        if made_now is None:
+            raise RuntimeError("an evaluation that was stored is there")
+        return made_now, False
+
+
+def ask(
+    generation: str,
+    *,
+    attacks: Sequence[str],
+    norm: str | None,
+    eps: str | float | Fraction | None,
+    max_images: int,
+    seed: int,
+    last: bool,
+    data: str | None,
+    data_dir: Path | None,
+    registry: Registry,
+    device: str,
+    fresh: bool,
+    base: bool,
+    progress: Progress,
+) -> Asked:
+    """The arguments of `evaluate`, checked, with the data loaded; nothing is measured.
+
+    Raises:
+        RobustKTError: anything the user can fix.
+    """
     wanted = [named(text) for text in attacks]
     if not wanted:
         raise UsageError("no attack is named", "For instance --attack clean,fgsm,pgd-sat.")
@@ -102,78 +255,23 @@ def evaluate(
         )
     if not base:
         _refuse_base(found, wanted)
-    if transfer:
-        teacher_of(registry, found)
     target = pick_device(device)
     dataset = load_data(registry, found, data, data_dir)
-
-    def fools_teacher() -> dict[str, Any]:
-        return transfer_rate(
-            generation, threat=threat, max_images=max_images, seed=seed, data=data, data_dir=data_dir,
-            registry=registry, device=device, fresh=fresh, progress=progress,
-        )  # fmt: skip
-
-    names = sorted({"clean", *(attack.name for attack in wanted)}, key=_place)
     step = spread(len(dataset.test), max_images)
-    chosen = torch.arange(0, len(dataset.test), step)[:max_images]
-    settings: dict[str, Any] = {
-        "attacks": names, "norm": threat.norm, "eps": exact(threat.eps), "images": len(chosen), "skip": step,
-        "seed": seed, "weights": found.network(last=last), **found.domain, "data": dataset.spec.fingerprint,
-    }  # fmt: skip
-    key = digest(canonical(settings))[7:23]
-    stored = None if fresh else settled(registry.result(found.id, "evaluation", key))
-    if stored is not None and _outdated(stored.content["figures"]):
-        stored = None
-    if stored is None:
-        # the lock also tells at once, not after the work, that nothing can be written here
-        # an evaluation is continued by the algorithm and on the kind of device that it began with
-        job = registry.job_path("evaluate", digest(canonical([found.id, key, ALGORITHM, target.type]))[7:23])
-        with registry.working(job, "this very evaluation", [found.id], fresh=fresh):
-            before = {} if fresh else earlier(registry, found, settings, names)
-            todo = [name for name in names if name not in before]
-            model = ready(load_network(registry, found, last=last), target, "fp32")
-            split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
-            decided = Kept(job / "decided.tsv", len(split))
-            if decided.stages:
-                progress.note(
-                    f"continuing an interrupted evaluation of {len(chosen)} images; attacked so far: {decided.told()}"
-                )
-            if before:
-                progress.note(f"measured before with the same settings, and re-used: {', '.join(before)}")
-            with progress.bar(f"attacking {found.name} in {threat}", len(todo) * len(chosen)) as bar:
-                made = attacked(
-                    model, split, threat, todo, seed=seed, device=target, sigma=found.sigma,
-                    advance=bar.advance, decided=decided,
-                    milestone=lambda attack, right: bar.line(f"{attack}: {right} of {len(chosen)} images still right"),
-                )  # fmt: skip
-            by_name = {result.name: result for result in made} | {name: old.attacked for name, old in before.items()}
-            results = [by_name[name] for name in names]
-            told = {result.name: _figures(result, threat) for result in made}
-            figures: Mapping[str, Any] = {
-                "attacks": {name: before[name].figures if name in before else told[name] for name in names},
-                "worst": _worst(results),
-                "warnings": masking_warnings(model, split, threat, results, device=target) if len(names) > 1 else [],
-            }
-            content = {
-                "settings": settings, "figures": figures, "algorithm": ALGORITHM,
-                "earlier": {name: old.key for name, old in before.items()}, **machine(target),
-            }  # fmt: skip
-            registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results))
-    else:
-        figures = stored.content["figures"]
-        progress.note(f"{found.name} has this very evaluation already; --fresh measures it again")
-    return {
-        "generation": found.name,
-        "id": found.id,
-        "images": len(chosen),
-        "clean_accuracy": figures["attacks"]["clean"]["accuracy"],
-        "attacks": {name: figures["attacks"][name] for name in names},
-        "worst": figures["worst"],
-        "warnings": figures["warnings"],
-        "network": "base network, without noise" if found.sigma is not None else "network",
-        "reused": stored is not None,
-        **({"transfer": fools_teacher()} if transfer else {}),
-    }
+    return Asked(
+        registry=registry,
+        found=found,
+        names=sorted({"clean", *(attack.name for attack in wanted)}, key=_place),
+        threat=threat,
+        chosen=torch.arange(0, len(dataset.test), step)[:max_images],
+        step=step,
+        seed=seed,
+        last=last,
+        dataset=dataset,
+        device=target,
+        fresh=fresh,
+        progress=progress,
+    )
 
 
 class Kept(Decided):

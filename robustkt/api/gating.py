@@ -30,7 +30,7 @@ from robustkt.api.pairing import (
 from robustkt.catalog import unknown
 from robustkt.errors import NotFoundError, RobustKTError, UsageError, clip
 from robustkt.generation import Generation
-from robustkt.numbers import fraction
+from robustkt.numbers import counted, fraction
 from robustkt.paired import Pairs
 from robustkt.registry import Registry
 
@@ -113,11 +113,12 @@ def gate(
 
 
 def _chosen(both: Common, old: Generation, new: Generation, told: Gate) -> list[Shared]:
-    """For each attack, and each noise, norm and σ, the measurement that both have on the most images."""
+    """For each attack, and each noise, norm and σ, the measurement that both have on the most images, uncorrupted."""
     own = [new.recipe.data.fingerprint, old.recipe.data.fingerprint]
-    known = {s.settings["data"] for s in both.shared}
+    clean = [s for s in both.shared if not s.settings.get("corruption")]
+    known = {s.settings["data"] for s in clean}
     data = next((d for d in [*own, *sorted(known)] if d in known), None)
-    there = [s for s in both.shared if s.settings["data"] == data]
+    there = [s for s in clean if s.settings["data"] == data]
     if told.sigma is not None:
         there = [s for s in there if s.settings.get("sigma") in (None, told.sigma) or s.kind != "certificate"]
     if told.attacks is not None:
@@ -313,7 +314,10 @@ def _notes(both: Common, shared: Sequence[Shared], told: Gate, old: Generation, 
         notes.append("no certificates are checked: the two have none under equal settings")
     if told.attacks != () and all(s.kind in ("certificate", CLEAN) for s in shared):
         notes.append("no attack is checked: the two have none under equal settings")
-    left = [s.new.told() for s in both.shared if s not in shared]
+    others = [s for s in both.shared if s not in shared]
+    left = [s.new.told() for s in others if not s.settings.get("corruption")]
+    if len(left) < len(others):
+        notes.append(f"{counted(len(others) - len(left), 'measurement')} of corrupted images not used: see `compare`")
     if left:
         notes.append(f"not used, as others are of more images, or not asked for: {'; '.join(left)}")
     if any(s.settings["data"] != new.recipe.data.fingerprint for s in shared):

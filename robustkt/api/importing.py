@@ -153,7 +153,7 @@ def import_generation(
     }  # fmt: skip
     recipe = Recipe(
         method="imported", settings=settings, arch=spelling(user, arch), arch_source=user.hash if user else None,
-        data=dataset.spec, training=None,
+        data=dataset.spec, training=None, arch_version=models.library_version(arch),
     )  # fmt: skip
     data_bytes = weight_bytes({k: v.cpu() for k, v in network.state_dict().items()})
     identity = digest(data_bytes)
@@ -235,8 +235,11 @@ def _fitting(error: fitting.MisfitError, content: Any, spec: DataSpec) -> Robust
     """The error, with the catalog's architectures that the checkpoint does fit."""
     fit = []
     for arch in ARCHITECTURES.names():
-        with torch.device("meta"):
-            network = ARCHITECTURES.get(arch)(channels=spec.shape[0], classes=len(spec.classes))
+        try:
+            with torch.device("meta"):
+                network = models.build(arch, spec).network
+        except UsageError:  # it takes no images of this size
+            continue
         if any(not fitting.match(state, network).wrong for _, state in fitting.states(content)):
             fit.append(arch)
     return RobustKTError(error.what, f"It fits --arch {' or '.join(fit)}.") if fit else error

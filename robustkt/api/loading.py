@@ -114,9 +114,10 @@ def load_network(registry: Registry, generation: Generation, *, last: bool = Fal
         network.load_state_dict(state_of(registry, generation, last=last), strict=True)
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise IntegrityError(
-            f"the weights of {generation.name} do not fit {recipe.arch}: {reason}", "Run `robustkt verify`."
-        ) from error
+        fix = "Run `robustkt verify`."
+        if recipe.arch_version not in (None, here := models.library_version(recipe.arch)):
+            fix = f"It was made with {recipe.arch_version}, and here is {here}: install that version."
+        raise IntegrityError(f"the weights of {generation.name} do not fit {recipe.arch}: {reason}", fix) from error
     return network.eval()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from robustkt import certlog
+from robustkt import certlog, corruptions
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation
 from robustkt.numbers import canonical, exact, fraction
@@ -55,10 +55,15 @@ class Measured:
         s = self.settings
         if self.kind != "certificate":
             ball = f" {s['norm']} {s['eps']}" if "eps" in s else ""
-            return f"{self.kind}{ball}, {self.images:,} images"
+            return f"{self.kind}{ball}{self._shift()}, {self.images:,} images"
         noise = "" if s["noise"] == "gaussian" else f" {s['noise']}"
         sigma = f" σ {s['sigma']}" if s["sigma"] else ""
-        return f"certificate{noise}{sigma} {s['norm']} {s['mode']}, n {s['n']:,}, {self.images:,} images"
+        return f"certificate{noise}{sigma} {s['norm']} {s['mode']}, n {s['n']:,}{self._shift()}, {self.images:,} images"
+
+    def _shift(self) -> str:
+        """The corruption of the images, where they have one."""
+        shift = self.settings.get("corruption")
+        return f" under {shift}" if shift else ""
 
 
 @dataclass(frozen=True)
@@ -209,8 +214,11 @@ def nearest(wanted: Measured, there: Iterable[Measured]) -> dict[str, list[Any]]
 def command(wanted: Measured, lacking: Generation, *, again: bool = False) -> str:
     """What to type to measure `lacking` under the settings of `wanted`."""
     s = wanted.settings
-    other = [] if s["data"] == lacking.recipe.data.fingerprint else ["--data", "THE-SAME-DATA"]
-    images = ["--max-images", s["images"], *other]
+    own = lacking.recipe.data.fingerprint
+    shift = corruptions.one(s["corruption"]) if s.get("corruption") else None
+    same = s["data"] == (own if shift is None else corruptions.fingerprint(own, shift))
+    images = ["--max-images", s["images"], *([] if same else ["--data", "THE-SAME-DATA"])]
+    images += [] if shift is None else ["--corruption", str(shift)]
     if wanted.kind == "certificate":
         words = ["certify", lacking.name, *(["--sigma", s["sigma"]] if s["sigma"] else []), "--mode", s["mode"]]
         words += ["--n", s["n"], "--n0", s["n0"], "--alpha", str(s["alpha"])]
@@ -248,7 +256,7 @@ def _measured(registry: Registry, generation: Generation) -> list[Measured]:
 def _attack(result: Result, name: str, generation: Generation) -> dict[str, Any]:
     """What decided one attack; nothing but the images decides clean accuracy."""
     told = result.content["settings"]
-    settings = {key: told[key] for key in ("data", "images", "skip")}
+    settings = {key: told[key] for key in ("data", "images", "skip", "corruption") if told.get(key) is not None}
     if name == CLEAN:
         return settings
     smoothed = bool(result.content["figures"]["attacks"][name].get("smoothed"))

@@ -12,6 +12,7 @@ from robustkt.catalog import preset as preset_of
 from robustkt.data import Dataset
 from robustkt.errors import UsageError
 from robustkt.generation import Generation, Recipe, Training
+from robustkt.models import library_version
 from robustkt.numbers import counted
 from robustkt.settings import fill
 
@@ -48,6 +49,7 @@ def assemble(
         training=training,
         precision=precision,
         seed=seed,
+        arch_version=library_version(arch),
     )
 
 

@@ -53,14 +53,15 @@ def earlier(
             known = result.content["figures"]["attacks"]
             wanted = [name for name in known if name in names and name not in out and name != "clean"]
             if wanted:
-                table = _table(registry.log(result))
-                out |= {name: Earlier(result.key, _attacked(name, known[name], table), known[name]) for name in wanted}
+                rows = table(registry.log(result))
+                out |= {name: Earlier(result.key, _attacked(name, known[name], rows), known[name]) for name in wanted}
     except RobustKTError:
         pass  # damaged: `verify` names it, and what was not read is measured again
     return out
 
 
-def _table(log: bytes) -> dict[str, Tensor]:
+def table(log: bytes) -> dict[str, Tensor]:
+    """The columns of an evaluation's log, (N,) int64 each."""
     header, *rows = (line.split("\t") for line in log.decode().splitlines())
     return dict(zip(header, torch.tensor([list(map(int, row)) for row in rows]).unbind(dim=1), strict=True))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from robustkt import schedules
 from robustkt.catalog import ATTACKS, preset, unknown
+from robustkt.errors import UsageError
 from robustkt.generation import Generation, Training
 from robustkt.numbers import check_ball, fraction, noise_level
 from robustkt.settings import fill
@@ -46,6 +47,12 @@ def successor(teacher: Generation, method: str) -> str | None:
     if method != "auto":
         return method
     return "crt" if teacher.recipe.sigma is not None else "rslad" if teacher.recipe.threat is not None else None
+
+
+def shifted(corruption: str | None, transfer: bool) -> None:
+    """Raise a UsageError for adversarial transfer of corrupted images, which nobody measures."""
+    if corruption is not None and transfer:
+        raise UsageError("--transfer is measured on images as they are", "Leave --corruption out.")
 
 
 def attacks(names: Sequence[str], found: Generation, norm: str | None, eps: str | None) -> None:

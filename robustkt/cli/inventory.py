@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustkt.cli.tables import Columns, duration, facts, percent
+from robustkt.cli.tables import Columns, duration, facts, percent, shift
 from robustkt.numbers import counted, number
 
 CLAIMED = "†"  # behind a figure that nobody has measured here
+NAMES = 16  # letters of the longest corruption's name
 SCREEN = 100  # rows of a list on a terminal; a pipe gets all
 
 if TYPE_CHECKING:
@@ -97,11 +98,13 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         "generation": ", ".join(dict.fromkeys([result["generation"], *result["names"]])),
         "id": result["id"],
         "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
-        "architecture": recipe["arch"] + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
         "modes": ", ".join(
             f"{domain}{' (default)' if mode['default'] else ''}, {mode['bytes'] or 0:,} bytes"
             for domain, mode in result["modes"].items()
         ),
+        "architecture": recipe["arch"]
+        + (f" of {recipe['arch_version']}" if recipe.get("arch_version") else "")
+        + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
         "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
         "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}, "
         f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}"
@@ -129,20 +132,43 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         console.print(
             f"\n[bold]certificate[/bold]{_mode(s)}{noise}  "
             f"{s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
-            f"{counted(f['images'], 'image')}: {radii}; ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}"
-            + _claim(c)
+            f"{counted(f['images'], 'image')}{shift(s)}: {radii}; ACR {f['acr']:.4f}, "
+            f"abstained {percent(f['abstain_rate'])}" + _claim(c)
         )
+    base = ", base network without noise" if "sigma" in recipe["settings"] else ""
     for e in result["evaluations"]:
+        if e["settings"].get("corruption"):
+            continue
         s, f = e["settings"], e["figures"]
         attacks = "  ".join(
             f"{name} {percent(a['accuracy'])}" + (" (smoothed)" if a.get("smoothed") else "")
             for name, a in f["attacks"].items()
         )
-        base = ", base network without noise" if "sigma" in recipe["settings"] else ""
         console.print(
             f"\n[bold]evaluation[/bold]{_mode(s)}  {s['norm']} {s['eps']}, "
             f"{counted(s['images'], 'image')}{base}: {attacks}" + _claim(e)
         )
+    before = ""
+    for (done, name), figures in _corrupted(result["evaluations"]).items():
+        if done != before:
+            console.print(f"\n[bold]corrupted[/bold]  {done}{base}, by severity:")
+        by = "  ".join(f"{percent(value)} @{severity}" for severity, value in sorted(figures.items()))
+        console.print(f"  {name:<{NAMES}}  {by}")
+        before = done
+
+
+def _corrupted(evaluations: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+    """Evaluations under corruptions, a row each: what was done and the corruption -> severity -> accuracy."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for e in evaluations:
+        s, figures = e["settings"], e["figures"]
+        if s.get("corruption"):
+            name, _, severity = s["corruption"].partition(":")
+            attacks = [attack for attack in figures["attacks"] if attack != "clean"]
+            under = f"worst of {', '.join(attacks)}, {s['norm']} {s['eps']}" if attacks else "no attack"
+            told = f"{_mode(s).strip()}{', ' * bool(_mode(s))}{counted(s['images'], 'image')}, {under}"
+            rows.setdefault((told + _claim(e), name), {})[severity] = figures["worst"]["accuracy"]
+    return dict(sorted(rows.items()))
 
 
 def _mode(settings: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustkt.cli.tables import Columns, percent
+from robustkt.cli.tables import Columns, percent, shift
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -167,8 +167,8 @@ def audited_generation(console: Console, result: Mapping[str, Any]) -> None:
         sigma = f"σ = {one['sigma']}, " if one["sigma"] else ""
         _say(
             console,
-            f"{result['generation']}  {noise}{sigma}{one['norm']}, {one['mode']}, n {one['n']:,}: {one['images']:,} "
-            f"certified images, {one['copies']:,} fresh copies each, {len(one['refuted'])} refuted",
+            f"{result['generation']}  {noise}{sigma}{one['norm']}, {one['mode']}, n {one['n']:,}{shift(one)}: "
+            f"{one['images']:,} certified images, {one['copies']:,} fresh copies each, {len(one['refuted'])} refuted",
         )
         for problem in one["problems"]:
             _say(console, f"  {problem}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,6 +59,7 @@ def certify(
         int | None, typer.Option("--batch-size", help="Noisy images a forward pass.", show_default="by device")
     ] = None,
     fresh: o.Fresh = False,
+    corruption: o.Corrupted = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -73,11 +74,13 @@ def certify(
     Examples: `robustkt certify --sigma 0.25`, `robustkt certify gen1 --n 100000 --mode fixed`,
     `robustkt certify gen1 --noise quantised`, `torchrun --nproc-per-node 4 -m -- robustkt certify gen1 --n 100000`
     """
-    from robustkt import api
+    from robustkt import api, corruptions
     from robustkt.api import smoothing
     from robustkt.numbers import fraction
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+    if corruption is not None:
+        corruptions.one(corruption)
     share = float(fraction(alpha, "--alpha"))
     grid = [fraction(r, "a radius") for r in radii.split(",")] if radii is not None else None
     early.machine(device, precision)
@@ -113,6 +116,7 @@ def certify(
         compile=compiled,
         batch_size=batch_size,
         fresh=fresh,
+        corruption=corruption,
         progress=output,
     )
     output.answer(result, tables.certified)
@@ -120,7 +124,7 @@ def certify(
 
 def evaluate(
     generation: o.Gen = "@latest",
-    attack: o.Attacks = "clean,fgsm,pgd-sat,pgd-trades",
+    attack: o.Attacks = None,
     norm: o.Norm = None,
     eps: o.Eps = None,
     max_images: Annotated[int, typer.Option("--max-images", help="At most so many test images.")] = 1_000,
@@ -135,6 +139,7 @@ def evaluate(
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Do adversarial examples of it fool its teacher too?")
     ] = False,
+    corruption: o.Corrupted = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -144,37 +149,33 @@ def evaluate(
     Norm and eps default to the generation's own, else linf 8/255. Settings of an attack follow its name. An
     interrupted run continues where it stopped.
 
+    --corruption NAME:SEVERITY has the images corrupted first; NAME, several with commas, or all make a table.
+
     Examples: `robustkt evaluate gen3 --attack fgsm,pgd-sat,cw,autoattack --eps 8/255`,
-    `robustkt evaluate gen3 --attack pgd:steps=100:restarts=5`
+    `robustkt evaluate gen3 --attack pgd:steps=100:restarts=5`, `robustkt evaluate gen3 --corruption all`
     """
-    from robustkt import api
+    from robustkt import api, corruptions
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     where = o.registry_of(registry)
+    shifts = corruptions.parse(corruption) if corruption is not None else []
+    attack = attack or ("clean" if len(shifts) > 1 else "clean,fgsm,pgd-sat,pgd-trades")
     attacks = [name.strip() for name in attack.split(",") if name.strip()]
     found = where.mode(generation)
     early.machine(device)
     early.attacks(attacks, found, norm, eps)
+    early.shifted(corruption, transfer)
     if generation == "@latest":
         output.note(f"@latest is {found.name}")
-    result = api.evaluate(
-        generation,
-        attacks=attacks,
-        norm=norm,
-        eps=eps,
-        max_images=max_images,
-        seed=seed,
-        last=last,
-        data=data,
-        data_dir=data_dir,
-        registry=where,
-        device=device,
-        fresh=fresh,
-        base=base,
-        transfer=transfer,
-        progress=output,
-    )
-    output.answer(result, tables.evaluated)
+    given: dict[str, Any] = {
+        "attacks": attacks, "norm": norm, "eps": eps, "max_images": max_images, "seed": seed, "last": last,
+        "data": data, "data_dir": data_dir, "registry": where, "device": device, "fresh": fresh, "base": base,
+        "progress": output,
+    }  # fmt: skip
+    if corruption is not None and len(shifts) > 1:
+        output.answer(api.evaluate_corruptions(generation, corruption=corruption, **given), tables.shifted)
+    else:
+        output.answer(api.evaluate(generation, corruption=corruption, transfer=transfer, **given), tables.evaluated)
 
 
 def bench_train(

@@ -63,6 +63,12 @@ def _noises(incomplete: str) -> list[str]:
     return [name for name in NOISES.names() if name.startswith(incomplete)]
 
 
+def _corruptions(incomplete: str) -> list[str]:
+    from robustkt.catalog import CORRUPTIONS
+
+    return [name for name in CORRUPTIONS.names() if name.startswith(incomplete)]
+
+
 def _modes(incomplete: str) -> list[str]:
     from robustkt.catalog import CERTIFIERS
 
@@ -131,7 +137,19 @@ Last = Annotated[bool, typer.Option("--last", help="The last epoch's weights, no
 Sigma = Annotated[str | None, typer.Option("--sigma", help="Standard deviation of the noise, such as 0.25.")]
 Norm = Annotated[str | None, typer.Option("--norm", help="linf or l2.")]
 Eps = Annotated[str | None, typer.Option("--eps", help="Size of the perturbation, such as 8/255.")]
-Attacks = Annotated[str, typer.Option("--attack", autocompletion=_attacks, help="Attacks, separated by commas.")]
+Attacks = Annotated[
+    str | None,
+    typer.Option(
+        "--attack",
+        autocompletion=_attacks,
+        help="Attacks, separated by commas.",
+        show_default="clean,fgsm,pgd-sat,pgd-trades; clean under several corruptions",
+    ),
+]
+Corrupted = Annotated[
+    str | None,
+    typer.Option("--corruption", autocompletion=_corruptions, help="Of the images, such as gaussian-noise:3."),
+]
 Mode = Annotated[str, typer.Option("--mode", autocompletion=_modes, help="Statistical procedure.")]
 Noise = Annotated[
     str,

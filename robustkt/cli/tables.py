@@ -126,7 +126,7 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(radius, percent(value), f"{percent(low)} – {percent(high)}")
     console.print(
         f"[bold]{result['generation']}[/bold]  {_smoothing(result)}, n {most}{result['n']:,}, α = {result['alpha']:g}"
-        f"{together}, {counted(result['images'], 'test image')}"
+        f"{together}, {counted(result['images'], 'test image')}{shift(result)}"
     )
     table.show(console)
     check = result["self_check"] or {"votes": 0}
@@ -170,7 +170,8 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
     if len(result["attacks"]) > 1:
         table.add_row("worst case", percent(worst["accuracy"]), f"{percent(low)} – {percent(high)}", "", "")
     whose = result["network"] + (f"; {', '.join(smoothed)}: the smoothed classifier" if smoothed else "")
-    console.print(f"[bold]{result['generation']}[/bold]  {whose}; {counted(result['images'], 'test image')}")
+    images = counted(result["images"], "test image") + shift(result)
+    console.print(f"[bold]{result['generation']}[/bold]  {whose}; {images}")
     table.show(console)
     for name, attack in result["attacks"].items():
         if "abstained" in attack:
@@ -186,6 +187,35 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"fools its teacher {told['teacher']} too: {share}, {of} of pgd-sat's examples", markup=False)
     for warning in result["warnings"]:
         console.print(f"[yellow]warning[/yellow]  {warning}")
+
+
+def shift(settings: Mapping[str, Any]) -> str:
+    """What was done to the images, where anything was."""
+    return f" under {settings['corruption']}" if settings.get("corruption") else ""
+
+
+def shifted(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of evaluate under several corruptions."""
+    told = result["corruptions"]
+    severities = sorted({int(severity) for row in told.values() for severity in row["severities"]})
+    table = Columns("corruption", *map(str, severities), "mean", "95 % interval")
+    for name, row in told.items():
+        cells = [row["severities"].get(str(severity), {}).get("accuracy") for severity in severities]
+        table.add_row(name, *map(percent, cells), *_share(row["mean"]))
+    empty = [""] * len(severities)
+    table.add_row("mean", *empty, *_share(result["mean"]))
+    table.add_row("clean images", *empty, *_share(result["clean"]))
+    ball = f" {result['norm']} {result['eps']}" if result["eps"] else ""
+    under = "" if result["attacks"] == ["clean"] else f", worst of {', '.join(result['attacks'])}{ball}"
+    images = counted(result["images"], "test image")
+    console.print(f"[bold]{result['generation']}[/bold]  {result['network']}{under}; {images}, by severity")
+    table.show(console)
+
+
+def _share(figure: Mapping[str, Any]) -> tuple[str, str]:
+    """An accuracy and its interval."""
+    low, high = figure["interval"]
+    return percent(figure["accuracy"]), f"{percent(low)} – {percent(high)}"
 
 
 def _last_of_each(stages: Mapping[str, float]) -> dict[str, float]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from robustkt.catalog import plain, unknown
+from robustkt.corruptions import SEED, Corruption
+from robustkt.corruptions import fingerprint as corrupted_fingerprint
 from robustkt.data._arrays import Arrays, checked, drawn, fingerprint, image_side, mean_std, resized
 from robustkt.data._augment import crop_flip, to_float
+from robustkt.data._corrupted import corrupt
 from robustkt.data._folder import read_folder
 from robustkt.data._images import read_image
 from robustkt.data._named import read_named
@@ -19,7 +23,18 @@ from robustkt.data._npz import read_npz
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
 from robustkt.generation import DataSpec
 
-__all__ = ["NAMES", "Dataset", "Split", "check_fits", "crop_flip", "load", "read_image", "to_float"]
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "Split",
+    "check_fits",
+    "corrupt",
+    "corrupted",
+    "crop_flip",
+    "load",
+    "read_image",
+    "to_float",
+]
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "imagenette")  # a literal: read unimported
 
@@ -105,6 +120,19 @@ def load(data: str, *, data_dir: Path | None = None, image_size: int | None = No
         pad=spec.shape[1] // 8 if spec.shape[1] >= 16 else 0,
         source=source,
     )
+
+
+def corrupted(dataset: Dataset, corruption: Corruption, rows: Sequence[int]) -> Dataset:
+    """`dataset` with the test images `rows` corrupted and the others black; training images stay as they are.
+
+    Its name and its fingerprint are its own, so that no result on it is taken for one on the clean images.
+    """
+    x = torch.zeros_like(dataset.test.x)
+    chosen = torch.as_tensor(rows, dtype=torch.int64)
+    x[chosen] = corrupt(dataset.test.x[chosen], corruption.name, corruption.severity, SEED, indices=list(rows))
+    pinned = corrupted_fingerprint(dataset.spec.fingerprint, corruption)
+    spec = replace(dataset.spec, name=f"{dataset.spec.name}+{corruption}", fingerprint=pinned)
+    return replace(dataset, spec=spec, test=Split(x, dataset.test.y))
 
 
 def check_fits(spec: DataSpec, other: DataSpec, *, who: str) -> None:

@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any
 from robustkt.models._user import UserSource, is_user_arch, load_callable, read_source
 
 if TYPE_CHECKING:
-    from robustkt.models._build import Classifier, Normalize, build, known
+    from robustkt.models._build import Classifier, Normalize, build, known, library_version
 
-__all__ = ["Classifier", "Normalize", "UserSource", "build", "is_user_arch", "known", "load_callable", "read_source"]
+__all__ = [
+    "Classifier",
+    "Normalize",
+    "UserSource",
+    "build",
+    "is_user_arch",
+    "known",
+    "library_version",
+    "load_callable",
+    "read_source",
+]
 
 
 def __getattr__(name: str) -> Any:

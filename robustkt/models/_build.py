@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +12,13 @@ from torch import Tensor, nn
 from robustkt.catalog import ARCHITECTURES, plain, unknown
 from robustkt.errors import UsageError
 from robustkt.generation import DataSpec
-from robustkt.models._outside import LIBRARIES, Construct, users
+from robustkt.models._outside import LIBRARIES, Construct, library_version, users
 from robustkt.models._sized import wide
 from robustkt.models._user import UserSource, guarded, read_source
 from robustkt.models.deepmind import dmwideresnet
 from robustkt.models.wideresnet import wideresnet
+
+__all__ = ["Classifier", "Normalize", "build", "known", "library_version"]
 
 
 class Normalize(nn.Module):
@@ -114,7 +118,13 @@ def catalogued(arch: str) -> Construct:
         error = unknown("architecture", arch, ARCHITECTURES.names())
         raise UsageError(error.what, f"{error.fix} Also wideresnetD_W, torchvision:NAME, timm:NAME, file.py:Callable.")
     constructor = constructor or ARCHITECTURES.get(arch)
-    return lambda data: constructor(channels=data.shape[0], classes=len(data.classes))
+    sized = "size" in inspect.signature(constructor).parameters  # of a network for images of one size
+
+    def construct(data: DataSpec) -> nn.Module:
+        size: dict[str, Any] = {"size": data.shape[1:]} if sized else {}
+        return constructor(channels=data.shape[0], classes=len(data.classes), **size)
+
+    return construct
 
 
 def check_logits(logits: object, arch: str, data: DataSpec) -> None:

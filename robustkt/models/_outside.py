@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -130,6 +131,15 @@ def _check(name: str, known: Sequence[str], library: str) -> None:
         near = difflib.get_close_matches(name.lower(), known, n=8, cutoff=0.5)
         what = unknown(f"{library} architecture", name, near).what
         raise UsageError(what, f"Near: {', '.join(near)}." if near else f"The documentation of {library} lists them.")
+
+
+def library_version(arch: str) -> str | None:
+    """`timm 1.0.19` of an architecture that a library brings, without what names a build; else None.
+
+    A library may give a name another network in a later version, so this is part of a recipe.
+    """
+    library = arch.partition(":")[0] if ":" in arch else ""
+    return f"{library} {importlib.metadata.version(library).partition('+')[0]}" if library in LIBRARIES else None
 
 
 LIBRARIES = {"torchvision": torchvision, "timm": timm}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from robustkt import corruptions
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import Generation, from_json
 from robustkt.numbers import fraction
@@ -44,6 +45,7 @@ class CertificateSettings:
     data: str
     precision: str
     domain: str | None = None  # which mode of a generation with adapters
+    corruption: str | None = None  # of the images, as `gaussian-noise:3`
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class EvaluationSettings(AttackedSettings):
     """What an evaluation was told."""
 
     attacks: tuple[str, ...]
+    corruption: str | None = None  # of the images before any attack
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,11 @@ def checked(result: Result) -> Result:
     read = from_json(SHAPES[result.kind], result.content, str(result.path))
     if not LOG.fullmatch(read.log):
         raise IntegrityError(f"{result.path} names a log that cannot be one", "Run `robustkt verify`.")
+    if not isinstance(read, Transfer) and read.settings.corruption is not None:
+        try:
+            corruptions.one(read.settings.corruption)
+        except UsageError as error:
+            raise IntegrityError(f"{result.path}: {error.what}", "Measure again with --fresh.") from None
     if isinstance(read, Certificates):
         intervals = read.figures.intervals
         if set(intervals) != set(read.figures.certified_accuracy) or any(len(i) != 2 for i in intervals.values()):
