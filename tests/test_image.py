@@ -234,7 +234,7 @@ class TestTheImage:
         assert "gen0" in told["list"]
         assert "identical, bit by bit" in told["reproduce"]
         (certificate,) = (checkout / "runs" / "registry").glob("results/*/certificate-*.json")
-        assert json.loads(certificate.read_text())["images"] == 10
+        assert json.loads(certificate.read_text())["figures"]["images"] == 10
         assert len(printed) >= 8
 
     def test_nobody_is_root_and_nothing_compiles_or_installs(self, image: str) -> None:
