@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
+DOCKER ?= docker
+BASE   ?= python:3.11-slim-bookworm
+VARIANT ?= cuda
+IMAGE  ?= robustkt:$(VARIANT)
 
-.PHONY: setup quickstart test slow lint format lock clean
+.PHONY: setup quickstart test slow lint format lock image image-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +16,8 @@ help:
 	@echo 'make test         install into .venv, then the linters and every ordinary test'
 	@echo 'make slow         the slow tests too (kill -9 at ten moments, Fashion-MNIST)'
 	@echo 'make setup        only the installation; a second call costs nothing'
+	@echo 'make image        the container image $(IMAGE); VARIANT=cpu without a GPU, BASE=…@sha256:… pins the base'
+	@echo 'make image-test   builds the image and runs what the pages say, with any docker client'
 	@echo 'make lint format lock clean'
 
 setup: $(READY)
@@ -31,6 +37,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 test: lint
 	$(BIN)/python -m pytest
@@ -42,9 +49,23 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header
+
+# one resolution; the image's two files are parts of it, as uv keeps the versions that stand in its output file
 lock:
-	uv pip compile pyproject.toml --extra dev --extra export --extra s3 --extra timm --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock
+	$(COMPILE) --extra dev --extra export --extra s3 --extra timm --output-file requirements.lock pyproject.toml
+	cp requirements.lock requirements-runtime.lock
+	$(COMPILE) --output-file requirements-runtime.lock pyproject.toml
+	cp requirements.lock requirements-build.lock
+	$(COMPILE) --output-file requirements-build.lock --group pyproject.toml:build
+
+image:
+	$(DOCKER) build --build-arg BASE=$(BASE) --build-arg VARIANT=$(VARIANT) \
+	  --build-arg REVISION=$$(git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null) --tag $(IMAGE) .
+
+image-test: setup
+	ROBUSTKT_DOCKER=$(DOCKER) $(BIN)/python -m pytest -n0 -m slow tests/test_image.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -21,6 +21,7 @@ PAGES = (
     ROOT / "docs" / "certification.md",
     ROOT / "docs" / "gate.md",
     ROOT / "docs" / "registry.md",
+    ROOT / "docs" / "containers.md",
 )
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -306,6 +307,21 @@ def startup() -> str:
     return rows(["command", "seconds", "first time", "MB"], *body) + told
 
 
+def image() -> str:
+    """How large the image is, and of what."""
+    variants = record("image")["variants"]
+    parts = list(variants["cuda"]["parts"])
+    body = [
+        [
+            f"`{name}`",
+            *(f"{size / 1e3:.1f}" for size in (found["megabytes"], *(found["parts"][part] for part in parts))),
+        ]
+        for name, found in variants.items()
+    ]
+    told = f"\n\n`python benchmarks/image.py`; on {variants['cuda']['base']}."
+    return rows(["`VARIANT`", "GB", *(f"of it {part}" for part in parts)], *body) + told
+
+
 def _settings(found: dict[str, Any]) -> str:
     first, machine = found["rows"][0], found["machine"]
     return (
@@ -331,6 +347,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gate-classes": gate_classes,
     "faults": faults,
     "startup": startup,
+    "image": image,
 }
 
 

@@ -46,10 +46,9 @@ def fastest_precision(device: torch.device) -> str:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs: Triton's CUDA, or a C++ compiler for a CPU."""
-    if device.type == "cuda":
-        return True
-    return device.type == "cpu" and any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
+    """Whether torch.compile has what it needs: a C compiler for Triton's launchers, or a C++ compiler for a CPU."""
+    compilers = {"cuda": (os.environ.get("CC") or "gcc", "clang"), "cpu": (os.environ.get("CXX") or "g++", "clang++")}
+    return any(shutil.which(name) for name in compilers.get(device.type, ()))
 
 
 Shape = tuple[int, ...]  # (C, H, W)

@@ -1,27 +1,44 @@
-"""What a run was made with, for its record: packages, lock file, working copy; no names of people or hosts."""
+"""What a run was made with, for its record: packages, lock file, image, working copy; no names of people or hosts."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
+import re
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from robustkt.errors import UsageError, clip
 from robustkt.numbers import digest
 
+BUILT = Path(sys.prefix) / "robustkt" / "image.json"  # what containers/describe.py writes when an image is built
+NAMED = "ROBUSTKT_IMAGE"
+BY_DIGEST = re.compile(r"([a-z0-9][a-z0-9._:/-]{0,400}(:[\w.-]{1,128})?@)?sha256:[0-9a-f]{64}")
 LOCKS = ("requirements.lock", "uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "conda-lock.yml")
 PATIENCE = 5.0  # seconds for git, which may look at a slow disk
 
 
 def circumstances(folder: Path) -> dict[str, Any]:
-    """`environment` (hash of all installed packages and versions), and where there are any `lock` and `git`.
+    """`environment` (hash of all installed packages and versions), and where there are any `image`, `lock` and `git`.
 
     Args:
         folder: where the run was started; a lock file lies there or in a folder above, up to the working copy's root.
+            An image's own lock file comes before these, as its environment was made from it.
+
+    Raises:
+        UsageError: $ROBUSTKT_IMAGE names no image by its digest.
     """
     found: dict[str, Any] = {"environment": environment()}
+    built = _built()
+    image = {**{name: told for name, told in built.items() if name != "lock"}, **_named()}
+    if image:
+        found["image"] = image
     top = _git(folder, "rev-parse", "--show-toplevel")
-    lock = _lock(folder, Path(top) if top else folder)
+    lock = BUILT.with_name(built["lock"]) if "lock" in built else _lock(folder, Path(top) if top else folder)
     if lock is not None:
         found["lock"] = {"file": lock.name, "hash": digest(lock.read_bytes())}
     commit = _git(folder, "rev-parse", "--verify", "HEAD") if top else None
@@ -35,6 +52,26 @@ def environment() -> str:
     """One hash of the names and versions of everything installed: equal environments have equal ones."""
     told = {f"{one.metadata['Name']}=={one.version}".lower() for one in importlib.metadata.distributions()}
     return digest("\n".join(sorted(told)).encode())
+
+
+def _built() -> Mapping[str, str]:
+    """What this image was built from: lock (a file's name), variant, base, revision; nothing outside of one."""
+    try:
+        told: Mapping[str, str] = json.loads(BUILT.read_text())
+    except FileNotFoundError:
+        return {}
+    return told
+
+
+def _named() -> dict[str, str]:
+    """The image by its digest, which only whoever starts it can know."""
+    given = os.environ.get(NAMED, "")
+    if given and not BY_DIGEST.fullmatch(given):
+        raise UsageError(
+            f"${NAMED} must be an image's digest, name@sha256:… or its id, sha256:…, not {clip(given)!r}",
+            "`docker inspect --format '{{.Id}}' IMAGE` prints the id; or leave the variable out.",
+        )
+    return {"digest": given} if given else {}
 
 
 def _lock(folder: Path, top: Path) -> Path | None:

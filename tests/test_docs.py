@@ -15,6 +15,7 @@ from tests.conftest import Ran
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+IN_CONTAINER = re.compile(r"^.*docker (run .* robustkt(:\w+)?|compose run --rm \w+) ")  # all before the command
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def _commands() -> list[str]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
-            found += [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("robustkt ")]
+            lines = [IN_CONTAINER.sub("robustkt ", line) for line in block.splitlines()]
+            found += [line.split("#")[0].strip() for line in lines if line.startswith("robustkt ")]
         found += [c for c in re.findall(r"`(robustkt [^`]*)`", page.read_text()) if "…" not in c]
     return sorted(set(found))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustkt import api
+from robustkt.errors import UsageError
 from robustkt.numbers import digest
 from robustkt.provenance import circumstances, environment
 from robustkt.registry import Registry
@@ -39,6 +40,30 @@ def test_a_working_copy_and_its_lock_file(tmp_path: Path) -> None:
 def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert circumstances(tmp_path) == {"environment": environment()}
+
+
+HEX = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    "named", [f"sha256:{HEX}", f"robustkt@sha256:{HEX}", f"ghcr.io:443/me/robustkt:1.0@sha256:{HEX}"]
+)
+def test_an_image_is_named_by_its_digest(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTKT_IMAGE", named)
+    assert circumstances(tmp_path)["image"] == {"digest": named}
+
+
+@pytest.mark.parametrize(
+    "named", ["robustkt", "robustkt:latest", "sha256:1234", f"sha256:{HEX}\n", f"a b@sha256:{HEX}", f"@sha256:{HEX}"]
+)
+def test_an_image_named_otherwise_is_refused_before_any_work(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTKT_IMAGE", named)
+    registry = Registry(tmp_path / "registry")
+    with pytest.raises(UsageError, match="must be an image's digest"):
+        api.train(method="gaussian", arch="smallcnn", data="digits", given={"sigma": "0.25"}, registry=registry)
+    assert not registry.exists
 
 
 def test_a_run_is_told_but_its_id_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,3 +108,12 @@ def test_quickstart_survives_ten_kills_and_ends_with_the_same_ids(tmp_path: Path
         assert {k: v for k, v in a.items() if k != "train_seconds"} == {
             k: v for k, v in b.items() if k != "train_seconds"
         }
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_trained(registry: Registry, tmp_path: Path) -> None:
+    from robustkt.errors import RobustKTError
+
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(RobustKTError, match="cannot write"):
+        api.quickstart(registry=registry, out=tmp_path / "file" / "out")
+    assert not registry.exists

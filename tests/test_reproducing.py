@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,11 +50,49 @@ def test_what_differs_is_named(trained: Registry, tmp_path: Path, cli: Callable[
     assert (told["first"]["epoch"], told["circumstances"]["threads"]) == (0, [99, torch.get_num_threads()])
     ran = cli("reproduce", "other", "--registry", trained.root, "--device", "cpu")
     assert ran.code == 3
+    assert re.search("not as recorded: threads.*; other bits may come of that", ran.err)
+    assert "OMP_NUM_THREADS=99" in ran.err
     assert "other: different" in ran.out
     assert "threads was 99" in ran.out
     ran = cli("reproduce", "other", "--registry", trained.root, "--device", "cpu", "--tolerance", "10")
     assert ran.code == 0
     assert "equal within 10" in ran.out
+
+
+def test_another_image_and_lock_are_told_before_and_after(
+    trained: Registry, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Ran]
+) -> None:
+    name, path = "sha256:" + "ab" * 32, trained.record_path(trained.get("gen0").id)
+    monkeypatch.setenv("ROBUSTKT_IMAGE", name)
+    kept = path.read_bytes()
+    found = api.reproduce("gen0", registry=trained, device="cpu")
+    assert found["verdict"] == "identical"
+    assert found["circumstances"]["image"] == [None, {"digest": name}]
+    lock = {"file": "requirements.lock", "hash": "sha256:" + "cd" * 32}
+    path.write_bytes(sealed({**unsealed(path, ""), "image": {"digest": "sha256:" + "00" * 32}, "lock": lock}))
+    ran = cli("reproduce", "gen0", "--registry", trained.root, "--device", "cpu")
+    path.write_bytes(kept)
+    assert ran.code == 0
+    before = next(line for line in ran.err.splitlines() if "not as recorded" in line)
+    assert {"lock", "image"} <= set(before.partition(": ")[2].split(", "))
+    assert "image was" in ran.out
+    assert name in ran.out
+
+
+def test_a_record_of_a_version_that_told_less_is_not_compared_in_what_it_lacks(
+    trained: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = trained.record_path(trained.get("gen0").id)
+    kept = path.read_bytes()
+    monkeypatch.setenv("ROBUSTKT_IMAGE", "sha256:" + "ab" * 32)
+    path.write_bytes(
+        sealed(
+            {k: v for k, v in unsealed(path, "").items() if k not in ("environment", "lock", "git", "deterministic")}
+        )
+    )
+    found = api.reproduce("gen0", registry=trained, device="cpu")
+    path.write_bytes(kept)
+    assert found["circumstances"] == {}
 
 
 def test_what_cannot_be_reproduced(trained: Registry) -> None:

@@ -17,7 +17,7 @@ from robustkt.api.training import distill, train
 from robustkt.errors import RobustKTError
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
-from robustkt.registry.files import write_atomic
+from robustkt.registry.files import write_atomic, writing
 from robustkt.report import certified_curves
 
 SIGMA = "0.25"
@@ -72,6 +72,8 @@ def quickstart(
     registry, progress = registry or Registry.locate(), progress or Silent()
     began = time.monotonic()
     _check_names(registry, seed)
+    with writing(out):  # minutes before it is needed: in a container the working folder may be read-only
+        out.mkdir(parents=True, exist_ok=True)
     made: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         progress.note(

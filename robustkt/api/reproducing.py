@@ -19,7 +19,11 @@ from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 
 TOLERANCE = 1e-3  # of the weights, as the length of the difference over the length of the weights
-CIRCUMSTANCES = ("device", "machine", "system", "threads", "versions", "environment", "lock", "git", "deterministic")
+CIRCUMSTANCES = (
+    "device", "machine", "system", "threads", "versions", "environment", "lock", "image", "git", "deterministic",
+)  # fmt: skip
+OPTIONAL = ("lock", "image", "git")  # recorded where there is one, by every version that records the environment
+DECIDING = ("device", "machine", "system", "threads", "versions", "deterministic")  # other bits may come of these
 PASSING = ("images_per_second", "seconds")  # of an epoch, another in every run
 
 
@@ -74,11 +78,12 @@ def reproduce(
         for needed in teacher.objects if teacher else []:
             scratch.put_object(registry.object(needed))
         job = Job(scratch, recipe, found.parents, found.name, dataset, source, target, False, progress)
+        old = registry.record(found.id)
+        _forewarn(old, job.circumstances, progress)
         again, record = job.make(job.student(), teacher, folder)
         after = _weights(scratch, again)
     distance, last = (_distance(before[name], after[name]) for name in ("selected", "last"))
     same = (again.weights, again.last_weights) == (found.weights, found.last_weights)
-    old = registry.record(found.id)
     return {
         "generation": found.name,
         "id": found.id,
@@ -122,6 +127,19 @@ def _first(old: list[Mapping[str, Any]], new: list[Mapping[str, Any]]) -> dict[s
     return None
 
 
+def _forewarn(old: Mapping[str, Any], new: Mapping[str, Any], progress: Progress) -> None:
+    """Before the work: what is not as it was recorded, and that other bits may come of it."""
+    changed = _changed(old, new)
+    if not changed:
+        return
+    late = "; other bits may come of that" if set(changed) & set(DECIDING) else ""
+    progress.note(f"not as recorded: {', '.join(changed)}{late}")
+    if "threads" in changed:
+        then, now = changed["threads"]
+        progress.note(f"it was trained with {then} threads, here are {now}: OMP_NUM_THREADS={then} sets them")
+
+
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What the run was made with that is another now."""
-    return {key: [old.get(key), new.get(key)] for key in CIRCUMSTANCES if key in old and old.get(key) != new.get(key)}
+    told = {*old, *(OPTIONAL if "environment" in old else ())}
+    return {key: [old.get(key), new.get(key)] for key in CIRCUMSTANCES if key in told and old.get(key) != new.get(key)}

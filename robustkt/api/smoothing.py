@@ -122,7 +122,8 @@ def pick_compile(asked: str, device: torch.device, draws: int) -> bool:
     from robustkt import inference
 
     if asked == "on" and not inference.can_compile(device):
-        raise UsageError("there is no C++ compiler for torch.compile", "Install g++, or leave --compile out.")
+        name, needed = ("C", "gcc") if device.type == "cuda" else ("C++", "g++")
+        raise UsageError(f"there is no {name} compiler for torch.compile", f"Install {needed}, or leave --compile out.")
     return asked == "on" or (asked == "auto" and draws >= COMPILE_FROM and inference.can_compile(device))
 
 

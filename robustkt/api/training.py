@@ -200,6 +200,12 @@ class Job:
         self.registry, self.recipe, self.parents, self.name = registry, recipe, dict(parents), name
         self.dataset, self.source, self.device = dataset, source, device
         self.fresh, self.progress = fresh, progress
+        # asked before the work: a wrong $ROBUSTKT_IMAGE is refused, and the working copy is told as it was then
+        self.circumstances = {
+            **circumstances(Path.cwd()),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            **machine(device),
+        }
         self.lost: str | None = None  # id of a generation of this recipe whose weights are damaged
         self.key = digest(canonical({"recipe": to_json(recipe), "parents": self.parents}))[7:23]
         # A student draws other streams than its teacher did at the same seed: else it would begin with the teacher's
@@ -308,9 +314,8 @@ class Job:
             **({"adapter_parameters": own} if (own := count_of(adapters.own_parameters(student))) else {}),
             "epochs": history.epochs,
             "paths": {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {},
-            **circumstances(Path.cwd()),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            **machine(self.device),
+            **self.circumstances,
+            "threads": history.threads,  # a continued run takes the number that it began with
         }
 
     def student(self) -> nn.Module:
