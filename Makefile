@@ -43,7 +43,7 @@ format: setup
 	$(BIN)/ruff format .
 
 lock:
-	uv pip compile pyproject.toml --extra dev --extra export --extra s3 --extra timm --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra dev --extra export --extra s3 --extra sign --extra timm --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock
 
 clean:

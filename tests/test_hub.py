@@ -107,6 +107,7 @@ def test_what_is_in_the_folder(made: Registry, published: Path) -> None:
         "manifest.json",
         "config.json",
         "record.json",
+        "provenance.json",
         "robustkt.json",
         "model.safetensors",
         "certified_accuracy.png",

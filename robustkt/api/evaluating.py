@@ -28,7 +28,7 @@ from robustkt.numbers import canonical, digest, exact, fraction, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 from robustkt.registry.files import append_synced
-from robustkt.registry.measurements import settled
+from robustkt.registry.measurements import key_of, settled
 
 ORDER = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")  # the columns of 2108.07969
 
@@ -120,7 +120,7 @@ def evaluate(
         "attacks": names, "norm": threat.norm, "eps": exact(threat.eps), "images": len(chosen), "skip": step,
         "seed": seed, "weights": found.last_weights if last else found.weights, "data": dataset.spec.fingerprint,
     }  # fmt: skip
-    key = digest(canonical(settings))[7:23]
+    key = key_of(settings)
     stored = None if fresh else settled(registry.result(found.id, "evaluation", key))
     if stored is not None and _outdated(stored.content["figures"]):
         stored = None
