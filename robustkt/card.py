@@ -52,10 +52,14 @@ def model_card(
 def _what(generation: Generation) -> str:
     recipe = generation.recipe
     size = "×".join(str(n) for n in recipe.data.shape)
-    lines = [
-        f"An image classifier, **{recipe.arch}**, trained by **{recipe.method}** on **{recipe.data.name}** "
-        f"({len(recipe.data.classes)} classes, images {size} in [0, 1]); made with robustkt."
-    ]
+    images = f"**{recipe.data.name}** ({len(recipe.data.classes)} classes, images {size} in [0, 1])"
+    if recipe.training is None:
+        source = recipe.settings.get("source") or "a file"
+        whose = f"whose weights were imported from `{source}` by robustkt; how they were trained is not known here."
+        lines = [f"An image classifier for {images}, **{recipe.arch}**, {whose}"]
+    else:
+        made = f"trained by **{recipe.method}** on {images}; made with robustkt."
+        lines = [f"An image classifier, **{recipe.arch}**, {made}"]
     if recipe.sigma is not None:
         lines.append(
             "The certificates below hold for the *smoothed* classifier: the majority vote of this network under "

@@ -243,6 +243,22 @@ def test_a_second_writer_is_not_overwritten(hub: HubStandIn, made: Registry) -> 
     assert repo.commits[repo.branches["main"]].title == "theirs"
 
 
+@pytest.mark.parametrize("kind", [0, -2, 500], ids=["dropped", "answer lost", "500"])
+def test_one_pull_request_whatever_fails(made: Registry, kind: int) -> None:
+    with standing() as hub:
+        hub.create("model", "bob/theirs", private=False, author="bob")
+        hub.fail("/commit/", kind)
+        first = api.push("gen0", repo="bob/theirs", create_pr=True, registry=made)
+        repo = hub.repos["model", "bob/theirs"]
+        assert [name for name in repo.branches if name.startswith("refs/pr/")] == ["refs/pr/1"]
+        assert first["commit"] == repo.branches["refs/pr/1"]
+        again = api.push("gen0", repo="bob/theirs", create_pr=True, registry=made)
+        assert (again["pr"], again["commit"], again["created"]) == (first["pr"], first["commit"], False)
+        assert first["pr"].endswith("/bob/theirs/discussions/1")
+        api.push("gen1", repo="bob/theirs", create_pr=True, registry=made)
+        assert "refs/pr/2" in repo.branches, "other files are another proposal"
+
+
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs of alice and bob; alice's with a password; one of RSA; an authority, its certificate of alice; another one."""
+    """Pairs of alice and bob; alice's with a password; one of RSA; an authority, its certificate of alice; another."""
     place = tmp_path_factory.mktemp("keys")
     own = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("alice", "bob", "ca", "other")}
     for name, key in {**own, "rsa": rsa.generate_private_key(65537, 2048)}.items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from robustkt import certlog
+from robustkt.catalog import CERTIFIERS
 from robustkt.certlog import Row
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation
@@ -67,7 +68,7 @@ def _excessive(settings: Mapping[str, Any], generation: Generation, rows: Sequen
         raise ValueError("a norm that this noise does not certify")
     check_counts({"--n": settings["n"], "--n0": settings["n0"]})
     share = _share(settings)
-    if not (0 < share < 0.5 and max(settings["n"], settings["n0"]) <= MOST):
+    if not (CERTIFIERS.has(settings["mode"]) and 0 < share < 0.5 and max(settings["n"], settings["n0"]) <= MOST):
         raise ValueError("no procedure")
     ball = Ball(noise, settings["norm"], generation.recipe.data.shape)
     thresholds = tuple(ball.needed(float(fraction(r))) for r in settings.get("radii", ()))
