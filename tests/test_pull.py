@@ -292,6 +292,16 @@ def test_what_is_forged_from_the_votes_on_is_caught_by_audit(folder: Path, regis
     assert api.show("gen1", registry)["certificates"][0]["claimed"], "it stays a claim"
 
 
+def test_forged_labels_are_caught_by_audit(folder: Path, registry: Registry, made: Registry) -> None:
+    """Accuracies follow from the labels of the log; only the data tell that they are not theirs."""
+    truth = certlog.parse(made.log(made.results(made.get("gen1").id)[0]).decode())[0].label
+    forge(folder, lambda row: replace(row, label=(truth + 1) % 10, correct=False) if row.idx == 0 else row)
+    api.pull(str(folder), registry=registry)
+    told = api.audit_generation("gen1", registry=registry, n=200, device="cpu", seed=1)
+    assert told["problems"] == ["the log gives another label than the data to image 0"]
+    assert api.show("gen1", registry)["certificates"][0]["claimed"], "it stays a claim"
+
+
 def test_a_file_of_somebody_else_is_refused(folder: Path, registry: Registry, made: Registry) -> None:
     gen0 = made.get("gen0")
     (folder / "model.safetensors").write_bytes(made.object(gen0.weights))

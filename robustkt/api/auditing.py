@@ -47,6 +47,8 @@ def audit_generation(
     Every certificate claims that the base network gives its class to a noisy copy with at least the probability that
     its radius needs. Two tests, each at half of `error`:
 
+    The labels are compared with those of the test images.
+
     - Modes with a second sample of fixed size (fixed, randomised, adaptive): old and new votes of an image come from
       one probability; Fisher's exact test against fewer new votes, Bonferroni over the log's images.
     - All modes: an image is refuted when so few new votes have a probability of at most α under its claim. An honest
@@ -143,7 +145,8 @@ def _audit(
 ) -> dict[str, Any]:
     settings = result.content["settings"]
     every = certlog.parse(registry.log(result).decode())
-    rows = [row for row in every if row.predict >= 0]
+    wrong = [r.idx for r in every if not (0 <= r.idx < len(test) and int(test.y[r.idx]) == r.label)]
+    rows = [row for row in every if row.predict >= 0 and row.idx < len(test)]
     chosen = np.random.default_rng(seed).permutation(len(rows))[:images]
     sample = [rows[i] for i in sorted(chosen)]
     last = settings["weights"] == found.last_weights != found.weights
@@ -170,6 +173,9 @@ def _audit(
     alpha = settings.get("alpha_image", settings["alpha"])
     taken = len(sample) / max(1, len(rows))
     figures = judge(fresh, alpha, error, len(every), taken, two_samples=not takes(settings["mode"], "radii"))
+    if wrong:
+        told_of = f"image {wrong[0]}" if len(wrong) == 1 else f"{len(wrong)} images, the first of them {wrong[0]}"
+        figures["problems"].insert(0, f"the log gives another label than the data to {told_of}")
     told = {name: settings[name] for name in ("sigma", "mode", "noise", "norm", "n", "alpha")}
     return {**told, "images": len(sample), "copies": n, **figures}
 

@@ -116,10 +116,7 @@ def upload(session: Session, goal: Goal, files: Mapping[str, File], progress: Pr
         try:
             return _commit(session, goal, files, now, progress)
         except Passing as error:
-            if attempt + 1 == TRIES:
-                raise RobustKTError(error.what, error.fix) from None
-            progress.note(f"{error.what}; trying again")
-            time.sleep(error.wait if error.wait is not None else 2.0**attempt)
+            _wait(error, attempt, progress)
         now = plan(session, goal, files)
     if now.head is None:
         raise NotFoundError(f"there is no repository {goal.repo} on the Hub", "Look at its page, then push again.")
@@ -135,11 +132,16 @@ def _propose(session: Session, goal: Goal, files: Mapping[str, File], now: Plan,
         try:
             return _commit(session, goal, files, now, progress)
         except Passing as error:
-            if attempt + 1 == TRIES:
-                raise RobustKTError(error.what, error.fix) from None
-            progress.note(f"{error.what}; trying again")
-            time.sleep(error.wait if error.wait is not None else 2.0**attempt)
+            _wait(error, attempt, progress)
     raise AssertionError
+
+
+def _wait(error: Passing, attempt: int, progress: Progress) -> None:
+    """Before the next try; after the last one the error itself is raised."""
+    if attempt + 1 == TRIES:
+        raise RobustKTError(error.what, error.fix) from None
+    progress.note(f"{error.what}; trying again")
+    time.sleep(error.wait if error.wait is not None else 2.0**attempt)
 
 
 def _opened(session: Session, goal: Goal, files: Mapping[str, File]) -> Sent | None:
