@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from safetensors.numpy import save
+
 from robustkt.generation import DataSpec, Generation, Recipe, Training
 from robustkt.numbers import digest
 from robustkt.registry import Registry, verify
@@ -15,9 +18,14 @@ RECORD = {"started": "2026-01-01T00:00:00+00:00", "seconds": 1.5, "epochs": [{"e
 
 
 def commit(
-    registry: Registry, seed: int, name: str = "", teacher: Generation | None = None, source: bytes | None = None
+    registry: Registry,
+    seed: int,
+    name: str = "",
+    teacher: Generation | None = None,
+    source: bytes | None = None,
+    best: bytes | None = None,
 ) -> Generation:
-    """A generation with objects of its own, stored as a job does it."""
+    """A generation with objects of its own, stored as a job does it; its weights are safetensors."""
     recipe = Recipe(
         method="crt" if teacher else "gaussian",
         settings={"sigma": "0.25"},
@@ -30,11 +38,15 @@ def commit(
     generation = Generation(
         name=name,
         recipe=recipe,
-        weights=registry.put_object(b"best %d" % seed),
-        last_weights=registry.put_object(b"last %d" % seed),
+        weights=registry.put_object(best or weights(seed)),
+        last_weights=registry.put_object(weights(seed + 0.5)),
         parents={"teacher": teacher.id} if teacher else {},
     )
     return registry.add(generation, {**RECORD, "seed": seed})
+
+
+def weights(fill: float) -> bytes:
+    return save({"w": np.full(50, fill)})
 
 
 def measure(registry: Registry, generation: Generation, key: str = "ab12", accuracy: float = 0.5) -> Path:

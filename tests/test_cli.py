@@ -932,6 +932,21 @@ def test_code_that_no_hash_pins_is_not_run(cli: Cli, here: Registry, tmp_path: P
 
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
+
+def test_interrupted_while_the_program_is_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from robustkt.__main__ import main\n"
+        "main()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (130, "error: interrupted before anything was begun\n")
+
+
 THREE = ["train", "-m", "gaussian", "-a", "net.py:Net", "-d", "digits", "--sigma", "0.25", "--batch-size", "256"]
 THREE += ["--epochs", "3"]
 

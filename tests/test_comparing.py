@@ -91,6 +91,11 @@ def test_the_class_that_loses_is_named(registry: Registry) -> None:
     assert three["p_adjusted"] == pytest.approx(10 * three["p_value"])
 
 
+def test_a_negative_radius_is_refused(registry: Registry, two: tuple[Generation, Generation]) -> None:
+    with pytest.raises(UsageError, match="a radius cannot be negative"):
+        api.compare(two[0].name, two[1].name, radii=[-1], registry=registry)
+
+
 def test_sigmas_are_compared_each_by_itself(registry: Registry, two: tuple[Generation, Generation]) -> None:
     for generation in two:
         twins.certify(registry, generation, [0.7] * N, LABELS, sigma="0.5")

@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from safetensors.numpy import save
 
 from robustkt import api
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
-from robustkt.generation import Generation, Recipe, Training
 from robustkt.numbers import digest
 from robustkt.registry import Registry, claims, location
 from robustkt.registry import remote as remote_module
@@ -32,7 +29,7 @@ from robustkt.registry.location import Location
 from robustkt.registry.remote import Mirror, Remote, remote_at
 from robustkt.registry.seal import sealed
 from tests.conftest import SHARED, Ran
-from tests.stores import DATA, RECORD, damage, measure, notes, stored_files
+from tests.stores import commit, damage, measure, notes, stored_files
 
 Cli = Callable[..., Ran]
 
@@ -47,34 +44,6 @@ def _empty_memory() -> Iterator[None]:
     yield
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
-
-
-def commit(
-    registry: Registry,
-    seed: int,
-    name: str = "",
-    teacher: Generation | None = None,
-    source: bytes | None = None,
-    best: bytes | None = None,
-) -> Generation:
-    """A generation with weights that are safetensors."""
-    recipe = Recipe(
-        method="crt" if teacher else "gaussian",
-        settings={"sigma": "0.25"},
-        arch="net.py:Net" if source else "smallcnn",
-        arch_source=registry.put_object(source) if source else None,
-        data=DATA,
-        training=Training(),
-        seed=seed,
-    )
-    generation = Generation(
-        name=name,
-        recipe=recipe,
-        weights=registry.put_object(best or save({"w": np.full(50, seed)})),
-        last_weights=registry.put_object(save({"w": np.full(50, seed + 0.5)})),
-        parents={"teacher": teacher.id} if teacher else {},
-    )
-    return registry.add(generation, {**RECORD, "seed": seed})
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import shlex
 from collections.abc import Callable
@@ -19,12 +19,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.tables")
 
 
 def test_tables_are_those_of_the_records(tables: ModuleType) -> None:
@@ -83,11 +78,7 @@ def test_no_index_host_and_no_machine_path_is_named() -> None:
 
 
 def test_the_tables_of_objectives_are_those_of_the_code() -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module("docs.generate")
     text = module.PAGE.read_text()
     assert module.rendered(text) == text, "docs/objectives.md is stale: python docs/generate.py"
     assert module.rendered(text.replace("`temperature=30.0`", "`temperature=3.0`")) == text

@@ -31,7 +31,7 @@ from robustkt.registry import refs as refs_file
 from robustkt.registry.files import TEMPORARY, append_synced, write_atomic
 from robustkt.registry.locks import locked
 from robustkt.registry.seal import sealed
-from tests.stores import DATA, RECORD, commit, damage, measure, notes, stored_files
+from tests.stores import DATA, RECORD, commit, damage, measure, notes, stored_files, weights
 
 
 @pytest.fixture(autouse=True)
@@ -101,13 +101,13 @@ def test_objects_go_in_and_come_out(registry: Registry) -> None:
 def test_a_damaged_object_is_refused_named_and_mended(full: Registry) -> None:
     generation = full.get("gen1")
     path = full.object_path(generation.weights)
-    path.write_bytes(b"best 7")
+    path.write_bytes(weights(7))
     with pytest.raises(IntegrityError, match="is damaged: its SHA-256 is not its name") as error:
         full.object(generation.weights)
     assert str(path) in error.value.what
     assert damage(full) == [f"an object whose SHA-256 is not its name: {path.relative_to(full.root)}"]
-    full.put_object(b"best 1")
-    assert full.object(generation.weights) == b"best 1"
+    full.put_object(weights(1))
+    assert full.object(generation.weights) == weights(1)
     assert damage(full) == []
     path.unlink()
     with pytest.raises(IntegrityError, match="is missing"):
@@ -689,7 +689,7 @@ def test_a_reader_beside_a_writer_never_sees_a_part(registry: Registry) -> None:
         seen = len(everything)
         for generation in everything[-3:]:
             assert registry.record(generation.id)["seed"] == generation.recipe.seed
-            assert registry.object(generation.weights) == b"best %d" % generation.recipe.seed
+            assert registry.object(generation.weights) == weights(generation.recipe.seed)
             for result in registry.results(generation.id):
                 assert registry.log(result) == b"idx\tlabel\n%r\n" % result.content["figures"]["acr"]
         assert registry.get("@latest").name

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -416,6 +417,23 @@ def test_latest_is_nobodys_name(full: Registry) -> None:
         commit(full, 9, "latest")
 
 
+def test_a_job_whose_teacher_went_before_it_began_says_so(full: Registry) -> None:
+    folder, gone = full.job_path("train", "ab"), "sha256:" + "0" * 64
+    with pytest.raises(NotFoundError, match="has just been removed"), full.working(folder, "it", [gone]):
+        raise AssertionError("it began")
+    assert not folder.exists()
+    api.rm(["gen1"], name_only=True, registry=full)
+    with full.working(folder, "it", [full.get("gen2").parents["teacher"]]):
+        assert folder.exists(), "one without a name is there"
+
+
+def test_a_registry_stays_where_it_was(full: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(full.root.parent)
+    relative = Registry(Path(full.root.name))
+    monkeypatch.chdir(tmp_path.parent)
+    assert relative.get("gen1") == full.get("gen1")
+
+
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 
@@ -426,10 +444,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def be(machine: str) -> None:
         monkeypatch.setattr(locks, "_boot", lambda: machine)
 
-        def acquire(self: object, timeout: float) -> None:
-            raise NotImplementedError
-
-        monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+        monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=NotImplementedError("no locks here")))
 
     return be
 

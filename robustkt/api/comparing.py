@@ -11,7 +11,7 @@ from typing import Any
 from robustkt import paired
 from robustkt.api.gateconfig import check_confidence
 from robustkt.api.pairing import ABSTAIN, STOPS, Shared, Verdicts, common, missing, verdicts
-from robustkt.errors import NotFoundError
+from robustkt.errors import NotFoundError, UsageError
 from robustkt.generation import Generation, to_json
 from robustkt.numbers import exact, fraction, noise_level
 from robustkt.registry import Registry
@@ -52,6 +52,8 @@ def compare(
     """
     registry = registry or Registry.locate()
     check_confidence(confidence)
+    if any(radius < 0 for radius in radii or ()):
+        raise UsageError("a radius cannot be negative", "Give radii such as --radii 0,0.25,0.5.")
     old, new = registry.get(first), registry.get(second)
     both = common(registry, old, new)
     level = exact(noise_level(sigma)) if sigma is not None else None

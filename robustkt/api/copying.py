@@ -76,6 +76,8 @@ def copy(
     """
     if (to is None) == (source is None):
         raise UsageError("copy takes either --to PLACE or --from PLACE", "Such as --to s3://bucket/registry.")
+    if not (to or source):
+        raise UsageError("the place to copy to or from is an empty text", "Such as --to s3://bucket/registry.")
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,60}", suffix):
         raise UsageError(f"--suffix '{suffix}' cannot be part of a name", "Use letters, digits, '.', '_' and '-'.")
     progress = progress or Silent()

@@ -208,7 +208,7 @@ def command(wanted: Measured, lacking: Generation, *, again: bool = False) -> st
     images = ["--max-images", s["images"], *other]
     if wanted.kind == "certificate":
         words = ["certify", lacking.name, *(["--sigma", s["sigma"]] if s["sigma"] else []), "--mode", s["mode"]]
-        words += ["--n", s["n"], "--n0", s["n0"], "--alpha", f"{s['alpha']:g}"]
+        words += ["--n", s["n"], "--n0", s["n0"], "--alpha", str(s["alpha"])]
         words += ["--noise", s["noise"], "--norm", s["norm"]]
         words += ["--radii", ",".join(s["radii"])] if s.get("radii") else []
         words += ["--simultaneous"] if "alpha_image" in s else []

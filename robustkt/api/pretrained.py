@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,18 @@ from robustkt.streams import noise_seed
 M = TypeVar("M", bound="RobustModel")
 
 
+class Download(TypedDict, total=False):
+    """What the Hub's client is told, in its own words."""
+
+    force_download: bool  # even what the cache holds
+    token: (
+        str | bool | None
+    )  # for private repositories; the one that you are logged in with by default, none with False
+    cache_dir: str | Path | None  # where downloads are kept
+    local_files_only: bool  # ask nobody; take what the cache holds
+    revision: str | None  # branch, tag or commit
+
+
 class RobustModel(Classifier):
     """A published network behind its normalisation: images (B, C, H, W) in [0, 1] to logits (B, K), in eval mode."""
 
@@ -42,30 +53,21 @@ class RobustModel(Classifier):
         pretrained_model_name_or_path: str | Path,
         *,
         arch: nn.Module | str | None = None,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
+        **download: Unpack[Download],
     ) -> M:
         """The network of a repository `ORG/NAME`, or of a folder in the published form, its weights checked.
 
         Args:
             pretrained_model_name_or_path: the repository, `@REVISION` behind it if wanted, or the folder.
             arch: where the architecture is its author's own code: the network, or `file.py:Callable` of yours.
-            force_download: even what the cache holds.
-            token: for private repositories; the one that you are logged in with by default, none with False.
-            cache_dir: where downloads are kept.
-            local_files_only: ask nobody; take what the cache holds.
-            revision: branch, tag or commit.
+            **download: the Hub client's own arguments, as in `Download`.
 
         Raises:
             NotFoundError: no such repository, revision or folder.
             IntegrityError: the weights are not those of the manifest.
             RobustKTError: the architecture is code of its author's own and no `arch` was given, or the Hub refuses.
         """
-        told: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
-        folder = _folder(pretrained_model_name_or_path, revision, token, {**told, "force_download": force_download})
+        folder = _folder(pretrained_model_name_or_path, download)
         data = (folder / MANIFEST).read_bytes()
         generation = read_manifest(data, str(pretrained_model_name_or_path), MANIFEST)
         network = models.build(arch, generation.recipe.data).network if isinstance(arch, str) else arch
@@ -105,24 +107,19 @@ class SmoothedClassifier:
         pretrained_model_name_or_path: str | Path,
         *,
         arch: nn.Module | str | None = None,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
-        **smoothing: Any,
+        **options: Any,
     ) -> SmoothedClassifier:
-        """The smoothed classifier of a repository or folder; further arguments are those of the constructor.
+        """The smoothed classifier of a repository or folder.
+
+        `options` are those of `Download` and the constructor's.
 
         Raises:
             UsageError: the generation was not trained under noise and no `sigma` was given, or other wrong arguments.
             RobustKTError: as of `RobustModel.from_pretrained`.
         """
-        model = RobustModel.from_pretrained(
-            pretrained_model_name_or_path, arch=arch, force_download=force_download, token=token, cache_dir=cache_dir,
-            local_files_only=local_files_only, revision=revision,
-        )  # fmt: skip
-        return cls(model, **smoothing)
+        download = cast(Download, {name: options.pop(name) for name in Download.__annotations__ if name in options})
+        model = RobustModel.from_pretrained(pretrained_model_name_or_path, arch=arch, **download)
+        return cls(model, **options)
 
     def predict(self, x: Tensor, *, seed: int = 0) -> Certificate:
         """The class of one image (C, H, W) in [0, 1] with its radius; `label` is None where it abstains.
@@ -153,11 +150,13 @@ class SmoothedClassifier:
         return certificate
 
 
-def _folder(name: str | Path, revision: str | None, token: str | bool | None, options: Mapping[str, Any]) -> Path:
+def _folder(name: str | Path, download: Download) -> Path:
     """The files of a published network on this disk."""
     if isinstance(name, Path) or os.path.isdir(name):
         return Path(name)
     repo, at = parse_source(name)
-    if at is not None and revision is not None:
+    named = download.get("revision")
+    if at is not None and named is not None:
         raise UsageError("the revision is given twice", "Give it behind the @, or as revision.")
-    return snapshot(repo, at or revision, token, options)
+    told = {key: value for key, value in download.items() if key not in ("revision", "token")}
+    return snapshot(repo, at or named, download.get("token"), told)

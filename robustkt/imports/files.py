@@ -104,7 +104,7 @@ def _check_zip(file: IO[bytes], size: int, shown: str) -> None:
     try:
         archive = zipfile.ZipFile(file)
         entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError):
         raise _truncated(shown, "the table at its end is missing or damaged") from None
     if sum(entry.file_size for entry in entries) > min(MAX_BYTES, 2 * size + 2**20):
         raise IntegrityError(
@@ -123,7 +123,7 @@ def _check_zip(file: IO[bytes], size: int, shown: str) -> None:
         )
     try:
         bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError):
         bad = "an entry"
     if bad is not None:
         raise IntegrityError(f"{shown} is damaged: {bad} is not what its checksum says", AGAIN)

@@ -11,9 +11,10 @@ from robustkt.catalog import ARCHITECTURES, plain, unknown
 from robustkt.errors import UsageError
 from robustkt.generation import DataSpec
 from robustkt.models._outside import LIBRARIES, Construct, users
+from robustkt.models._sized import wide
 from robustkt.models._user import UserSource, guarded, read_source
-from robustkt.models.deepmind import by_name as deepmind_by_name
-from robustkt.models.wideresnet import by_name
+from robustkt.models.deepmind import dmwideresnet
+from robustkt.models.wideresnet import wideresnet
 
 
 class Normalize(nn.Module):
@@ -107,7 +108,8 @@ def catalogued(arch: str) -> Construct:
     Raises:
         UsageError: no such name, or a wide ResNet of a depth that is not 6n + 4.
     """
-    constructor = by_name(plain(arch)) or deepmind_by_name(plain(arch))
+    name = plain(arch)
+    constructor = wide(name, "wideresnet", wideresnet) or wide(name, "dmwideresnet", dmwideresnet)
     if constructor is None and not ARCHITECTURES.has(arch):
         error = unknown("architecture", arch, ARCHITECTURES.names())
         raise UsageError(error.what, f"{error.fix} Also wideresnetD_W, torchvision:NAME, timm:NAME, file.py:Callable.")

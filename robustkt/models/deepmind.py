@@ -8,19 +8,12 @@ there.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustkt.errors import UsageError
 from robustkt.models._init import he
 
 __all__ = ["dmpreactresnet18", "dmwideresnet28_10"]
-
-NAME = re.compile(r"dmwideresnet([1-9]\d{0,2})_([1-9]\d{0,2})")
 
 
 class WideBlock(nn.Module):
@@ -126,22 +119,6 @@ def same(x: Tensor, layer: nn.Conv2d) -> Tensor:
 def dmwideresnet(depth: int, width: int, *, channels: int, classes: int) -> nn.Module:
     """DeepMind's wide ResNet of any depth 6n + 4 and any width, arXiv:2010.03593; (B, C, H, W) -> (B, K)."""
     return DMWideResNet(depth, width, channels, classes)
-
-
-def by_name(name: str) -> Callable[..., nn.Module] | None:
-    """The constructor for `dmwideresnetD_W`, or None for a name of another form.
-
-    Raises:
-        UsageError: a depth that is not 6n + 4.
-    """
-    match = NAME.fullmatch(name)
-    if match is None:
-        return None
-    depth, width = int(match[1]), int(match[2])
-    if depth < 10 or (depth - 4) % 6:
-        what = f"{name}: the depth of a wide ResNet is 6n + 4, not {depth}"
-        raise UsageError(what, f"Take dmwideresnet28_{width}, say.")
-    return partial(dmwideresnet, depth, width)
 
 
 def dmwideresnet28_10(*, channels: int, classes: int) -> nn.Module:

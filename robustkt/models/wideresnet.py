@@ -7,18 +7,13 @@ and ReLU before each convolution. As TRADES runs them but without its unused `su
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustkt.errors import UsageError
 from robustkt.models._init import he
 
 __all__ = ["wideresnet28_10", "wideresnet34_10"]
-
-NAME = re.compile(r"wideresnet([1-9]\d{0,2})_([1-9]\d{0,2})")
 
 
 class PreActivation(nn.Module):
@@ -77,26 +72,6 @@ class WideResNet(nn.Module):
 def wideresnet(depth: int, width: int, *, channels: int, classes: int) -> nn.Module:
     """A wide ResNet of any depth 6n + 4 and any width, arXiv:1605.07146; (B, C, H, W) -> (B, K)."""
     return WideResNet(depth, width, channels, classes)
-
-
-def by_name(name: str) -> Callable[..., nn.Module] | None:
-    """The constructor for `wideresnetD_W`, or None for a name of another form.
-
-    Raises:
-        UsageError: a depth that is not 6n + 4.
-    """
-    match = NAME.fullmatch(name)
-    if match is None:
-        return None
-    depth, width = int(match[1]), int(match[2])
-    n, rest = divmod(depth - 4, 6)
-    if n < 1 or rest:
-        near = [4 + 6 * max(1, n), 4 + 6 * max(1, n + 1)]
-        raise UsageError(
-            f"{name}: the depth of a wide ResNet is 6n + 4, not {depth}",
-            "Take " + " or ".join(f"wideresnet{d}_{width}" for d in sorted(set(near))) + ".",
-        )
-    return partial(wideresnet, depth, width)
 
 
 def wideresnet28_10(*, channels: int, classes: int) -> nn.Module:

@@ -277,11 +277,13 @@ def _names(
                 break
         else:
             if identity in renamed or identity not in there.values():
+                fix = "Add --suffix -mine: every name that is taken gets it."
+                if identity in renamed:
+                    fix = "Give another one to --as."
+                elif len(wanted) == 1:
+                    fix = "Add --as NAME for this one, or --suffix -mine for every name that is taken."
                 raise RobustKTError(
-                    f"the name {choice} belongs to another generation in {label}",
-                    "Nothing was copied. Add --as NAME for this one, or --suffix -mine for every name that is taken."
-                    if len(wanted) == 1
-                    else "Nothing was copied. Add --suffix -mine: every name that is taken gets it.",
+                    f"the name {choice} belongs to another generation in {label}", f"Nothing was copied. {fix}"
                 )
     return made
 

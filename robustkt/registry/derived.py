@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from robustkt.registry.files import write_atomic
 from robustkt.registry.seal import sealed, unsealed_bytes
 from robustkt.registry.store import Registry
 
-LAYOUT = 4  # raise it when what `derived` is asked for changes its shape
+LAYOUT = 5  # raise it when what `derived` is asked for changes its shape
 
 Facts = dict[str, Any]
 
@@ -30,18 +30,19 @@ def derived(registry: Registry, identities: Iterable[str], draw: Callable[[str],
     maker = f"{robustkt.__version__}/{LAYOUT}"
     kept = _load(registry, maker)
     found: dict[str, Facts] = {}
-    changed, root = False, str(registry.root)
+    changed, files = False, _Files(registry.root)
     for identity in dict.fromkeys(identities):
-        stamp = _stamp(root, identity)
         entry = kept.get(identity)
-        if not (isinstance(entry, dict) and entry.get("stamp") == stamp):
+        known = entry if isinstance(entry, dict) else {}
+        seen = files.seen(identity, known)
+        if any(known.get(key) != value for key, value in seen.items()):
             changed = True
             try:
-                entry = {"stamp": stamp, "facts": draw(identity)}
+                known = {**seen, "facts": draw(identity)}
             except RobustKTError:
                 continue  # `verify` names it
-        found[identity] = entry["facts"]
-        kept[identity] = entry
+        found[identity] = known["facts"]
+        kept[identity] = known
     if changed:
         content = {"maker": maker, "entries": {i: kept[i] for i in found}}
         with contextlib.suppress(RobustKTError):  # a home that cannot be written
@@ -65,19 +66,35 @@ def _load(registry: Registry, maker: str) -> dict[str, Any]:
     return entries if content.get("maker") == maker and isinstance(entries, dict) else {}
 
 
-def _stamp(root: str, identity: str) -> str:
-    """What the operating system says of the generation's manifest, record and results; strings, as there are many."""
-    stem = identity.removeprefix("sha256:")
-    marks = []
-    for path in (f"{root}/generations/{stem}.json", f"{root}/records/{stem}.json", f"{root}/claims/{stem}.json"):
+class _Files:
+    """What the operating system says of manifests, records, claims and results, asked as little as can be."""
+
+    def __init__(self, root: Path) -> None:
+        self.results = f"{root}/results"
+        self.single = [_marks(f"{root}/{kind}") for kind in ("generations", "records", "claims")]
+
+    def seen(self, identity: str, known: Mapping[str, Any]) -> Facts:
+        """The mark of the folder of results, the results in it, and one mark of all files of the generation."""
+        stem = identity.removeprefix("sha256:")
+        place = f"{self.results}/{stem}"
+        marks = [single.get(f"{stem}.json") for single in self.single]
         try:
-            marks.append(_told(os.stat(path)))
-        except OSError:
-            marks.append("-")
-    with contextlib.suppress(OSError), os.scandir(f"{root}/results/{stem}") as entries:
-        marks += sorted([f"{e.name}:{_told(e.stat())}" for e in entries if e.name.endswith(".json")])
-    return " ".join(marks)
+            folder = _mark(os.stat(place))
+            names = known.get("results")
+            if known.get("folder") != folder or not isinstance(names, list):
+                names = sorted(name for name in os.listdir(place) if name.endswith(".json"))
+            marks += [_mark(os.stat(f"{place}/{name}")) for name in names]
+        except OSError:  # none, or one that goes at this moment
+            folder, names = 0, []
+        return {"folder": folder, "results": names, "files": marks}
 
 
-def _told(status: os.stat_result) -> str:
-    return f"{status.st_ino:x}.{status.st_size:x}.{status.st_mtime_ns:x}"
+def _marks(folder: str) -> dict[str, int]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return {entry.name: _mark(entry.stat()) for entry in entries}
+    return {}
+
+
+def _mark(status: os.stat_result) -> int:
+    """One number for inode, size and time; Python hashes numbers alike in every process."""
+    return hash((status.st_ino, status.st_size, status.st_mtime_ns))

@@ -10,6 +10,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from robustkt.errors import IntegrityError, RobustKTError
 
@@ -22,18 +23,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         RobustKTError: the disk is full, or the place cannot be written.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    with _replacing(path) as file:
+        file.write(data)
 
 
 def copy_atomic(source: Path, path: Path) -> None:
@@ -42,18 +33,36 @@ def copy_atomic(source: Path, path: Path) -> None:
     Raises:
         RobustKTError: the disk is full, or the place cannot be written.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
-        try:
-            with source.open("rb") as old, temporary.open("xb") as new:
-                shutil.copyfileobj(old, new, 2**20)
-                new.flush()
-                os.fsync(new.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _replacing(path) as new, source.open("rb") as old:
+        shutil.copyfileobj(old, new, 2**20)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into that is at `path`, whole and synced, once the block has ended well."""
+    with writing(path), temporary(path) as (name, file):
+        yield file
+        finish(file)
+        os.replace(name, path)
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path`, removed at the end unless it has been renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with name.open("xb") as file:
+            yield name, file
+    finally:
+        name.unlink(missing_ok=True)
+
+
+def finish(file: BinaryIO) -> None:
+    """Wait until what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def digest_file(path: Path) -> str:
@@ -82,8 +91,7 @@ def append_synced(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            finish(file)
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, clip
-from robustkt.registry.files import TEMPORARY, sync_folder, write_atomic, writing
+from robustkt.registry.files import finish, sync_folder, temporary, write_atomic, writing
 from robustkt.registry.hubfiles import Commits
 
 PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]*):/+")
@@ -274,23 +273,16 @@ def _opened(url: str) -> tuple[Any, str]:
 
 def _linked(path: Path, data: bytes) -> None:
     """Make a file whole, in one step, unless it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            try:
-                os.link(temporary, path)
-            except OSError as error:
-                if error.errno not in NO_LINKS:
-                    raise
-                with path.open("xb") as file:  # torn it would not be believed
-                    file.write(data)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary(path) as (name, file), contextlib.suppress(FileExistsError):
+        file.write(data)
+        finish(file)
+        try:
+            os.link(name, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with path.open("xb") as plain:  # torn it would not be believed
+                plain.write(data)
     sync_folder(path.parent)
 
 

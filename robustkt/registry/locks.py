@@ -115,7 +115,7 @@ def taken(path: Path) -> Held | None:
         lock.acquire(timeout=0)
     except Timeout:  # an OSError too
         return None
-    except NotImplementedError:
+    except NotImplementedError:  # what filelock raises where the file system has no locks: the lease alone decides
         system = None
     nonce = None
     try:

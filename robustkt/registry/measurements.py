@@ -57,10 +57,9 @@ class CertificateFigures:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """What an evaluation was told."""
+class AttackedSettings:
+    """Which images were attacked, and how far."""
 
-    attacks: tuple[str, ...]
     norm: str
     eps: str
     images: int
@@ -68,6 +67,13 @@ class EvaluationSettings:
     seed: int
     weights: str
     data: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(AttackedSettings):
+    """What an evaluation was told."""
+
+    attacks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -122,18 +128,11 @@ class Evaluation:
     log_hash: str
 
 
-@dataclass(frozen=True)
-class TransferSettings:
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings(AttackedSettings):
     """What was asked about a student's adversarial examples."""
 
     teacher: str
-    norm: str
-    eps: str
-    images: int
-    skip: int
-    seed: int
-    weights: str
-    data: str
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Registry:
     """A folder of generations. Reading takes no lock; writing takes one."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.absolute()  # whoever changes the folder afterwards
         self._seen: tuple[tuple[int, int, int], Refs] | None = None  # the refs as they were last read
         self.label = str(root)  # what answers and errors call it
         self.problems: list[tuple[str, Path]] = []  # what a copy of a remote registry could not take over
@@ -289,11 +289,17 @@ class Registry:
 
         Raises:
             RobustKTError: another process is at this very job.
+        NotFoundError: what it needs has been removed just now.
         """
+        needed = sorted(needs)
         with locked(folder.with_suffix(".lock"), doing, timeout=1.0):
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)
-            write_atomic(folder / NEEDS, canonical(sorted(needs)))
+            write_atomic(folder / NEEDS, canonical(needed))
+            for identity in needed:  # from here on `gc` keeps them; before, it may have taken one
+                if not self.manifest_path(identity).is_file():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise NotFoundError(f"generation {identity[7:19]} has just been removed", "Name another one.")
             yield
             shutil.rmtree(folder, ignore_errors=True)
 
