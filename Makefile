@@ -54,7 +54,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 
 # one resolution; the image's two files are parts of it, as uv keeps the versions that stand in its output file
 lock:
-	$(COMPILE) --extra dev --extra export --extra s3 --extra timm --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra export --extra s3 --extra sign --extra timm --output-file requirements.lock pyproject.toml
 	cp requirements.lock requirements-runtime.lock
 	$(COMPILE) --output-file requirements-runtime.lock pyproject.toml
 	cp requirements.lock requirements-build.lock

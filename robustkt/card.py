@@ -20,7 +20,7 @@ def model_card(
     picture: str | None,
     repo: str | None = None,
     homes: Mapping[str, str] | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> str:
     """README.md for a published generation, with the metadata that the Hugging Face Hub reads.
 
@@ -32,7 +32,7 @@ def model_card(
         picture: file name of the certified-accuracy curves, if there are any.
         repo: the repository that it is published in, if one is known.
         homes: the repositories of ancestors on the Hub, by their ids.
-        licence: what it is published under, if anything is known.
+        license: what it is published under, if anything is known.
     """
     sections = [
         f"# {generation.name}",
@@ -41,21 +41,25 @@ def model_card(
         _certificates([r for r in results if r.kind == "certificate"], picture),
         _evaluations([r for r in results if r.kind == "evaluation"]),
         _training(generation, record),
-        _terms(generation, licence),
+        _terms(generation, license),
         _use(generation, repo),
         _check(generation, repo),
     ]
-    metadata = card_metadata(generation, results, homes=homes or {}, licence=licence)
+    metadata = card_metadata(generation, results, homes=homes or {}, license=license)
     return f"---\n{metadata}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _what(generation: Generation) -> str:
     recipe = generation.recipe
     size = "×".join(str(n) for n in recipe.data.shape)
-    lines = [
-        f"An image classifier, **{recipe.arch}**, trained by **{recipe.method}** on **{recipe.data.name}** "
-        f"({len(recipe.data.classes)} classes, images {size} in [0, 1]); made with robustkt."
-    ]
+    images = f"**{recipe.data.name}** ({len(recipe.data.classes)} classes, images {size} in [0, 1])"
+    if recipe.training is None:
+        source = recipe.settings.get("source") or "a file"
+        whose = f"whose weights were imported from `{source}` by robustkt; how they were trained is not known here."
+        lines = [f"An image classifier for {images}, **{recipe.arch}**, {whose}"]
+    else:
+        made = f"trained by **{recipe.method}** on {images}; made with robustkt."
+        lines = [f"An image classifier, **{recipe.arch}**, {made}"]
     if recipe.sigma is not None:
         lines.append(
             "The certificates below hold for the *smoothed* classifier: the majority vote of this network under "
@@ -178,10 +182,10 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _terms(generation: Generation, licence: str | None) -> str:
+def _terms(generation: Generation, license: str | None) -> str:
     """The licence, and what the figures do not say."""
     terms = (
-        f"Licence: `{licence}`." if licence else "No licence is recorded: ask whoever published this before you use it."
+        f"Licence: `{license}`." if license else "No licence is recorded: ask whoever published this before you use it."
     )
     where = "the data's licence and limits are those of " + generation.recipe.data.name
     return "\n\n".join(

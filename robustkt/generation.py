@@ -251,7 +251,9 @@ def _check_values(generation: Generation, source: str) -> None:
         if value is not None and not HASH.fullmatch(value):
             raise IntegrityError(f"{source}: generation.{path} '{clip(value, 80)}' is not a SHA-256 hash", RESTORE)
     modes = set(generation.adapters)
-    if modes != set(generation.last_adapters) or generation.mode not in (modes or {None}):
+    if modes != set(generation.last_adapters) or (
+        generation.mode not in modes if modes else generation.mode is not None
+    ):
         raise IntegrityError(f"{source}: its adapters, those of the last epoch and its mode do not agree", RESTORE)
     if (generation.format == 1 and modes) or not all(DOMAIN.fullmatch(domain) for domain in modes):
         raise IntegrityError(f"{source}: it cannot have the adapters {clip(', '.join(sorted(modes)), 80)}", RESTORE)

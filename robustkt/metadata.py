@@ -19,7 +19,7 @@ HUB_DATA = {  # names that have one canonical home there
 
 
 def card_metadata(
-    generation: Generation, results: Sequence[Result], *, homes: Mapping[str, str], licence: str | None
+    generation: Generation, results: Sequence[Result], *, homes: Mapping[str, str], license: str | None
 ) -> str:
     """YAML for the card of `generation`; figures that are only claimed are left out of its results."""
     from huggingface_hub import ModelCardData
@@ -38,7 +38,7 @@ def card_metadata(
         tags=tags,
         datasets=[data] if data else None,
         base_model=bases or None,
-        license=licence,
+        license=license,
         model_name=generation.name if figures else None,
         eval_results=figures or None,
         **more,

@@ -84,3 +84,16 @@ class DeviceStream:
 def stream(device: torch.device, seed: int | str, key: int | str, chunk: int) -> Stream:
     """The stream of a chunk of an image's noise on a device."""
     return HostStream(seed, key, chunk) if device.type == "cpu" else DeviceStream(device, seed, key, chunk)
+
+
+def noise_seed(seed: int, mode: str, n: int, n0: int) -> str:
+    """What the noise is keyed by beside the image: another procedure or number of copies draws other noise.
+
+    A bound for a fixed n must not be taken on noise that n was chosen by, nor on some of it and a little more.
+    """
+    return f"{seed} {mode} {n} {n0}"
+
+
+def uniform_number(seed: str, key: int | str) -> float:
+    """From (0, 1] with nine decimals, which a log keeps exactly; drawn from a stream that no noise is drawn from."""
+    return (int(HostStream(seed, f"u {key}", 0).integers(1)) % 10**9 + 1) / 10**9

@@ -297,7 +297,7 @@ def route(method: str, pattern: str) -> Callable[[Callable[..., None]], Callable
 
 KIND = r"/api/(?P<kind>models|datasets|spaces)"
 # "name" or "owner/name", but never eating the verb that follows it
-VERBS = "revision|tree|paths-info|refs|commits?|tag|branch|preupload|auth-check|settings|xet-"
+VERBS = "discussions|revision|tree|paths-info|refs|commits?|tag|branch|preupload|auth-check|settings|xet-"
 ID = rf"/(?P<id>[\w.-]+(?:/(?!(?:{VERBS})\b)[\w.-]+)?)"
 PLAIN = r"/(?:(?P<kind>datasets|spaces)/)?(?P<id>[\w.-]+(?:/[\w.-]+)?)"
 
@@ -622,6 +622,25 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self.hub.resolve(self.repo(kind, id), rev)
         form = parse_qs(self.data.decode())
         self.json([self.describe(p, commit.tree[p]) for p in form.get("paths", []) if p in commit.tree])
+
+    @route("GET", KIND + ID + "/discussions")
+    def discussions(self, kind: str, id: str) -> None:
+        repo = self.repo(kind, id)
+        opened = {int(name[8:]): repo.commits[c] for name, c in repo.branches.items() if name.startswith("refs/pr/")}
+        found = [
+            {
+                "title": commit.title,
+                "num": number,
+                "author": {"name": commit.author},
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "status": "open",
+                "repo": {"name": id, "type": TYPES[kind]},
+                "isPullRequest": True,
+            }
+            for number, commit in opened.items()
+            if self.query.get("author", [commit.author]) == [commit.author]
+        ]
+        self.json({"count": len(found), "start": 0, "discussions": found})
 
     @route("GET", KIND + ID + "/refs")
     def refs(self, kind: str, id: str) -> None:

@@ -805,7 +805,7 @@ def test_claims_stay_claims(team: Registry, tmp_path: Path, place: str) -> None:
     found = team.get("gen2")
     (result,) = team.results(found.id)
     marks = {f"{result.kind}-{result.key}": digest(result.path.read_bytes())}
-    told = claims.Claims(repo="org/gen2", revision=None, commit="0" * 40, licence=None, results=marks)
+    told = claims.Claims(repo="org/gen2", revision=None, commit="0" * 40, license=None, results=marks)
     claims.write(team.root, found.id, told)
     assert team.results(found.id)[0].claimed
     where = place if "://" in place else str(tmp_path / place)

@@ -9,6 +9,8 @@ import platform
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +109,7 @@ def test_what_is_in_the_folder(made: Registry, published: Path) -> None:
         "manifest.json",
         "config.json",
         "record.json",
+        "provenance.json",
         "robustkt.json",
         "model.safetensors",
         "certified_accuracy.png",
@@ -237,6 +240,25 @@ def test_a_full_disk_leaves_the_earlier_publication(
         refusals += 1
     assert refusals >= 8
     assert contents(published) != before
+
+
+def test_what_a_killed_push_left_is_tidied_up(made: Registry, published: Path) -> None:
+    from robustkt.hub.folder import _here
+
+    before, parent = contents(published), published.parent
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    kept = [f".gen2-{_here()}-{os.getpid()}-01234567", f".gen2-0a0a0a0a-{dead.pid}-01234567", ".gen2-mine", ".gen20"]
+    stale = [f".gen2-{_here()}-{dead.pid}-{'0' * 8}{end}" for end in ("", "-old")]
+    for name in (*kept, *stale):
+        (parent / name).mkdir()
+        (parent / name / "part").write_text("half")
+    api.push("gen2", to=published, registry=made)
+    assert {p.name for p in parent.iterdir()} == {"gen2", *kept}
+    os.replace(published, parent / stale[1])
+    api.push("gen2", to=published, registry=made)
+    assert contents(published) == before
+    assert {p.name for p in parent.iterdir()} == {"gen2", *kept}
 
 
 def test_damage_is_not_published(made: Registry, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import io
 import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
 import zipfile
 from collections import OrderedDict
@@ -629,3 +631,31 @@ def test_pretrained_weights_of_timm_have_to_be_known() -> None:
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(NotFoundError, match=r"there is no file nowhere\.pt"), sources.fetch("nowhere.pt", Silent()):
         pass
+
+
+def test_the_docs_converter_makes_an_old_pickle_importable(tmp_path: Path, registry: Registry) -> None:
+    """A pickle of a whole network of somebody's class: refused with the way to it, converted, taken."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "import-export.md").read_text()
+    script = text.partition("### Old pickles")[2].partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "theirs.py").write_text(
+        "from robustkt import data, models\n\nbase = models.build('smallcnn', data.load('digits').spec).network\n\n\n"
+        "class Net(type(base)): ...\n"
+    )
+    make = (
+        "import torch, theirs\n"
+        "net = theirs.base\nnet.__class__ = theirs.Net\n"
+        "torch.save({'epoch': 3, 'net': net}, 'old.pt')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    for code in (make, script.replace("/in/", "").replace("/out/", "")):
+        ran = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr.decode()
+    options: dict[str, Any] = {"arch": "smallcnn", "data": "digits", "normalization": "data", "device": "cpu"}
+    with pytest.raises(
+        RobustKTError, match=r"needs code of its authors.*theirs\.Net.*\n.*import-export\.md#old-pickles"
+    ):
+        api.import_generation(str(tmp_path / "old.pt"), registry=registry, **options)
+    told = api.import_generation(str(tmp_path / "new.safetensors"), registry=registry, **options)
+    assert told["created"]

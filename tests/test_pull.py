@@ -17,8 +17,10 @@ import torch
 from robustkt import api, certlog, data
 from robustkt.api.loading import load_network
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
+from robustkt.models import build
 from robustkt.numbers import canonical, digest
 from robustkt.registry import Registry, verify
+from robustkt.registry.measurements import key_of
 from robustkt.registry.seal import sealed
 from tests.conftest import Ran
 from tests.hubs import FEW, add, contents, kept, lineage, names, standing
@@ -57,7 +59,9 @@ def index_of(folder: Path) -> dict[str, Any]:
 
 
 def reindex(folder: Path, **changes: Any) -> None:
-    """What somebody who forges a file does next: an index that fits."""
+    """What somebody who forges a file does next: an index that fits, and no statement that does not."""
+    for path in folder.rglob("provenance.json"):
+        path.unlink()
     content = index_of(folder)
     files = {path: file for path, file in contents(folder).items() if path != "robustkt.json"}
     content["files"] = {path: {"hash": digest(file), "size": len(file)} for path, file in files.items()}
@@ -89,7 +93,7 @@ def test_a_missing_or_renamed_file_is_refused(folder: Path, registry: Registry) 
     old.rename(new)
     refused(folder, registry, "is missing in")
     reindex(folder)
-    api.pull(str(folder), registry=Registry(folder.parent / "other"))  # the key is the reader's to look up by …
+    refused(folder, registry, "is not under the key of its settings")
     new.rename(folder / "certificates" / "evaluation-00.json")
     reindex(folder)
     refused(folder, registry, "belongs to another generation, or under another name")
@@ -125,15 +129,148 @@ def test_forged_certificates_are_refused(folder: Path, registry: Registry, tmp_p
     api.pull(str(folder), registry=Registry(tmp_path / "same"))
     for change, figures, what in (
         (lambda row: replace(right(row), predict=row.label, correct=True, radius=0.5), False, "figures of .* are not"),
-        (lambda row: replace(row, radius=9.0, predict=row.label, correct=True), True, "more than its counts allow"),
-        (lambda row: replace(row, p_low=0.999, predict=row.label, correct=True), True, "more than its counts allow"),
-        (lambda row: replace(row, correct=True), True, "more than its counts allow"),
-        (lambda row: replace(row, idx=0), True, "lines that are none"),
+        (lambda row: replace(row, radius=9.0, predict=row.label, correct=True), True, "what its counts do not give"),
+        (lambda row: replace(row, p_low=0.999, predict=row.label, correct=True), True, "what its counts do not give"),
+        (lambda row: replace(row, correct=True), True, "what its counts do not give"),
+        (lambda row: replace(row, idx=0), True, "is not of the images that its settings name"),
     ):
         shutil.rmtree(folder)
         shutil.copytree(untouched, folder)
         forge(folder, change, figures=figures)
         refused(folder, registry, what)
+
+
+def rewrite(folder: Path, kind: str, change: Callable[[dict[str, Any], list[list[str]]], Any]) -> None:
+    """Another header and another log of gen2's measurement of a kind, sealed and indexed as its forger would."""
+    (header,) = folder.glob(f"{kind}s/*.json")
+    (log,) = folder.glob(f"{kind}s/*.tsv")
+    content = json.loads(header.read_bytes())
+    del content["digest"]
+    rows = [line.split("\t") for line in log.read_text().splitlines()]
+    change(content, rows)
+    text = "".join("\t".join(row) + "\n" for row in rows).encode()
+    log.unlink()
+    header.unlink()
+    header = header.with_name(f"{kind}-{key_of(content['settings'])}.json")
+    log = log.with_name(f"{header.stem}-{digest(text)[7:15]}.tsv")
+    log.write_bytes(text)
+    header.write_bytes(sealed({**content, "log": log.name, "log_hash": digest(text)}))
+    reindex(folder)
+
+
+def better(content: dict[str, Any], rows: list[list[str]]) -> None:
+    content["figures"]["attacks"]["fgsm"]["accuracy"] = 0.999
+
+
+@pytest.fixture(scope="module")
+def attacked(made: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gen2, which was attacked, its files rewritten once without a change, which is no forgery."""
+    place = tmp_path_factory.mktemp("attacked")
+    api.push("gen2", to=place / "gen2", with_ancestors=True, registry=made)
+    rewrite(place / "gen2", "evaluation", lambda content, rows: None)
+    api.pull(str(place / "gen2"), registry=Registry(place / "registry"))
+    return place / "gen2"
+
+
+EVALUATIONS: list[tuple[Callable[[dict[str, Any], list[list[str]]], Any], str]] = [
+    (better, "figures of .* are not those of its log: attacks"),
+    (lambda c, rows: c["figures"]["worst"].update(accuracy=0.9), "not those of its log: worst"),
+    (lambda c, rows: c["figures"]["attacks"]["fgsm"].update(eps="8/255"), "not those of its log: attacks"),
+    (lambda c, rows: c["settings"].update(images=9), "is not of the images"),
+    (lambda c, rows: c["settings"].update(skip=1), "is not of the images"),
+    (lambda c, rows: rows.pop(), "is not of the images|not those of its log"),
+    (lambda c, rows: rows[1].__setitem__(1, "77"), "labels of no class"),
+    (lambda c, rows: rows[1].__setitem__(2, "7"), "verdicts that are none|not those of its log"),
+    (lambda c, rows: rows[1].append("1"), "cannot be read"),
+    (lambda c, rows: rows[0].__setitem__(3, "pgd"), "cannot be read"),
+    (lambda c, rows: c["settings"].update(attacks=["clean"]), "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("change", "what"), EVALUATIONS, ids=[str(i) for i in range(len(EVALUATIONS))])
+def test_forged_evaluations_are_refused(
+    attacked: Path, tmp_path: Path, registry: Registry, change: Callable[..., Any], what: str
+) -> None:
+    folder = Path(shutil.copytree(attacked, tmp_path / "theirs"))
+    rewrite(folder, "evaluation", change)
+    refused(folder, registry, what)
+
+
+SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"alpha": 0.01}, "what its counts do not give"),
+    ({"alpha_image": 0.4}, "cannot be read"),
+    ({"n": 40}, "what its counts do not give"),
+    ({"n": 10**12}, "cannot be read"),
+    ({"n0": 11}, "what its counts do not give"),
+    ({"mode": "adaptive"}, "what its counts do not give"),
+    ({"mode": "unheard-of"}, "cannot be read"),
+    ({"norm": "l1"}, "cannot be read"),
+    ({"noise": "laplace", "norm": "l1"}, "what its counts do not give|figures of"),
+    ({"skip": 2}, "is not of the images"),
+]
+
+
+@pytest.mark.parametrize(("settings", "what"), SETTINGS, ids=[str(s) for s, _ in SETTINGS])
+def test_settings_that_are_not_the_logs_are_refused(
+    folder: Path, registry: Registry, settings: dict[str, Any], what: str
+) -> None:
+    rewrite(folder, "certificate", lambda content, rows: content["settings"].update(settings))
+    refused(folder, registry, what)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda s: s["subject"][0]["digest"].update(sha256="0" * 64), "is about other files than these"),
+        (lambda s: s["subject"].pop(), "is about other files than these"),
+        (lambda s: s["predicate"]["buildDefinition"]["externalParameters"]["recipe"].update(seed=7), "buildDefinition"),
+        (lambda s: s["predicate"]["buildDefinition"]["resolvedDependencies"].pop(0), "buildDefinition"),
+        (lambda s: s["predicate"]["runDetails"]["metadata"].update(startedOn="2020-01-01T00:00:00Z"), "runDetails"),
+        (lambda s: s["predicate"]["runDetails"]["byproducts"].pop(), "runDetails"),
+        (lambda s: s.update(predicateType="other"), "is no provenance statement"),
+        (lambda s: s.update(predicate=[]), "does not agree"),
+    ],
+)
+def test_a_statement_of_something_else_is_refused(
+    folder: Path, registry: Registry, change: Callable[[dict[str, Any]], Any], what: str
+) -> None:
+    statement = json.loads((folder / "provenance.json").read_bytes())
+    inside = folder / f"ancestors/{next(iter(index_of(folder)['ancestors']))[7:]}/provenance.json"
+    for path in (folder / "provenance.json", inside):
+        whole = path.read_bytes()
+        statement = json.loads(whole)
+        change(statement)
+        path.write_bytes(canonical(statement))
+        content = index_of(folder)
+        name = path.relative_to(folder).as_posix()
+        content["files"][name] = {"hash": digest(path.read_bytes()), "size": path.stat().st_size}
+        before = (folder / "robustkt.json").read_bytes()
+        (folder / "robustkt.json").write_bytes(sealed(content))
+        if not (path == inside and what == "buildDefinition" and whole.count(b"teacher/") == 0):
+            refused(folder, registry, what)
+        path.write_bytes(whole)
+        (folder / "robustkt.json").write_bytes(before)
+
+
+def test_the_statement_tells_where_it_comes_from(folder: Path, made: Registry) -> None:
+    statement = json.loads((folder / "provenance.json").read_bytes())
+    gen0, gen1 = made.get("gen0"), made.get("gen1")
+    files = contents(folder)
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert {one["name"]: f"sha256:{one['digest']['sha256']}" for one in statement["subject"]} == {
+        name: digest(files[name]) for name in ("model.safetensors", "last.safetensors", "manifest.json")
+    }
+    definition, run = (statement["predicate"][part] for part in ("buildDefinition", "runDetails"))
+    assert definition["externalParameters"]["recipe"] == json.loads(gen1.manifest())["recipe"]
+    dependencies = {one["name"]: one["digest"] for one in definition["resolvedDependencies"]}
+    assert dependencies["teacher/manifest.json"] == {"sha256": gen0.id[7:]}
+    assert dependencies["teacher/model.safetensors"] == {"sha256": gen0.weights[7:]}
+    assert dependencies["data/digits"] == {"sha256": gen1.recipe.data.fingerprint[7:]}
+    assert run["metadata"] == {"startedOn": "2026-01-01T00:00:00Z", "robustkt_seconds": 1.5}
+    assert {one["name"] for one in run["byproducts"]} == {
+        path for path in files if path == "record.json" or path.startswith("certificates/")
+    }
 
 
 def test_what_is_forged_from_the_votes_on_is_caught_by_audit(folder: Path, registry: Registry) -> None:
@@ -152,6 +289,16 @@ def test_what_is_forged_from_the_votes_on_is_caught_by_audit(folder: Path, regis
     api.pull(str(folder), registry=registry)
     told = api.audit_generation("gen1", registry=registry, n=200, device="cpu", seed=1)
     assert told["problems"]
+    assert api.show("gen1", registry)["certificates"][0]["claimed"], "it stays a claim"
+
+
+def test_forged_labels_are_caught_by_audit(folder: Path, registry: Registry, made: Registry) -> None:
+    """Accuracies follow from the labels of the log; only the data tell that they are not theirs."""
+    truth = certlog.parse(made.log(made.results(made.get("gen1").id)[0]).decode())[0].label
+    forge(folder, lambda row: replace(row, label=(truth + 1) % 10, correct=False) if row.idx == 0 else row)
+    api.pull(str(folder), registry=registry)
+    told = api.audit_generation("gen1", registry=registry, n=200, device="cpu", seed=1)
+    assert told["problems"] == ["the log gives another label than the data to image 0"]
     assert api.show("gen1", registry)["certificates"][0]["claimed"], "it stays a claim"
 
 
@@ -200,7 +347,7 @@ def test_an_index_cannot_name_any_place(folder: Path, registry: Registry, path: 
         ({"files": []}, "is not the index"),
         ({"files": {"manifest.json": {"hash": "sha256:" + "0" * 64, "size": 10**9}}}, "is not the index"),
         ({"ancestors": {"x": {}}}, "is not the index"),
-        ({"licence": 5}, "is not the index"),
+        ({"license": 5}, "is not the index"),
     ],
 )
 def test_an_index_that_is_none(folder: Path, registry: Registry, changes: dict[str, Any], what: str) -> None:
@@ -244,7 +391,7 @@ def test_lying_headers_are_refused(made: Registry, folder: Path, registry: Regis
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "manifest.json").write_bytes(evil.manifest())
     (folder / "record.json").write_bytes(sealed({"format": 1, "name": "x"}))
-    index = {"format": 1, "generation": evil.id, "names": ["evil"], "licence": None, "ancestors": {}, "files": {}}
+    index = {"format": 1, "generation": evil.id, "names": ["evil"], "license": None, "ancestors": {}, "files": {}}
     (folder / "robustkt.json").write_bytes(sealed(index))
     reindex(folder)
     refused(folder, registry, "is no safetensors file|holds no tensors")
@@ -392,16 +539,64 @@ def test_ancestors_that_are_nowhere(hub: HubStandIn, made: Registry, registry: R
 
 
 def test_a_teachers_licence_binds_its_students(hub: HubStandIn, tmp_path: Path, registry: Registry) -> None:
-    theirs = lineage(Registry(tmp_path / "nc"), licence="CC-BY-NC-SA-4.0")
+    theirs = lineage(Registry(tmp_path / "nc"), license="CC-BY-NC-SA-4.0")
     with pytest.raises(RobustKTError, match=r"gen0 is under cc-by-nc-sa-4.0, which does not allow gen2"):
-        api.push("gen2", licence="mit", registry=theirs)
+        api.push("gen2", license="mit", registry=theirs)
     assert hub.repos == {}
     told = api.push("gen2", with_ancestors=True, registry=theirs)
     assert "\nlicense: cc-by-nc-sa-4.0\n" in told["card"]
     api.pull("alice/gen2", registry=registry)
     student = add(registry, "gen3", 7, registry.get("gen2"))
     with pytest.raises(RobustKTError, match="does not allow gen3"):
-        api.push(student.name, licence="apache-2.0", registry=registry)
+        api.push(student.name, license="apache-2.0", registry=registry)
+
+
+def test_an_imported_ancestors_licence_binds_its_students(hub: HubStandIn, tmp_path: Path, registry: Registry) -> None:
+    """Its licence is in its manifest, so that no run record, claim or index can take it away."""
+    theirs = Registry(tmp_path / "theirs")
+    checkpoint = tmp_path / "weights.pt"
+    torch.manual_seed(0)
+    torch.save(build("smallcnn", data.load("digits").spec).network.state_dict(), checkpoint)
+    api.import_generation(
+        str(checkpoint), arch="smallcnn", data="digits", sigma="0.25", normalization="data",
+        license="CC BY-NC 4.0", name="base", device="cpu", registry=theirs,
+    )  # fmt: skip
+    student = add(theirs, "student", 1, theirs.get("base"))
+    add(theirs, "grandchild", 2, student)
+    for name in ("base", "student", "grandchild"):
+        with pytest.raises(RobustKTError, match=rf"base is under cc-by-nc-4\.0, which does not allow {name}"):
+            api.push(name, license="apache-2.0", registry=theirs)
+    assert hub.repos == {}
+    told = api.push("base", registry=theirs)
+    assert "whose weights were imported from `file` by robustkt" in told["card"]
+    assert "trained by" not in told["card"]
+    told = api.push("student", with_ancestors=True, registry=theirs)
+    assert "\nlicense: cc-by-nc-4.0\n" in told["card"]
+    place = tmp_path / "out"
+    api.push("student", with_ancestors=True, to=place, registry=theirs)
+    reindex(place, license="mit")
+    api.pull(str(place), registry=registry)
+    with pytest.raises(RobustKTError, match=r"base is under cc-by-nc-4\.0, .* student"):
+        api.push("student", license="mit", registry=registry)
+    assert "\nlicense: cc-by-nc-4.0\n" in api.push("student", dry_run=True, registry=registry)["card"]
+
+
+def test_what_an_earlier_version_wrote_is_read(folder: Path, registry: Registry) -> None:
+    content = index_of(folder)
+    content["licence"] = "cc-by-nc-4.0"
+    del content["license"]
+    (folder / "robustkt.json").write_bytes(sealed(content))
+    api.pull(str(folder), registry=registry)
+    (path, *_) = sorted((registry.root / "claims").glob("*.json"))
+    told = json.loads(path.read_bytes())
+    assert told["license"] == "cc-by-nc-4.0"
+    assert "licence" not in told
+    for one in (registry.root / "claims").glob("*.json"):
+        content = json.loads(one.read_bytes())
+        older = {key: value for key, value in content.items() if key not in ("digest", "license")}
+        one.write_bytes(sealed({**older, "licence": "cc-by-nc-4.0"}))
+    with pytest.raises(RobustKTError, match=r"is under cc-by-nc-4\.0"):
+        api.push("gen1", license="mit", to=folder.parent / "out", registry=registry)
 
 
 def test_the_card_validates_and_says_what_the_records_say(hub: HubStandIn, made: Registry) -> None:
@@ -409,7 +604,7 @@ def test_the_card_validates_and_says_what_the_records_say(hub: HubStandIn, made:
 
     for name in ("gen0", "gen1"):
         api.push(name, registry=made)
-    told = api.push("gen2", licence="apache-2.0", registry=made)
+    told = api.push("gen2", license="apache-2.0", registry=made)
     card = ModelCard(told["card"])
     found = card.data
     assert found.base_model == ["alice/gen1"] or found.base_model == "alice/gen1"

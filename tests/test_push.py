@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,6 +245,22 @@ def test_a_second_writer_is_not_overwritten(hub: HubStandIn, made: Registry) -> 
     assert repo.commits[repo.branches["main"]].title == "theirs"
 
 
+@pytest.mark.parametrize("kind", [0, -2, 500], ids=["dropped", "answer lost", "500"])
+def test_one_pull_request_whatever_fails(made: Registry, kind: int) -> None:
+    with standing() as hub:
+        hub.create("model", "bob/theirs", private=False, author="bob")
+        hub.fail("/commit/", kind)
+        first = api.push("gen0", repo="bob/theirs", create_pr=True, registry=made)
+        repo = hub.repos["model", "bob/theirs"]
+        assert [name for name in repo.branches if name.startswith("refs/pr/")] == ["refs/pr/1"]
+        assert first["commit"] == repo.branches["refs/pr/1"]
+        again = api.push("gen0", repo="bob/theirs", create_pr=True, registry=made)
+        assert (again["pr"], again["commit"], again["created"]) == (first["pr"], first["commit"], False)
+        assert first["pr"].endswith("/bob/theirs/discussions/1")
+        api.push("gen1", repo="bob/theirs", create_pr=True, registry=made)
+        assert "refs/pr/2" in repo.branches, "other files are another proposal"
+
+
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
 
@@ -310,3 +328,35 @@ def test_a_pull_goes_on_after_any_failed_request(made: Registry, tmp_path: Path,
                 api.pull("alice/gen1", registry=registry)
             assert kept(registry) == wanted
             assert [f.what for f in verify(registry)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [100])
+def test_killed_at_random_moments(made: Registry, tmp_path: Path, kills: int) -> None:
+    """Whatever a SIGKILL cuts short, what is on the Hub is whole or not there, and the same command ends it."""
+    words = [sys.executable, "-m", "robustkt", "push", "gen1", "--with-ancestors", "--registry", str(made.root)]
+    with HubStandIn() as hub:
+        environment = {**os.environ, **hub.env(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        subprocess.run(words, env=environment, capture_output=True, check=True)
+        requests = hub.count
+    chance, cut = random.Random(0), 0
+    for _ in range(kills):
+        with HubStandIn() as hub:
+            environment = {**os.environ, **hub.env(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+            process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            after = chance.randrange(requests)
+
+            def strike(number: int, process: subprocess.Popen[bytes] = process, after: int = after) -> None:
+                if number >= after and process.poll() is None:
+                    time.sleep(chance.random() / 100)
+                    process.kill()
+
+            hub.before = strike
+            cut += process.wait() == -9
+            hub.before = lambda number: None
+            complete(hub, "alice/gen1")
+            ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+            assert ended.returncode == 0, ended.stderr
+            assert complete(hub, "alice/gen1")
+            assert len(hub.repos["model", "alice/gen1"].commits) == 2
+    assert cut >= kills * 0.9

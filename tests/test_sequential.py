@@ -13,12 +13,12 @@ from robustkt.certificates import drive, lower_bound
 from robustkt.certificates.cohen import fixed
 from robustkt.certificates.sequential import (
     LOOKS,
-    _sizes,
     adaptive,
     anytime_lower_bound,
     log_e,
     looks,
     sequential,
+    sizes,
 )
 from tests.conftest import l2
 
@@ -77,7 +77,7 @@ def test_nobody_who_watches_every_look_is_wrong_more_often_than_alpha(radius: fl
     assert stats.norm.ppf(p0) * sigma == pytest.approx(radius)
     rng, hits, drawn = np.random.default_rng(1), np.zeros(coins, dtype=np.int64), 0
     wrong = np.zeros(coins, dtype=bool)
-    for size in _sizes(2_000):
+    for size in sizes(2_000):
         hits += rng.binomial(size - drawn, p0, size=coins)
         drawn = size
         possible, place = np.unique(hits, return_inverse=True)
@@ -169,7 +169,7 @@ def test_the_looks_and_the_end_are_wrong_no_more_often_than_alpha_together(radiu
     """10⁵ coins at a threshold, never given up: half of α on the way and half at the end, as `sequential` does."""
     coins, p0, alpha, n = 100_000, stats.norm.cdf(radius / 0.5), 0.02, 2_000
     rng, hits, drawn, wrong = np.random.default_rng(6), np.zeros(coins, dtype=np.int64), 0, np.zeros(coins, dtype=bool)
-    for size in _sizes(n):
+    for size in sizes(n):
         hits += rng.binomial(size - drawn, p0, size=coins)
         drawn = size
         possible, place = np.unique(hits, return_inverse=True)

@@ -47,6 +47,8 @@ def audit_generation(
     Every certificate claims that the base network gives its class to a noisy copy with at least the probability that
     its radius needs. Two tests, each at half of `error`:
 
+    The labels are compared with those of the test images.
+
     - Modes with a second sample of fixed size (fixed, randomised, adaptive): old and new votes of an image come from
       one probability; Fisher's exact test against fewer new votes, Bonferroni over the log's images.
     - All modes: an image is refuted when so few new votes have a probability of at most α under its claim. An honest
@@ -156,15 +158,16 @@ def _audit(
     device: torch.device,
     progress: Progress,
 ) -> dict[str, Any]:
-    settings = result.content["settings"]
+    settings, test = result.content["settings"], dataset.test
     every = certlog.parse(registry.log(result).decode())
-    rows = [row for row in every if row.predict >= 0]
+    wrong = [r.idx for r in every if not (0 <= r.idx < len(test) and int(test.y[r.idx]) == r.label)]
+    rows = [row for row in every if row.predict >= 0 and row.idx < len(test)]
     chosen = np.random.default_rng(seed).permutation(len(rows))[:images]
     sample = [rows[i] for i in sorted(chosen)]
     model = network(result)
     if settings.get("corruption"):
-        dataset = datasets.corrupted(dataset, corruptions.one(settings["corruption"]), [row.idx for row in sample])
-    test = dataset.test
+        seen = corruptions.one(settings["corruption"])
+        test = datasets.corrupted(dataset, seen, [row.idx for row in sample]).test
     noise: Noise = named(settings["noise"], Fraction(settings["sigma"]) if settings["sigma"] else None)
     ball = Ball(noise, settings["norm"], found.recipe.data.shape)
 
@@ -187,6 +190,9 @@ def _audit(
     alpha = settings.get("alpha_image", settings["alpha"])
     taken = len(sample) / max(1, len(rows))
     figures = judge(fresh, alpha, error, len(every), taken, two_samples=not takes(settings["mode"], "radii"))
+    if wrong:
+        told_of = f"image {wrong[0]}" if len(wrong) == 1 else f"{len(wrong)} images, the first of them {wrong[0]}"
+        figures["problems"].insert(0, f"the log gives another label than the data to {told_of}")
     told = {name: settings[name] for name in ("sigma", "mode", "noise", "norm", "n", "alpha")}
     told |= {"corruption": settings.get("corruption")}
     return {**told, "images": len(sample), "copies": n, **figures}

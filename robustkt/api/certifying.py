@@ -27,7 +27,6 @@ from robustkt.api.smoothing import (
     default_radii,
     header_of,
     noise_for,
-    noise_seed,
     pick_compile,
     takes,
     tell_others,
@@ -40,7 +39,8 @@ from robustkt.numbers import canonical, digest, exact
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import write_atomic
-from robustkt.registry.measurements import settled
+from robustkt.registry.measurements import key_of, settled
+from robustkt.streams import noise_seed
 from robustkt.votes import Votes
 
 TELL_SECONDS = 30.0  # how often a line is written where no bar is drawn
@@ -146,7 +146,7 @@ def certify(
     grid = list(radii or default_radii(ball, n, share))
     if takes(mode, "radii"):
         settings["radii"] = [exact(r) for r in grid]  # they decide when an image is done
-    key = digest(canonical(settings))[7:23]
+    key = key_of(settings)
     # half a run on another device or version would be half the votes of another network, in its last bits
     made_by = {name: value for name, value in machine(target).items() if name in ("device", "machine", "versions")}
     folder = registry.job_path("certify", digest(canonical([found.id, key, target.type, made_by]))[7:23])
@@ -331,9 +331,7 @@ def _store(registry: Registry, job: _Job, rows: Sequence[certlog.Row], seconds: 
     preprocessing = {"shape": list(data.shape), "mean": list(data.mean), "std": list(data.std), "range": [0, 1]}
     content = {"settings": dict(settings), "figures": figures, "seconds": seconds, "preprocessing": preprocessing}
     content |= {**more, **machine(job.device)}
-    registry.put_result(
-        job.found.id, "certificate", digest(canonical(settings))[7:23], content, certlog.text(rows).encode()
-    )
+    registry.put_result(job.found.id, "certificate", key_of(settings), content, certlog.text(rows).encode())
 
 
 def header(found: Generation, result: Result) -> bytes:

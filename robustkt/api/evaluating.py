@@ -32,7 +32,7 @@ from robustkt.numbers import canonical, digest, exact, fraction, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced
-from robustkt.registry.measurements import settled
+from robustkt.registry.measurements import key_of, settled
 
 ORDER = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")  # the columns of 2108.07969
 
@@ -166,7 +166,7 @@ class Asked:
         """The stored result, and whether it was there before."""
         registry, found, progress, target = self.registry, self.found, self.progress, self.device
         settings, names, threat, chosen = self.settings(shift), self.names, self.threat, self.chosen
-        key = digest(canonical(settings))[7:23]
+        key = key_of(settings)
         stored = None if self.fresh else settled(registry.result(found.id, "evaluation", key))
         if stored is not None and not _outdated(stored.content["figures"]):
             return stored, True

@@ -20,7 +20,6 @@ from robustkt.api.smoothing import (
     check_options,
     check_reach,
     noise_for,
-    noise_seed,
 )
 from robustkt.certificates import Ball, Certifying, lower_bound
 from robustkt.noises import spelled
@@ -28,6 +27,7 @@ from robustkt.noises.gaussian import LEVELS
 from robustkt.numbers import digest
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
+from robustkt.streams import noise_seed
 
 FINE = 24  # radii between which a mode that stops decides
 BATCH = 128  # an image alone asks for little at a time; the same for many, so that none depends on the others

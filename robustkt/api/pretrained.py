@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustkt import inference, models, smooth
 from robustkt.api.loading import pick_device
 from robustkt.api.predicting import BATCH, FINE
-from robustkt.api.smoothing import SAMPLES, certifier, check_options, check_reach, noise_for, noise_seed
+from robustkt.api.smoothing import SAMPLES, certifier, check_options, check_reach, noise_for
 from robustkt.certificates import Ball, Certificate, lower_bound
 from robustkt.errors import UsageError
 from robustkt.generation import Generation, read_manifest
@@ -22,6 +22,7 @@ from robustkt.hub.fetching import parse_source, snapshot
 from robustkt.hub.form import MANIFEST
 from robustkt.models import Classifier
 from robustkt.numbers import digest
+from robustkt.streams import noise_seed
 
 M = TypeVar("M", bound="RobustModel")
 

@@ -12,10 +12,13 @@ from typing import Any
 from robustkt import hub
 from robustkt.errors import RobustKTError, UsageError
 from robustkt.generation import Generation
-from robustkt.hub.fetching import fetch_index, parse_source, resolve
-from robustkt.hub.form import CARD, WEIGHTS, File
+from robustkt.hub import signing
+from robustkt.hub.fetching import fetch_index, fetch_signature, parse_source, resolve
+from robustkt.hub.form import CARD, SIGNATURE, WEIGHTS, File
 from robustkt.hub.session import HubError, Session, Unreachable
+from robustkt.hub.signing import Means, covers, parse_signer, same_signer
 from robustkt.hub.uploading import Goal, Plan, collect, label, plan, upload
+from robustkt.numbers import MAX_JSON
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, claims
 
@@ -32,7 +35,8 @@ def push(
     create_pr: bool = False,
     collection: str | None = None,
     with_ancestors: bool = False,
-    licence: str | None = None,
+    license: str | None = None,
+    sign: str | None = None,
     dry_run: bool = False,
     registry: Registry | None = None,
     progress: Progress | None = None,
@@ -50,19 +54,21 @@ def push(
         create_pr: propose it as a pull request.
         collection: title or slug of a collection that the repository is put into.
         with_ancestors: the ancestors' weights and measurements too, so that this repository alone is enough.
-        licence: its identifier on the Hub; by default what the ancestors came with.
-        dry_run: write nothing.
+        license: its identifier on the Hub; by default what the ancestors came with.
+        sign: with what all files are signed: `key:PRIVATE.pem`, `cert:CERT.pem,KEY.pem[,CA.pem…]` or `sigstore`.
+        dry_run: write nothing, sign nothing.
         registry: the nearest one by default.
         progress: where to report.
 
     Returns:
-        generation, id, repo, url, commit, to, dry_run, created, pr, tag, collection, files [{path, size, sent}],
-        removed, card; `sent` is null where nobody looked what is there.
+        generation, id, repo, url, commit, to, dry_run, created, pr, tag, collection, signed_by,
+        files [{path, size, sent}], removed, card; `sent` is null where nobody looked what is there.
 
     Raises:
         RobustKTError: damaged data, a place that holds something else, or what the Hub refuses.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
+    means = parse_signer(sign) if sign is not None else None
     found = registry.get(generation)
     answer: dict[str, Any] = {
         "generation": found.name,
@@ -73,15 +79,17 @@ def push(
         "to": None,
     }
     answer |= {"dry_run": dry_run, "created": False, "pr": None, "tag": tag, "collection": None}
+    answer |= {"signed_by": str(means) if means else None}
     if to is not None:
-        files = hub.folder_files(registry, found, with_ancestors=with_ancestors, repo=repo, licence=licence)
+        files = hub.folder_files(registry, found, with_ancestors=with_ancestors, repo=repo, license=license)
         if not dry_run:
+            files = _signed(files, found, means, _signature_in(to), progress)
             hub.write_folder(files, to)
         return {**answer, "to": str(to), **_told(files, None)}
     if repo is not None and parse_source(repo)[1] is not None:
         raise UsageError(f"--repo takes ORG/NAME, not '{repo[:80]}'", "Give the branch with --revision.")
     if dry_run:
-        return {**answer, **_rehearse(registry, found, repo, revision, with_ancestors, licence, progress)}
+        return {**answer, **_rehearse(registry, found, repo, revision, with_ancestors, license, progress)}
     session = Session.open(writing=True)
     goal = Goal(
         repo=repo or f"{session.user()}/{found.name}", revision=revision, private=private, message=message,
@@ -89,10 +97,11 @@ def push(
     )  # fmt: skip
     homes = homes_of(session, registry, found, goal.repo.split("/")[0])
     files = hub.folder_files(
-        registry, found, with_ancestors=with_ancestors, homes=homes, repo=goal.repo, licence=licence
+        registry, found, with_ancestors=with_ancestors, homes=homes, repo=goal.repo, license=license
     )
     if not with_ancestors:
         _warn(registry, found, homes, progress)
+    files = _signed(files, found, means, fetch_signature(session, goal.repo, goal.revision), progress)
     with client(progress):
         sent = upload(session, goal, files, progress)
     label(session, goal, sent.commit)
@@ -101,13 +110,33 @@ def push(
     return {**answer, **_told(files, sent.plan)}
 
 
+def _signed(
+    files: dict[str, File], found: Generation, means: Means | None, there: bytes | None, progress: Progress
+) -> dict[str, File]:
+    """The files with their signature; the one that is `there` is kept where it is over just these files."""
+    hashes = {path: file.hash for path, file in files.items()}
+    keep = there is not None and (same_signer(there, hashes, means) if means else covers(there, hashes))
+    if there is not None and keep:
+        return {**files, SIGNATURE: File.of(there)}
+    if means is not None:
+        return {**files, SIGNATURE: signing.sign(files, found.name, means)}
+    if there is not None:
+        progress.note(f"{SIGNATURE} is of the earlier publication and goes; --sign makes another")
+    return files
+
+
+def _signature_in(folder: Path) -> bytes | None:
+    path = folder / SIGNATURE
+    return path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_JSON else None
+
+
 def _rehearse(
     registry: Registry,
     found: Generation,
     repo: str | None,
     revision: str | None,
     with_ancestors: bool,
-    licence: str | None,
+    license: str | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """A dry run: what is there already too, where the Hub can be asked."""
@@ -119,13 +148,13 @@ def _rehearse(
         if repo is not None:
             homes = homes_of(session, registry, found, repo.split("/")[0])
             files = hub.folder_files(
-                registry, found, with_ancestors=with_ancestors, homes=homes, repo=repo, licence=licence
+                registry, found, with_ancestors=with_ancestors, homes=homes, repo=repo, license=license
             )
             there = plan(session, Goal(repo=repo, revision=revision), files)
             return {"repo": repo, **_told(files, there)}
     except HubError as error:
         progress.note(f"what is on the Hub is not known: {error.what}")
-    files = hub.folder_files(registry, found, with_ancestors=with_ancestors, homes=homes, repo=repo, licence=licence)
+    files = hub.folder_files(registry, found, with_ancestors=with_ancestors, homes=homes, repo=repo, license=license)
     return {"repo": repo, **_told(files, None)}
 
 

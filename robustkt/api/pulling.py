@@ -9,10 +9,21 @@ from typing import Any
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
 from robustkt.generation import NAME, Generation
 from robustkt.hub import checking
-from robustkt.hub.fetching import COMMIT, Index, Source, check_local, fetch, fetch_index, parse_source, resolve
-from robustkt.hub.form import INDEX, WEIGHTS
+from robustkt.hub.fetching import (
+    COMMIT,
+    Index,
+    Source,
+    check_local,
+    fetch,
+    fetch_index,
+    parse_source,
+    resolve,
+    signed_files,
+)
+from robustkt.hub.form import INDEX, SIGNATURE, WEIGHTS
 from robustkt.hub.session import Session
-from robustkt.numbers import digest
+from robustkt.hub.signing import IGNORED, Means, check, parse_requirement
+from robustkt.numbers import MAX_JSON, digest
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, claims
 from robustkt.registry.adopting import Bundle, adopt
@@ -20,29 +31,38 @@ from robustkt.registry.files import copy_atomic, digest_file
 
 
 def pull(
-    repo: str, *, name: str | None = None, registry: Registry | None = None, progress: Progress | None = None
+    repo: str,
+    *,
+    name: str | None = None,
+    require_signature: str | None = None,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Take over a published generation and its ancestors; nothing of it is run or believed.
 
     Args:
         repo: `ORG/NAME`, `ORG/NAME@REVISION`, or a folder in the published form, written as ./DIR or /DIR.
         name: what it is called here, instead of the names that it has there.
+        require_signature: refuse what is not signed by `key:PUBLIC.pem`, by a certificate of `cert:CA.pem[,…]`, or by
+            `sigstore:IDENTITY,ISSUER`; what is fetched of ancestors too.
         registry: the nearest one by default.
         progress: where to report.
 
     Returns:
-        generation, id, names, repo, revision, commit, new, ancestors, claimed.
+        generation, id, names, repo, revision, commit, signed_by, new, ancestors, claimed.
 
     Raises:
         NotFoundError: no such repository or revision, or an ancestor's weights are nowhere.
-        IntegrityError: something is not what its hash, seal, name or log says.
+        IntegrityError: something is not what its hash, seal, name or log says, or is not signed as required.
         RobustKTError: the name belongs to another generation, a tag has moved, or the Hub refuses.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"'{name[:80]}' cannot be a generation's name", "Use letters, digits, '.', '_' and '-'.")
+    required = parse_requirement(require_signature) if require_signature is not None else None
     if repo.startswith((".", "/", "~")):
-        return _pull_folder(registry, Path(repo).expanduser(), name, progress)
+        found = _pull_folder(registry, Path(repo).expanduser(), name, required)
+        return {**found, "signed_by": str(required) if required else None}
     where, revision = parse_source(repo)
     session = Session.open()
     source = resolve(session, where, revision)
@@ -51,22 +71,31 @@ def pull(
     key = digest(f"{source.repo} {source.commit}".encode())[7:23]
     with registry.working(registry.job_path("pull", key), f"a pull of {source}", []):
         folder = registry.job_path("pull", key)
-        return _take(registry, session, source, folder, name, progress)
+        found = _take(registry, session, source, folder, name, required, progress)
+    return {**found, "signed_by": str(required) if required else None}
 
 
 def _take(
-    registry: Registry, session: Session, source: Source, folder: Path, name: str | None, progress: Progress
+    registry: Registry,
+    session: Session,
+    source: Source,
+    folder: Path,
+    name: str | None,
+    required: Means | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     have = _there(registry, fetch_index(session, source, folder / "0"))
-    index = fetch(session, source, folder / "0", progress, have=have)
+    index = fetch(session, source, folder / "0", progress, have=have, required=required)
     own, above = checking.manifests(folder / "0", index)
-    found = {own.id: checking.bundle(folder / "0", index, own, "", source)}
+    found = {own.id: checking.bundle(folder / "0", index, own, above, "", source)}
     for number, (identity, ancestor) in enumerate(above.items(), start=1):
         if f"ancestors/{identity[7:]}/{WEIGHTS}" in index.files:
-            found[identity] = checking.bundle(folder / "0", index, ancestor, f"ancestors/{identity[7:]}/", source)
+            place = f"ancestors/{identity[7:]}/"
+            found[identity] = checking.bundle(folder / "0", index, ancestor, above, place, source)
         elif not _whole(registry, ancestor):
             home = index.ancestors[identity]["repo"]
-            found[identity] = _ancestor(registry, session, home, ancestor, folder / str(number), source, progress)
+            below = folder / str(number)
+            found[identity] = _ancestor(registry, session, home, ancestor, below, source, required, progress)
     return _keep(registry, found, own, source, name)
 
 
@@ -77,6 +106,7 @@ def _ancestor(
     ancestor: Generation,
     folder: Path,
     child: Source,
+    required: Means | None,
     progress: Progress,
 ) -> Bundle:
     """From the repository that the child names; only its hash decides whether it is the one."""
@@ -88,12 +118,12 @@ def _ancestor(
     if index.generation != ancestor.id:
         raise NotFoundError(f"{home} holds another generation than {ancestor.name}, an ancestor of {child}", push_all)
     only = [path for path in index.files if not path.endswith((".md", ".png"))]
-    fetch(session, source, folder, progress, only=only, have=_there(registry, index))
-    own, _ = checking.manifests(folder, index)
-    return checking.bundle(folder, index, own, "", source)
+    fetch(session, source, folder, progress, only=only, have=_there(registry, index), required=required)
+    own, above = checking.manifests(folder, index)
+    return checking.bundle(folder, index, own, above, "", source)
 
 
-def _pull_folder(registry: Registry, place: Path, name: str | None, progress: Progress) -> dict[str, Any]:
+def _pull_folder(registry: Registry, place: Path, name: str | None, required: Means | None) -> dict[str, Any]:
     """The same from a folder: copied first, checked then."""
     if not (place / INDEX).is_file():
         raise NotFoundError(f"{place} holds no {INDEX}", "Name a folder that `robustkt push --to` wrote.")
@@ -106,15 +136,32 @@ def _pull_folder(registry: Registry, place: Path, name: str | None, progress: Pr
         for path in (INDEX, *listed.files):
             copy_atomic(place / path, folder / path)
         index = check_local(folder)
+        if required is not None:
+            check(_signature(place), signed_files(folder, index), _others(place, index), required, str(place))
         own, above = checking.manifests(folder, index)
-        found = {own.id: checking.bundle(folder, index, own, "", source)}
+        found = {own.id: checking.bundle(folder, index, own, above, "", source)}
         for identity, ancestor in above.items():
             if f"ancestors/{identity[7:]}/{WEIGHTS}" in index.files:
-                found[identity] = checking.bundle(folder, index, ancestor, f"ancestors/{identity[7:]}/", source)
+                inside = f"ancestors/{identity[7:]}/"
+                found[identity] = checking.bundle(folder, index, ancestor, above, inside, source)
             elif not _whole(registry, ancestor):
                 fix = "Pull it first, or publish with `robustkt push --with-ancestors`."
                 raise NotFoundError(f"the weights of {ancestor.name}, an ancestor, are not in {place}", fix)
         return _keep(registry, found, own, source, name)
+
+
+def _signature(place: Path) -> bytes | None:
+    """The signature in a folder, if it is one by its size."""
+    path = place / SIGNATURE
+    small = path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_JSON
+    return path.read_bytes() if small else None
+
+
+def _others(place: Path, index: Index) -> list[str]:
+    """What is in a folder and not in its index."""
+    own = {INDEX, SIGNATURE, *index.files}
+    files = (path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir())
+    return sorted(path for path in files if path not in own and path.split("/")[0] not in (*IGNORED, ".cache"))
 
 
 def _keep(

@@ -71,27 +71,15 @@ def takes(mode: str, argument: str) -> bool:
     return argument in inspect.signature(CERTIFIERS.get(mode)).parameters
 
 
-def noise_seed(seed: int, mode: str, n: int, n0: int) -> str:
-    """What the noise is keyed by beside the image: another procedure or number of copies draws other noise.
-
-    A bound for a fixed n must not be taken on noise that n was chosen by, nor on some of it and a little more.
-    """
-    return f"{seed} {mode} {n} {n0}"
-
-
-def uniform_number(seed: str, key: int | str) -> float:
-    """From (0, 1] with nine decimals, which a log keeps exactly; drawn from a stream that no noise is drawn from."""
-    from robustkt.streams import HostStream
-
-    return (int(HostStream(seed, f"u {key}", 0).integers(1)) % 10**9 + 1) / 10**9
-
-
 def certifier(
     mode: str, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[float], random: tuple[str, int | str]
 ) -> Certifying:
     """A mode at work on one image: `radii` for those that stop when they are decided, `random` keys the others' u."""
     more: dict[str, Any] = {"radii": list(radii)} if takes(mode, "radii") else {}
-    more |= {"u": uniform_number(*random)} if takes(mode, "u") else {}
+    if takes(mode, "u"):
+        from robustkt.streams import uniform_number
+
+        more["u"] = uniform_number(*random)
     started: Certifying = CERTIFIERS.get(mode)(ball=ball, alpha=alpha, n0=n0, n=n, **more)
     return started
 

@@ -14,10 +14,10 @@ from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
 from robustkt.evaluate import ALGORITHM, transferred
 from robustkt.generation import Generation
-from robustkt.numbers import canonical, digest, exact, wilson
+from robustkt.numbers import exact, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
-from robustkt.registry.measurements import settled
+from robustkt.registry.measurements import key_of, settled
 
 COLUMNS = ("idx", "label", "student", "teacher", "student_adv", "teacher_adv")
 
@@ -58,7 +58,7 @@ def transfer(
         "weights": found.network(), **found.domain,
         "data": dataset.spec.fingerprint,
     }  # fmt: skip
-    key = digest(canonical(settings))[7:23]
+    key = key_of(settings)
     stored = None if fresh else settled(registry.result(found.id, "transfer", key))
     if stored is not None and stored.content.get("algorithm") == ALGORITHM:
         return {"teacher": teacher.name, **stored.content["figures"]}

@@ -73,7 +73,7 @@ def sequential(*, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[flo
     successes, trials = 0, 0
     anytime, final = alpha / 2, alpha / 2
     certified = np.zeros(len(thresholds), bool)
-    for size in _sizes(n):
+    for size in sizes(n):
         successes += int((yield size - trials)[label])
         trials = size
         certified |= log_e(successes, trials, thresholds) >= math.log(1 / anytime)
@@ -104,7 +104,7 @@ def looks(*, ball: Ball, alpha: float, n0: int, n: int, radii: Sequence[float]) 
     share = alpha / len(LOOKS)
     thresholds = thresholds[thresholds <= lower_bound(n, n, share)]  # the others are out of reach in any case
     successes, trials, p_low = 0, 0, 0.0
-    for size in sorted({max(1, round(part * n)) for part in LOOKS}):
+    for size in look_sizes(n):
         successes += int((yield size - trials)[label])
         trials = size
         p_low = max(p_low, lower_bound(successes, trials, share))
@@ -120,7 +120,7 @@ def adaptive(*, ball: Ball, alpha: float, n0: int, n: int) -> Certifying:
     The size is the least whose expected radius is within 1 % of that of `n` draws; Clopper–Pearson is taken on the
     second stage alone, whose draws nothing has been chosen by.
     """
-    first = max(n0, 100, round(STAGE_ONE * n))
+    first = first_stage(n0, n)
     selection = yield first
     label = top(selection)
     size = _enough(max(selection[label] / first, 0.5), n, ball, alpha)
@@ -147,8 +147,18 @@ def _thresholds(radii: Sequence[float], ball: Ball) -> Floats:
     return np.array([ball.needed(radius) for radius in sorted(radii)])
 
 
-def _sizes(n: int) -> Iterator[int]:
-    """How many draws there have been at each look."""
+def look_sizes(n: int) -> tuple[int, ...]:
+    """How many draws there have been at each look of `looks`."""
+    return tuple(sorted({max(1, round(part * n)) for part in LOOKS}))
+
+
+def first_stage(n0: int, n: int) -> int:
+    """How many draws choose the size of the second stage of `adaptive`."""
+    return max(n0, 100, round(STAGE_ONE * n))
+
+
+def sizes(n: int) -> Iterator[int]:
+    """How many draws there have been at each look of `sequential`."""
     size = min(FIRST_LOOK, n)
     while size < n:
         yield size

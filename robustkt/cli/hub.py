@@ -36,8 +36,12 @@ def push(
     with_ancestors: Annotated[
         bool, typer.Option("--with-ancestors", help="The ancestors' weights and measurements too.")
     ] = False,
-    licence: Annotated[
+    license: Annotated[
         str | None, typer.Option("--license", help="As apache-2.0.", show_default="the ancestors'")
+    ] = None,
+    sign: Annotated[
+        str | None,
+        typer.Option("--sign", metavar="MEANS", help="key:PRIVATE.pem, cert:CERT.pem,KEY.pem[,CA.pem], or sigstore."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; show what would be sent.")] = False,
     registry: o.Where = None,
@@ -47,7 +51,8 @@ def push(
 ) -> None:
     """Publish a generation with its ancestry, certificates and a model card on the Hugging Face Hub, in one commit.
 
-    Examples: `robustkt push --dry-run`, `robustkt push gen2 --repo me/gen2 --tag v3`, `robustkt push gen2 --to out`
+    Examples: `robustkt push --dry-run`, `robustkt push gen2 --repo me/gen2 --tag v3`, `robustkt push gen2 --to out`,
+    `robustkt push gen2 --sign key:private.pem`
     """
     from robustkt import api
 
@@ -57,8 +62,8 @@ def push(
         output.note(f"@latest is {where.get(generation).name}")
     result = api.push(
         generation, to=to, repo=repo, private=private, revision=revision, tag=tag, message=message,
-        create_pr=create_pr, collection=collection, with_ancestors=with_ancestors, licence=licence, dry_run=dry_run,
-        registry=where, progress=output,
+        create_pr=create_pr, collection=collection, with_ancestors=with_ancestors, license=license, sign=sign,
+        dry_run=dry_run, registry=where, progress=output,
     )  # fmt: skip
     output.answer(result, hubtables.pushed)
 
@@ -66,6 +71,12 @@ def push(
 def pull(
     repo: Annotated[str, typer.Argument(metavar="REPO[@REV]", help="ORG/NAME, ORG/NAME@v3, @commit, or ./DIR.")],
     name: o.Name = None,
+    require_signature: Annotated[
+        str | None,
+        typer.Option(
+            "--require-signature", metavar="WHOSE", help="key:PUBLIC.pem, cert:CA.pem, or sigstore:IDENTITY,ISSUER."
+        ),
+    ] = None,
     registry: o.Where = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -75,12 +86,15 @@ def pull(
 
     Its figures are marked as claimed until they are measured or audited here.
 
-    Examples: `robustkt pull org/gen2`, `robustkt pull org/gen2@v3 --name theirs`
+    Examples: `robustkt pull org/gen2`, `robustkt pull org/gen2@v3 --require-signature key:theirs.pem`
     """
     from robustkt import api
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
-    output.answer(api.pull(repo, name=name, registry=o.registry_of(registry), progress=output), hubtables.pulled)
+    result = api.pull(
+        repo, name=name, require_signature=require_signature, registry=o.registry_of(registry), progress=output
+    )
+    output.answer(result, hubtables.pulled)
 
 
 def copy(

@@ -31,7 +31,8 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
         told = f"it would go to {goal}" if goal else "name a place with --repo ORG/NAME or --to DIR"
         console.print(f"dry run: {whole}; nothing is written, {told}", markup=False, soft_wrap=True)
     elif result["to"]:
-        console.print(f"{result['generation']}: {whole} in {result['to']}", markup=False, soft_wrap=True)
+        signed = f", signed by {result['signed_by']}" if result["signed_by"] else ""
+        console.print(f"{result['generation']}: {whole} in {result['to']}{signed}", markup=False, soft_wrap=True)
         command = shlex.join(["hf", "upload", result["repo"] or "ORG/NAME", result["to"]])
         console.print(f"to upload: {command}", markup=False, soft_wrap=True)
     else:
@@ -48,7 +49,7 @@ def _sent(console: Console, result: Mapping[str, Any], whole: str) -> None:
         "commit": result["commit"],
         "at": result["pr"] or result["url"],
     }
-    told |= {name: result[name] for name in ("tag", "collection") if result[name]}
+    told |= {name: result[name] for name in ("tag", "collection", "signed_by") if result[name]}
     facts(console, told)
     if not result["pr"]:
         console.print(f"to take over: {program()} pull {result['repo']}", markup=False, soft_wrap=True)
@@ -60,6 +61,7 @@ def pulled(console: Console, result: Mapping[str, Any]) -> None:
         "generation": result["generation"] + ("" if result["new"] else " (was there already)"),
         "id": result["id"],
         "from": f"{result['repo']}@{result['commit']}",
+        "signed by": result["signed_by"] or "not asked (--require-signature)",
         "ancestors": ", ".join(result["ancestors"]) or "none that were not here",
         "claimed": f"{counted(len(result['claimed']), 'measurement')}, until they are made again here",
     }

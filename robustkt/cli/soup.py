@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Betas = Annotated[str, typer.Option("--beta", help="FIRST:LAST:STEP, or B,…: weights of the robust adapter.")]
+Attack = Annotated[
+    str,
+    typer.Option("--attack", autocompletion=o._attacks, help="Attacks, separated by commas; all count."),
+]
 Images = Annotated[int, typer.Option("--max-images", help="At most so many images.")]
 
 
@@ -71,7 +75,7 @@ def make(
 def sweep(
     generation: o.Gen = "@latest",
     betas: Betas = "0:1:0.1",
-    attack: o.Attacks = "pgd-sat",
+    attack: Attack = "pgd-sat",
     eps: o.Eps = None,
     split: Annotated[str, typer.Option("--split", help="held-out, or test to report and not to choose.")] = "held-out",
     max_images: Images = 1_000,
@@ -114,7 +118,7 @@ def pick(
         str | None, typer.Option("--for-shift", metavar="DATA", help="The best for these labelled images.")
     ] = None,
     betas: Betas = "0:1:0.1",
-    attack: o.Attacks = "pgd-sat",
+    attack: Attack = "pgd-sat",
     max_images: Images = 1_000,
     seed: o.Seed = 0,
     name: Annotated[str | None, typer.Option("--name", "-n", help="Also make the soup, under this name.")] = None,

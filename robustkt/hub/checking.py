@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustkt import certlog
-from robustkt.errors import IntegrityError, UsageError
+from robustkt.errors import IntegrityError
 from robustkt.generation import Generation, read_manifest
 from robustkt.hub.fetching import REFUSED, Index, Source
-from robustkt.hub.form import LAST, MANIFEST, RUN, SOURCE, WEIGHTS
-from robustkt.numbers import MAX_JSON, digest, fraction, noise_level
+from robustkt.hub.form import LAST, MANIFEST, PROVENANCE, RUN, SOURCE, WEIGHTS
+from robustkt.hub.rederiving import check_result
+from robustkt.hub.statement import check_statement
+from robustkt.numbers import MAX_JSON, digest
 from robustkt.registry import Result
 from robustkt.registry.adopting import Bundle
 from robustkt.registry.claims import Claims
-from robustkt.registry.measurements import checked
+from robustkt.registry.measurements import checked, key_of
 from robustkt.registry.seal import unsealed
 
-CLOSE = 1e-9
 RESULTS = ("certificates", "evaluations", "transfers")
 
 
@@ -63,8 +61,12 @@ def oldest_first(generations: Mapping[str, Generation]) -> list[str]:
     return list(order)
 
 
-def bundle(folder: Path, index: Index, generation: Generation, place: str, source: Source) -> Bundle:
+def bundle(
+    folder: Path, index: Index, generation: Generation, family: Mapping[str, Generation], place: str, source: Source
+) -> Bundle:
     """A generation of a fetched folder whose files lie under `place` ("" or "ancestors/HEX/"), all of it checked.
+
+    `family` are its ancestors by their ids.
 
     Raises:
         IntegrityError: something is not what a hash, a name, a seal or a log says.
@@ -80,7 +82,13 @@ def bundle(folder: Path, index: Index, generation: Generation, place: str, sourc
     for path in objects.values():
         if path.suffix == ".safetensors":
             check_tensors(path)
-    unsealed(folder / (place + RUN), REFUSED)
+    record = unsealed(folder / (place + RUN), REFUSED)
+    if place + PROVENANCE in index.files:
+        hashes = {path.removeprefix(place): told.hash for path, told in index.files.items() if path.startswith(place)}
+        hashes[MANIFEST] = generation.id
+        homes = {identity: told["repo"] for identity, told in index.ancestors.items()}
+        statement = (folder / (place + PROVENANCE)).read_bytes()
+        check_statement(statement, generation, family, record, hashes, homes, place + PROVENANCE)
     found = dict(_results(folder, index, generation, place))
     names = index.names if not place else index.ancestors[generation.id]["names"]
     marks = {name.removesuffix(".json"): digest(data) for name, data in found.items() if name.endswith(".json")}
@@ -91,7 +99,7 @@ def bundle(folder: Path, index: Index, generation: Generation, place: str, sourc
         results=found,
         names=tuple(names),
         claims=Claims(
-            repo=source.repo, revision=source.revision, commit=source.commit, licence=index.licence, results=marks
+            repo=source.repo, revision=source.revision, commit=source.commit, license=index.license, results=marks
         ),
     )
 
@@ -146,68 +154,11 @@ def _results(folder: Path, index: Index, generation: Generation, place: str) -> 
             generation.last_weights,
         ):
             raise IntegrityError(f"{path} measures something else than {generation.name}", REFUSED)
+        if key != key_of(settings):
+            raise IntegrityError(f"{path} is not under the key of its settings, {key_of(settings)}", REFUSED)
         data = (folder / log).read_bytes()
-        if kind == "certificate":
-            check_certificate(result, generation, data)
+        check_result(result, generation, data)
         yield Path(log).name, data
         yield where.name, where.read_bytes()
     if logs:
         raise IntegrityError(f"{min(logs)} is the log of no result", REFUSED)
-
-
-def check_certificate(result: Result, generation: Generation, log: bytes) -> None:
-    """Whether the figures are those of the log, and no radius is larger than its bound allows.
-
-    What is forged from the votes on is beyond this: `audit` lets the network vote again.
-
-    Raises:
-        IntegrityError: they are not.
-    """
-
-    figures, name = result.content["figures"], result.path.name
-    try:
-        text = log.decode()
-        rows = certlog.parse(text)
-        if not rows or len(rows) != len(text.splitlines()) - 1 or len({row.idx for row in rows}) != len(rows):
-            raise IntegrityError(f"the log of {name} has lines that are none", REFUSED)
-        again = certlog.summarise(rows, [fraction(r, "radius") for r in figures["certified_accuracy"]])
-        excessive = next(_excessive(result.content["settings"], generation, rows), None)
-    except (ValueError, ArithmeticError, UsageError):
-        raise IntegrityError(f"the log of {name} cannot be read", REFUSED) from None
-    if not _same(again, {key: figures.get(key) for key in again}):
-        raise IntegrityError(f"the figures of {name} are not those of its log", REFUSED)
-    if excessive is not None:
-        raise IntegrityError(f"{name} certifies more than its counts allow: image {excessive.idx}", REFUSED)
-
-
-def _excessive(
-    settings: Mapping[str, Any], generation: Generation, rows: Sequence[certlog.Row]
-) -> Iterator[certlog.Row]:
-    """The rows whose radius does not follow from their counts."""
-    from robustkt.certificates import Ball, lower_bound
-    from robustkt.noises import named
-
-    noise = named(settings["noise"], noise_level(settings["sigma"]) if settings["sigma"] else None)
-    ball = Ball(noise, settings["norm"], generation.recipe.data.shape)
-    alpha = float(settings.get("alpha_image", settings["alpha"]))
-    bound = functools.cache(lower_bound)
-    for row in rows:
-        if row.predict < 0:
-            sound = row.radius == 0 and not row.correct
-        else:
-            sound = row.correct == (row.label == row.predict) and 0 <= row.p_low < 1 - CLOSE
-            sound = sound and 0 <= row.successes <= row.trials <= row.drawn
-            sound = sound and row.radius <= ball.radius(row.p_low + CLOSE) + 1e-6
-            if settings["mode"] == "fixed":
-                sound = sound and row.p_low <= bound(row.successes, row.trials, alpha) + CLOSE
-        if not sound:
-            yield row
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    """Equal values, of numbers to nine digits."""
-    if isinstance(ours, Mapping):
-        return isinstance(theirs, Mapping) and set(ours) == set(theirs) and all(_same(ours[k], theirs[k]) for k in ours)
-    if isinstance(ours, (list, tuple)):
-        return isinstance(theirs, (list, tuple)) and len(ours) == len(theirs) and all(map(_same, ours, theirs))
-    return isinstance(theirs, (int, float)) and math.isclose(ours, theirs, rel_tol=CLOSE, abs_tol=CLOSE)

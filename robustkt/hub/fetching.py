@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 
 from robustkt.errors import IntegrityError, NotFoundError, UsageError
 from robustkt.generation import HASH, NAME
-from robustkt.hub.form import FORMAT, INDEX, MANIFEST, PUBLISHED, RUN, SOURCE, WEIGHTS
+from robustkt.hub import signing
+from robustkt.hub.form import FORMAT, INDEX, MANIFEST, PUBLISHED, RUN, SIGNATURE, SOURCE, WEIGHTS
 from robustkt.hub.session import Passing, Session
 from robustkt.numbers import MAX_JSON
 from robustkt.progress import Progress
@@ -38,7 +41,7 @@ class Index:
 
     generation: str
     names: tuple[str, ...]
-    licence: str | None
+    license: str | None
     files: Mapping[str, Listed]
     ancestors: Mapping[str, Mapping[str, Any]]  # id: "names", "repo"
 
@@ -94,21 +97,21 @@ def read_index(path: Path) -> Index:
     if type(content.get("format")) is not int or not 1 <= content["format"] <= FORMAT:
         raise IntegrityError(f"{path.name} has format {content.get('format')}", "Upgrade robustkt.")
     files, ancestors, names = content.get("files"), content.get("ancestors"), content.get("names")
-    licence, identity = content.get("licence"), content.get("generation")
+    license, identity = content.get("license", content.get("licence")), content.get("generation")
     whole = (
         isinstance(identity, str)
         and HASH.fullmatch(identity)
         and isinstance(files, dict)
         and isinstance(ancestors, dict)
         and _are_names(names)
-        and (licence is None or isinstance(licence, str))
+        and (license is None or isinstance(license, str))
         and all(_is_listed(path, told) for path, told in files.items())
         and all(_is_ancestor(i, told) for i, told in ancestors.items())
     )
     if not (whole and isinstance(identity, str) and files and isinstance(names, list) and isinstance(ancestors, dict)):
         raise IntegrityError(f"{path.name} is not the index of a publication", REFUSED)
     listed = {path: Listed(told["hash"], told["size"]) for path, told in files.items()}
-    return Index(identity, tuple(names), licence, listed, ancestors)
+    return Index(identity, tuple(names), license, listed, ancestors)
 
 
 def _are_names(names: Any) -> bool:
@@ -120,6 +123,7 @@ def _are_names(names: Any) -> bool:
 def _is_listed(path: str, told: Any) -> bool:
     return (
         PUBLISHED.fullmatch(path) is not None
+        and path != SIGNATURE
         and isinstance(told, dict)
         and isinstance(told.get("hash"), str)
         and HASH.fullmatch(told["hash"]) is not None
@@ -153,6 +157,15 @@ def fetch_index(session: Session, source: Source, folder: Path) -> Index:
     return read_index(path)
 
 
+def fetch_signature(session: Session, repo: str, revision: str | None) -> bytes | None:
+    """The signature of the publication that a repository holds, or None."""
+    with tempfile.TemporaryDirectory(prefix="robustkt-") as place, contextlib.suppress(NotFoundError):
+        source = resolve(session, repo, revision)
+        path = _download(session, source, SIGNATURE, Path(place))
+        return path.read_bytes() if path.stat().st_size <= MAX_JSON else None
+    return None
+
+
 def fetch(
     session: Session,
     source: Source,
@@ -160,13 +173,16 @@ def fetch(
     progress: Progress,
     only: Collection[str] | None = None,
     have: Collection[str] = (),
+    required: signing.Means | None = None,
 ) -> Index:
     """Download what the index names (`only` some of it) into `folder`, each file checked against its hash.
 
-    What is in the folder already, or whose hash is in `have`, is not downloaded again.
+    What is in the folder already, or whose hash is in `have`, is not downloaded again. Where a signature is `required`
+    it is checked before any of the files is fetched.
 
     Raises:
-        IntegrityError: a file is missing, has another size or another hash than the index says.
+        IntegrityError: a file is missing, has another size or another hash than the index says; or the signature is not
+            there or not the required one.
         RobustKTError: the Hub refuses, or the connection is gone for good.
     """
     from huggingface_hub import RepoFile
@@ -181,8 +197,14 @@ def fetch(
     index = fetch_index(session, source, folder)
     if len(index.files) > FILES:
         raise IntegrityError(f"{source} holds {len(index.files):,} files: more than any publication", REFUSED)
-    ignored = sorted(path for path in there if path not in index.files and path not in (INDEX, ".gitattributes"))
-    if ignored:
+    own = (INDEX, SIGNATURE, ".gitattributes", ".gitignore")
+    ignored = sorted(path for path in there if path not in index.files and path not in own)
+    if required is not None:
+        signature = None
+        if SIGNATURE in there and there[SIGNATURE].size <= MAX_JSON:
+            signature = _download(session, source, SIGNATURE, folder).read_bytes()
+        signing.check(signature, signed_files(folder, index), ignored, required, str(source))
+    elif ignored:
         progress.note(
             f"{source.repo}: {len(ignored)} files that are none of a publication's are left, as {ignored[0]!r}"
         )
@@ -204,6 +226,11 @@ def fetch(
                 raise IntegrityError(f"{path} in {source} is damaged: its SHA-256 is not the index's", REFUSED)
             bar.advance(told.size)
     return index
+
+
+def signed_files(folder: Path, index: Index) -> dict[str, str]:
+    """The hashes of all files that a signature must be over: those of the index in `folder`, and the index itself."""
+    return {INDEX: digest_file(folder / INDEX)} | {path: told.hash for path, told in index.files.items()}
 
 
 def needed_by_reader(index: Index) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -25,6 +27,7 @@ def write_folder(files: Mapping[str, File], folder: Path) -> None:
     Raises:
         RobustKTError: the folder holds something else, or cannot be written.
     """
+    _tidy(folder.absolute())
     foreign = _foreign(folder)
     if foreign is not None:
         raise RobustKTError(
@@ -32,7 +35,7 @@ def write_folder(files: Mapping[str, File], folder: Path) -> None:
             "Name a new or empty folder with --to.",
         )
     folder = folder.absolute()
-    fresh = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    fresh = folder.with_name(f".{folder.name}-{_here()}-{os.getpid()}-{secrets.token_hex(4)}")
     old = fresh.with_name(fresh.name + "-old")
     try:
         for path, file in files.items():
@@ -50,6 +53,34 @@ def write_folder(files: Mapping[str, File], folder: Path) -> None:
             os.replace(old, folder)  # the swap failed half way
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what pushes to `folder` left beside it that were killed on this machine."""
+    ours = re.compile(rf"\.{re.escape(folder.name)}-{_here()}-([0-9]+)-[0-9a-f]{{8}}(-old)?")
+    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        found = ours.fullmatch(path.name)
+        if found is None or _lives(int(found[1])):
+            continue
+        if found[2] and not folder.exists():  # killed in the middle of the swap: the earlier publication
+            os.replace(path, folder)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _here() -> str:
+    """This machine, without its name: other machines that share the disk have other processes."""
+    return digest(f"{platform.node()} {os.getuid()}".encode())[7:15]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _foreign(folder: Path) -> str | None:

@@ -12,7 +12,8 @@ from typing import Any
 from robustkt import certlog
 from robustkt.card import model_card
 from robustkt.generation import Generation
-from robustkt.hub.licences import inherited
+from robustkt.hub.licenses import inherited
+from robustkt.hub.statement import statement
 from robustkt.numbers import canonical, digest, parse_json
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import whole_object
@@ -28,12 +29,14 @@ LAST = "last.safetensors"  # of the last epoch, where the selected one is anothe
 SOURCE = "architecture.py.txt"
 RUN = "record.json"
 CARD = "README.md"
+PROVENANCE = "provenance.json"
+SIGNATURE = "model.sig"  # over all the others; so the index does not name it
 PICTURE = "certified_accuracy.png"
 RESULT = r"(certificate|evaluation|transfer)s/[a-z]+-[0-9a-z-]{1,120}\.(json|tsv)"
 PUBLISHED = re.compile(  # what `folder_files` names
-    r"(manifest|config|record|robustkt)\.json|(model|last)\.safetensors|README\.md|architecture\.py\.txt"
-    rf"|certified_accuracy\.png|{RESULT}|ancestors/[0-9a-f]{{64}}\.json"
-    rf"|ancestors/[0-9a-f]{{64}}/(record\.json|(model|last)\.safetensors|architecture\.py\.txt|{RESULT})"
+    r"(manifest|config|record|provenance|robustkt)\.json|(model|last)\.safetensors|README\.md|architecture\.py\.txt"
+    rf"|model\.sig|certified_accuracy\.png|{RESULT}|ancestors/[0-9a-f]{{64}}\.json"
+    rf"|ancestors/[0-9a-f]{{64}}/((record|provenance)\.json|(model|last)\.safetensors|architecture\.py\.txt|{RESULT})"
 )
 
 
@@ -76,7 +79,7 @@ def folder_files(
     with_ancestors: bool = False,
     homes: Mapping[str, str] | None = None,
     repo: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> dict[str, File]:
     """Every file of the published form, by its path in the folder.
 
@@ -86,23 +89,26 @@ def folder_files(
         with_ancestors: the weights and measurements of its ancestors too, not only their manifests and run records.
         homes: repositories on the Hub by the ids of the ancestors that they hold.
         repo: the repository that the folder is meant for; the card's examples name it.
-        licence: an SPDX or Hub identifier; by default what the generation or its ancestors came with.
+        license: an SPDX or Hub identifier; by default what the generation or its ancestors came with.
 
     Raises:
         IntegrityError: the weights, a manifest of the ancestry or a result is damaged.
         RobustKTError: the licence allows what an ancestor's does not.
     """
     ancestors = list(registry.ancestors(generation))
-    licence = inherited(registry, generation, ancestors, licence)
+    license = inherited(registry, generation, ancestors, license)
     homes = {g.id: homes[g.id] for g in ancestors if homes and g.id in homes}
     results = travelling(registry, generation)
+    family = {g.id: g for g in ancestors}
     files = {MANIFEST: File.of(generation.manifest()), "config.json": File.of(canonical(_config(generation)))}
     files |= _body(registry, generation, results)
+    files[PROVENANCE] = _provenance(generation, files, family, homes)
     for ancestor in ancestors:
         place = f"ancestors/{ancestor.id[7:]}"
         files[f"{place}.json"] = File.of(ancestor.manifest())
         if with_ancestors:
             inside = _body(registry, ancestor, travelling(registry, ancestor))
+            inside[PROVENANCE] = _provenance(ancestor, inside, family, homes)
         else:
             inside = {RUN: _record(registry, ancestor)}
         files |= {f"{place}/{path}": file for path, file in inside.items()}
@@ -118,10 +124,10 @@ def folder_files(
         picture=PICTURE if picture else None,
         repo=repo,
         homes=homes,
-        licence=licence,
+        license=license,
     )
     files[CARD] = File.of(card.encode())
-    files[INDEX] = File.of(_index(registry, generation, ancestors, files, homes, licence))
+    files[INDEX] = File.of(_index(registry, generation, ancestors, files, homes, license))
     return dict(sorted(files.items()))
 
 
@@ -157,6 +163,15 @@ def _record(registry: Registry, generation: Generation) -> File:
         return File.of(path.read_bytes() if path.is_file() else sealed({"format": RECORD, "name": generation.name}))
     content = parse_json(path.read_bytes(), str(path))
     return File.of(sealed({k: v for k, v in content.items() if k not in ("paths", "digest")}))
+
+
+def _provenance(
+    generation: Generation, files: Mapping[str, File], family: Mapping[str, Generation], homes: Mapping[str, str]
+) -> File:
+    """The statement of where the generation in `files` comes from."""
+    record = parse_json(files[RUN].read(), RUN)
+    hashes = {MANIFEST: generation.id} | {path: file.hash for path, file in files.items()}
+    return File.of(statement(generation, family, record, hashes, homes))
 
 
 def _picture(registry: Registry, generation: Generation, results: Sequence[Result]) -> bytes | None:
@@ -196,7 +211,7 @@ def _index(
     ancestors: Sequence[Generation],
     files: Mapping[str, File],
     homes: Mapping[str, str],
-    licence: str | None,
+    license: str | None,
 ) -> bytes:
     """What binds names to hashes, so that no file can be changed, renamed or left out alone."""
     return sealed(
@@ -204,7 +219,7 @@ def _index(
             "format": FORMAT,
             "generation": generation.id,
             "names": _names(registry, generation),
-            "licence": licence,
+            "license": license,
             "files": {path: {"hash": file.hash, "size": file.size} for path, file in files.items()},
             "ancestors": {g.id: {"names": _names(registry, g), "repo": homes.get(g.id)} for g in ancestors},
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
@@ -106,6 +106,8 @@ def upload(session: Session, goal: Goal, files: Mapping[str, File], progress: Pr
     """
     _prepare(session, goal)
     first = now = plan(session, goal, files)
+    if goal.create_pr and not now.nothing and now.head is not None:
+        return _propose(session, goal, files, now, progress)
     for attempt in range(TRIES):
         if now.nothing or first.head is None:
             break
@@ -114,14 +116,50 @@ def upload(session: Session, goal: Goal, files: Mapping[str, File], progress: Pr
         try:
             return _commit(session, goal, files, now, progress)
         except Passing as error:
-            if attempt + 1 == TRIES or goal.create_pr:  # a second request would be a second pull request
-                raise RobustKTError(error.what, error.fix) from None
-            progress.note(f"{error.what}; trying again")
-            time.sleep(error.wait if error.wait is not None else 2.0**attempt)
+            _wait(error, attempt, progress)
         now = plan(session, goal, files)
     if now.head is None:
         raise NotFoundError(f"there is no repository {goal.repo} on the Hub", "Look at its page, then push again.")
     return Sent(first, now.head, created=now.head != first.head)
+
+
+def _propose(session: Session, goal: Goal, files: Mapping[str, File], now: Plan, progress: Progress) -> Sent:
+    """One pull request with `files`: the one that is open already, be it of an earlier try whose answer got lost."""
+    for attempt in range(TRIES):
+        opened = _opened(session, goal, files)
+        if opened is not None:
+            return opened
+        try:
+            return _commit(session, goal, files, now, progress)
+        except Passing as error:
+            _wait(error, attempt, progress)
+    raise AssertionError
+
+
+def _wait(error: Passing, attempt: int, progress: Progress) -> None:
+    """Before the next try; after the last one the error itself is raised."""
+    if attempt + 1 == TRIES:
+        raise RobustKTError(error.what, error.fix) from None
+    progress.note(f"{error.what}; trying again")
+    time.sleep(error.wait if error.wait is not None else 2.0**attempt)
+
+
+def _opened(session: Session, goal: Goal, files: Mapping[str, File]) -> Sent | None:
+    """An open pull request of this account that brings just these files."""
+    api, author = session.api, session.user()
+
+    def ask() -> list[int]:
+        found = api.get_repo_discussions(
+            goal.repo, author=author, discussion_type="pull_request", discussion_status="open"
+        )
+        return [one.num for one in found]
+
+    for number in session.ask(ask, goal.repo):
+        there = plan(session, replace(goal, revision=f"refs/pr/{number}"), files)
+        if there.nothing and there.head is not None:
+            url = f"{api.endpoint}/{goal.repo}/discussions/{number}"
+            return Sent(there, there.head, created=False, pr=url)
+    return None
 
 
 def _prepare(session: Session, goal: Goal) -> None:

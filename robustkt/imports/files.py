@@ -18,7 +18,7 @@ from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, clip
 MAX_BYTES = 8 * 2**30  # of a file, and of what is packed in it; the largest public robust checkpoint has 1.5 GB
 PICKLE, ZIP = b"\x80", b"PK\x03\x04"
 AGAIN = "Fetch it again, and compare its size with what its page says."
-DOCS = "docs/import-export.md"
+DOCS = "docs/import-export.md#old-pickles"
 # What a checkpoint has no use for: a pickle that names one of these was made to do harm.
 HARMFUL = (
     *("os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "ctypes", "pty", "code"),

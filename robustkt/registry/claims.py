@@ -23,7 +23,7 @@ class Claims:
     repo: str
     revision: str | None  # as it was asked for
     commit: str
-    licence: str | None
+    license: str | None
     results: Mapping[str, str]  # "certificate-ab12": the SHA-256 of its file
 
     @property
@@ -49,7 +49,8 @@ def read(root: Path, identity: str) -> Claims | None:
     content = unsealed(path, FIX)
     if content.get("format") != FORMAT:
         raise IntegrityError(f"{path} has format {content.get('format')}", "Upgrade robustkt.")
-    return from_json(Claims, content, str(path))
+    license = content.get("license", content.pop("licence", None))  # as earlier versions spelled it
+    return from_json(Claims, {**content, "license": license}, str(path))
 
 
 def write(root: Path, identity: str, claims: Claims) -> None:

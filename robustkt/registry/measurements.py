@@ -11,7 +11,7 @@ from typing import Any
 from robustkt import corruptions
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import Generation, from_json
-from robustkt.numbers import fraction
+from robustkt.numbers import canonical, digest, fraction
 
 LOG = re.compile(r"[a-z0-9-]{1,120}\.tsv")
 
@@ -202,6 +202,11 @@ def _intervals(read: Evaluation | Transfer) -> list[tuple[float, ...]]:
     if isinstance(read, Transfer):
         return [read.figures.interval]
     return [attack.interval for attack in read.figures.attacks.values()]
+
+
+def key_of(settings: Mapping[str, Any]) -> str:
+    """What a measurement with these settings is stored under: sixteen digits of their hash."""
+    return digest(canonical(settings))[7:23]
 
 
 def settled(result: Result | None) -> Result | None:

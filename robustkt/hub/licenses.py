@@ -9,7 +9,7 @@ from robustkt.errors import RobustKTError, UsageError
 from robustkt.generation import Generation
 from robustkt.registry import Registry, claims
 
-LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
+LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
 RESTRICTED = re.compile(r"(^|-)(nc|noncommercial|non-commercial|research)(-|$)")
 
 
@@ -22,9 +22,9 @@ def inherited(
         UsageError: `asked` is no identifier.
         RobustKTError: `asked` would give away what an ancestor's licence reserves.
     """
-    if asked is not None and not LICENCE.fullmatch(asked):
+    if asked is not None and not LICENSE.fullmatch(asked):
         raise UsageError(f"'{asked[:60]}' is no licence's identifier", "Write it as the Hub does: apache-2.0, mit.")
-    terms = [(g, found) for g in (generation, *ancestors) if (found := came_with(registry, g)) is not None]
+    terms = [(g, found) for g in (generation, *ancestors) for found in came_with(registry, g)]
     bound = [(g, found) for g, found in terms if non_commercial(found)]
     if asked is None:
         return (bound or terms)[0][1] if terms else None
@@ -37,15 +37,22 @@ def inherited(
     return asked.lower()
 
 
-def non_commercial(licence: str) -> bool:
+def non_commercial(license: str) -> bool:
     """Whether a licence reserves commercial use."""
-    return RESTRICTED.search(licence.lower()) is not None
+    return RESTRICTED.search(license.lower()) is not None
 
 
-def came_with(registry: Registry, generation: Generation) -> str | None:
-    """The licence that a generation was imported or pulled with."""
+def came_with(registry: Registry, generation: Generation) -> list[str]:
+    """The licences that a generation was imported, made or pulled with: of its manifest, run record and claims.
+
+    The manifest is hashed into the id, so nobody who passes the generation on can take that one away.
+    """
     record, claimed = registry.record(generation.id), claims.read(registry.root, generation.id)
-    for found in (record.get("licence"), record.get("license"), claimed.licence if claimed else None):
-        if isinstance(found, str) and LICENCE.fullmatch(found):
-            return found.lower()
-    return None
+    said = (
+        generation.recipe.settings.get("license"),
+        record.get("license"),
+        record.get("licence"),  # as earlier versions spelled it
+        claimed.license if claimed else None,
+    )
+    plain = [re.sub(r"[\s_()]+", "-", text.strip()).strip("-").lower() for text in said if isinstance(text, str)]
+    return list(dict.fromkeys(text for text in plain if LICENSE.fullmatch(text)))
