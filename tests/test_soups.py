@@ -297,6 +297,15 @@ def test_a_shift_chooses_by_a_few_labelled_images(kitchen: Registry, tmp_path: P
     assert accuracy[picked["beta"]] == max(accuracy.values())
 
 
+def test_a_corruption_chooses_on_held_out_images(kitchen: Registry) -> None:
+    common: dict[str, Any] = {"max_images": 60, "registry": kitchen, "device": "cpu"}
+    picked = api.soup_pick("two", corruption="gaussian-noise:5", betas="0,1", **common)
+    assert picked["chosen_on"].endswith("images of the held-out ones under gaussian-noise:5")
+    same = api.evaluate(picked["mode"], attacks=["clean"], corruption="gaussian-noise:5", **common)
+    assert same["reused"]
+    assert picked["test"]["clean_accuracy"] == same["clean_accuracy"]
+
+
 @pytest.mark.parametrize("text", ["0:1", "0:1:0", "1:0:.1", "0:2:.5", "-1,0", "0:1:0.001", "x"])
 def test_betas_that_are_none(text: str) -> None:
     with pytest.raises(UsageError):
@@ -324,7 +333,7 @@ def test_commands(cli: Cli, kitchen: Registry, tmp_path: Path, monkeypatch: pyte
     assert "has the highest robust accuracy with a clean accuracy of at least 0.0% on 20 held-out images" in ran.out
     ran = cli("soup", "pick", "two", *where)
     assert (ran.code, ran.err.splitlines()[0]) == (
-        2, "error: soup pick takes one of --min-clean, --max-robust and --for-shift",
+        2, "error: soup pick takes one of --min-clean, --max-robust, --for-shift and --corruption",
     )  # fmt: skip
     ran = cli("soup", "sweep", "one", *where)
     assert ran.err.startswith("error: one has one mode: β mixes adapters called clean and robust")

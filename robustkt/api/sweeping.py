@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
+from robustkt import corruptions, mixture, soup
 from robustkt import data as datasets
-from robustkt import mixture, soup
 from robustkt.api.evaluating import evaluate
 from robustkt.api.judging import slice_of
 from robustkt.api.loading import load_data, load_network, pick_device, ready
 from robustkt.api.souping import soup_make
 from robustkt.attacks import named
 from robustkt.core import ThreatModel
+from robustkt.corruptions import Corruption
 from robustkt.errors import UsageError
 from robustkt.evaluate import ALGORITHM, attacked
 from robustkt.generation import Generation, check_name
@@ -114,6 +115,7 @@ def soup_pick(
     min_clean: float | None = None,
     max_robust: bool = False,
     for_shift: str | None = None,
+    corruption: str | None = None,
     betas: str = BETAS,
     attacks: Sequence[str] = ("pgd-sat",),
     max_images: int = 1_000,
@@ -133,6 +135,8 @@ def soup_pick(
         max_robust: the most robust mixture on held-out images.
         for_shift: a few labelled images of a shifted domain (a folder, an `.npz`, a named set): the mixture that is
             most accurate on them.
+        corruption: of held-out images, as `gaussian-noise:3`: the mixture that is most accurate on them; the test
+            images are corrupted too.
         betas: the mixtures to choose from, as in `soup_sweep`.
         attacks: of the choice and of the report.
         max_images: at most so many images.
@@ -152,39 +156,38 @@ def soup_pick(
         UsageError: not exactly one way to choose.
         RobustKTError: no mixture is accurate enough, or anything else the user can fix.
     """
-    if [min_clean is not None, max_robust, for_shift is not None].count(True) != 1:
-        raise UsageError("soup pick takes one of --min-clean, --max-robust and --for-shift", "Add --max-robust, say.")
+    ways = (min_clean is not None, max_robust, for_shift is not None, corruption is not None)
+    if sum(ways) != 1:
+        raise UsageError(
+            "soup pick takes one of --min-clean, --max-robust, --for-shift and --corruption", "Add --max-robust, say."
+        )
+    shift = corruptions.one(corruption) if corruption is not None else None
     if min_clean is not None and not 0 <= min_clean <= 1:
         raise UsageError(f"--min-clean must lie between 0 and 1, not {min_clean}", "For instance --min-clean 0.9.")
     if name is not None:
         check_name(name)
     registry, progress = registry or Registry.locate(), progress or Silent()
     common: dict[str, Any] = {"registry": registry, "device": device, "data_dir": data_dir, "progress": progress}
-    if for_shift is None:
+    found = two_modes(registry, generation)
+    if for_shift is None and shift is None:
         swept = soup_sweep(
             generation, betas=betas, attacks=attacks, max_images=max_images, seed=seed, fresh=fresh, **common
         )
         points, images = swept["points"], f"{counted(swept['images'], 'held-out image')}"
         point = soup.chosen(points, "robust_accuracy", min_clean=min_clean)
-        why = "robust accuracy" + (
-            f" with a clean accuracy of at least {min_clean:.1%}" if min_clean is not None else ""
-        )
+        floor = f" with a clean accuracy of at least {min_clean:.1%}" if min_clean is not None else ""
+        why = f"robust accuracy{floor}"
     else:
-        found = two_modes(registry, generation)
-        shifted = datasets.load(for_shift, data_dir=data_dir, image_size=found.recipe.data.shape[-1])
-        datasets.check_fits(found.recipe.data, shifted.spec, who=found.name)
-        parts = [shifted.train, shifted.held_out, shifted.test]
-        whole = datasets.Split(torch.cat([s.x for s in parts]), torch.cat([s.y for s in parts]))
-        labelled = slice_of(whole, max_images)
-        asked = {"data": shifted.spec.fingerprint, "images": len(labelled), "attacks": []}
+        labelled, fingerprint, told = _shifted(registry, found, for_shift, shift, max_images, data_dir)
+        asked = {"data": fingerprint, "images": len(labelled), "attacks": [], "split": told}
         curve = Curve(registry, found, labelled, pick_device(device), progress)
         points = curve.points(read_betas(betas), [], None, asked, seed=seed, fresh=fresh)
         point, why = soup.chosen(points, "clean_accuracy"), "accuracy on the shifted images"
-        images = f"{counted(len(labelled), 'image')} of {for_shift}"
-    found = two_modes(registry, generation)
+        images = f"{counted(len(labelled), 'image')} of {told}"
     shares = mixture.parse(f"beta={point['beta']!r}", found.adapters, found.name)
     mode = f"{found.name}@{mixture.spelled(shares)}"
-    test = evaluate(mode, attacks=attacks, max_images=max_images, seed=seed, fresh=fresh, **common)
+    tried = attacks if shift is None else ["clean"]
+    test = evaluate(mode, attacks=tried, max_images=max_images, seed=seed, corruption=corruption, fresh=fresh, **common)
     made = soup_make([found.name], adapters=mixture.spelled(shares), name=name, **common) if name is not None else None
     return {
         "generation": found.name, "id": found.id, "beta": point["beta"], "mode": mode, "chosen_by": why,
@@ -192,6 +195,28 @@ def soup_pick(
         "test": {key: test[key] for key in ("images", "clean_accuracy", "attacks", "worst")},
         "made": made["generation"] if made else None,
     }  # fmt: skip
+
+
+def _shifted(
+    registry: Registry,
+    found: Generation,
+    source: str | None,
+    corruption: Corruption | None,
+    count: int,
+    data_dir: Path | None,
+) -> tuple[datasets.Split, str, str]:
+    """Labelled images of another domain, their fingerprint, and what they are called."""
+    if corruption is not None:
+        dataset = load_data(registry, found, None, data_dir)
+        clean = slice_of(dataset.held_out, count)
+        x = datasets.corrupt(clean.x, corruption.name, corruption.severity)
+        pinned = corruptions.fingerprint(dataset.spec.fingerprint, corruption)
+        return datasets.Split(x, clean.y), pinned, f"the held-out ones under {corruption}"
+    shifted = datasets.load(str(source), data_dir=data_dir, image_size=found.recipe.data.shape[-1])
+    datasets.check_fits(found.recipe.data, shifted.spec, who=found.name)
+    parts = [shifted.train, shifted.held_out, shifted.test]
+    whole = datasets.Split(torch.cat([s.x for s in parts]), torch.cat([s.y for s in parts]))
+    return slice_of(whole, count), shifted.spec.fingerprint, str(source)
 
 
 def two_modes(registry: Registry, generation: str) -> Generation:

@@ -117,6 +117,10 @@ def pick(
     for_shift: Annotated[
         str | None, typer.Option("--for-shift", metavar="DATA", help="The best for these labelled images.")
     ] = None,
+    corruption: Annotated[
+        str | None,
+        typer.Option("--corruption", autocompletion=o._corruptions, help="The best for held-out images so corrupted."),
+    ] = None,
     betas: Betas = "0:1:0.1",
     attack: Attack = "pgd-sat",
     max_images: Images = 1_000,
@@ -141,7 +145,7 @@ def pick(
     early.machine(device)
     early.attacks(attack.split(","), where.get(generation), None, None)
     result = api.soup_pick(
-        generation, min_clean=min_clean, max_robust=max_robust, for_shift=for_shift, betas=betas,
+        generation, min_clean=min_clean, max_robust=max_robust, for_shift=for_shift, corruption=corruption, betas=betas,
         attacks=attack.split(","), max_images=max_images, seed=seed, name=name, data_dir=data_dir, registry=where,
         device=device, fresh=fresh, progress=output,
     )  # fmt: skip
