@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -183,12 +182,6 @@ PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "figure2": Bench.figure2, "curve": Bench.curve, "rslad": Bench.rslad, "sigmas": Bench.sigmas,
     "tokens": Bench.tokens,
 }  # fmt: skip
-
-
-def means(rows: list[Mapping[str, Any]], mode: str, figure: str) -> tuple[float, float] | None:
-    """Mean over the seeds and half the range, of a mode's figure."""
-    values = [row[mode][figure] for row in rows if mode in row]
-    return (statistics.fmean(values), (max(values) - min(values)) / 2) if values else None
 
 
 def main() -> None:

@@ -322,6 +322,81 @@ def image() -> str:
     return rows(["`VARIANT`", "GB", *(f"of it {part}" for part in parts)], *body) + told
 
 
+def _over_seeds(rows_: list[dict[str, Any]], *path: str) -> str:
+    """The mean of a figure over the seeds and half its range, in %; a dash where no row has it."""
+    values = [row for row in rows_ if path[0] in row]
+    for key in path:
+        values = [value[key] for value in values]
+    if not values:
+        return "–"
+    return f"{percent(statistics.fmean(values))} ± {percent((max(values) - min(values)) / 2)}"
+
+
+def _budget(part: str) -> str:
+    found = record("modes")[part]
+    told = found["budget"]
+    return (
+        f"\n\n`python benchmarks/modes.py --only {part} --images {told['images']} --test-images {told['test_images']} "
+        f"--epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, {told['norm']} {told['eps']}, "
+        f"{told['train_steps']} steps of PGD in training, the worst of {' and '.join(told['attacks'][1:])} in "
+        f"evaluation; mean over {told['seeds']} seeds ± half the range, in %; torch {found['torch']}, commit "
+        f"{found['git']['commit'][:7]}."
+    )
+
+
+def modes(part: str) -> str:
+    """Co-trained networks by their adapters: both modes, clean and under attack."""
+    body = []
+    for name, seeds in record("modes")[part]["found"].items():
+        own = seeds[0].get("adapters")
+        body.append(
+            [
+                name, _over_seeds(seeds, "clean_mode", "clean"), _over_seeds(seeds, "clean_mode", "robust"),
+                _over_seeds(seeds, "robust_mode", "clean"), _over_seeds(seeds, "robust_mode", "robust"),
+                "–" if own is None else f"{own // 2:,}",
+            ]
+        )  # fmt: skip
+    head = ["trained", "clean mode: clean", "attacked", "robust mode: clean", "attacked", "parameters a mode"]
+    return rows(head, *body) + _budget(part)
+
+
+def modes_curve() -> str:
+    """Accuracy over β, seed by seed."""
+    found = record("modes")["curve"]["found"]
+    body = [
+        [f"{points[0]['beta']:g}", *(percent(p[k]) for p in points for k in ("clean_accuracy", "robust_accuracy"))]
+        for points in zip(*found.values(), strict=True)
+    ]
+    head = ["β", *(f"{kind}, seed {seed}" for seed in found for kind in ("clean", "robust"))]
+    return rows(head, *body) + _budget("curve")
+
+
+def modes_rslad() -> str:
+    """RSLAD against two-mode RSLAD."""
+    found = record("modes")["rslad"]["found"]["rows"]
+    kinds = {"teacher": "teacher (SAT)", "rslad": "RSLAD", "robust_mode": "two-mode RSLAD, robust mode"}
+    kinds |= {"clean_mode": "two-mode RSLAD, clean mode"}
+    body = [
+        [shown, _over_seeds(found, kind, "clean"), _over_seeds(found, kind, "robust")] for kind, shown in kinds.items()
+    ]
+    told = f" Its adapters have {found[0]['adapters'] // 2:,} of {found[0]['parameters']:,} parameters a mode."
+    return rows(["network", "clean", "attacked"], *body) + _budget("rslad") + told
+
+
+def modes_sigmas() -> str:
+    """σ-adapters on one backbone against a network a level."""
+    found = record("modes")["sigmas"]["found"]["rows"]
+    radii = ("0", "0.25", "0.5", "0.75")
+    body = [
+        [f"σ {sigma}", shown, *(_over_seeds(found, "levels", sigma, kind, r) for r in radii)]
+        for sigma in found[0]["levels"]
+        for kind, shown in (("adapter", "one backbone"), ("network", "its own network"))
+    ]
+    one, three = found[0]["bytes"], found[0]["bytes_apart"]
+    told = f" One backbone with three adapters takes {one:,} bytes, three networks take {three:,}."
+    return rows(["noise", "", *(f"r = {r}" for r in radii)], *body) + _budget("sigmas") + told
+
+
 def _settings(found: dict[str, Any]) -> str:
     first, machine = found["rows"][0], found["machine"]
     return (
@@ -348,6 +423,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": faults,
     "startup": startup,
     "image": image,
+    "modes-figure2": lambda: modes("figure2"),
+    "modes-tokens": lambda: modes("tokens"),
+    "modes-curve": modes_curve,
+    "modes-rslad": modes_rslad,
+    "modes-sigmas": modes_sigmas,
 }
 
 
