@@ -81,9 +81,10 @@ def reproduce(
     before, old = _weights(registry, found), registry.record(found.id)
     if recipe.training is None:
         if recipe.method != SOUP:
+            source_of = clip(str(recipe.settings.get("source", "SOURCE")))
             raise RobustKTError(
                 f"{found.name} was imported: how it was trained is not known, so it cannot be trained again",
-                f"`robustkt import {clip(str(recipe.settings.get('source', 'SOURCE')))}` takes the same weights over again.",
+                f"`robustkt import {source_of}` takes the same weights over again.",
             )
         record = {**circumstances(Path.cwd()), **machine(target)}
         _forewarn(old, record, progress)

@@ -85,8 +85,8 @@ def bundle(
         IntegrityError: something is not what a hash, a name, a seal or a log says.
     """
     expected = _expected(generation)
-    listed = {path.removeprefix(place) for path in index.files if path.startswith(place)}
-    for name in {*expected, *(path for path in listed if path.startswith("adapters/") and path.endswith(TENSORS))}:
+    own = {path.removeprefix(place) for path in index.files if path.startswith(f"{place}adapters/")}
+    for name in sorted({*expected, *(path for path in own if path.endswith(TENSORS))}):
         told, identity = index.files.get(place + name), expected.get(name)
         if told is not None and told.hash != identity:
             raise IntegrityError(f"{place}{name} is not what the manifest of {generation.name} names", REFUSED)
@@ -96,7 +96,7 @@ def bundle(
     for path in objects.values():
         if path.suffix == TENSORS:
             check_tensors(path)
-    _check_adapters(folder, generation, place, listed)
+    _check_adapters(folder, generation, place, own)
     record = unsealed(folder / (place + RUN), REFUSED)
     if place + PROVENANCE in index.files:
         hashes = {path.removeprefix(place): told.hash for path, told in index.files.items() if path.startswith(place)}
@@ -132,8 +132,11 @@ def _selected(name: str) -> str:
     return f"{place}{slash}{ADAPTER if slash else WEIGHTS}" if file == LAST else ""
 
 
-def _check_adapters(folder: Path, generation: Generation, place: str, listed: Collection[str]) -> None:
-    """Raise unless every adapter is bound to these weights, and what is told beside it is so; no tensor is read."""
+def _check_adapters(folder: Path, generation: Generation, place: str, own: Collection[str]) -> None:
+    """Raise unless every adapter is bound to these weights, and what is told beside it is so; no tensor is read.
+
+    `own` are the files about adapters that lie under `place`.
+    """
     configs: dict[str, dict[str, Any]] = {}
     for one, name in [(one, ADAPTER) for one in generation.bound()] + [(o, LAST) for o in generation.bound(last=True)]:
         where = folder / (place + adapter_path(one.domain, name))
@@ -141,10 +144,10 @@ def _check_adapters(folder: Path, generation: Generation, place: str, listed: Co
         with where.open("rb") as file:
             binding = read_binding(file, one, generation.name, REFUSED)
         configs.setdefault(adapter_path(one.domain, ADAPTER_CONFIG), adapter_config(binding))
-    for path in sorted(p for p in {*listed, *configs} if p.endswith(ADAPTER_CONFIG)):
+    for path in sorted(p for p in {*own, *configs} if p.endswith(ADAPTER_CONFIG)):
         if path not in configs:
             raise IntegrityError(f"{place}{path} is of an adapter that {generation.name} does not have", REFUSED)
-        if path not in listed:
+        if path not in own:
             raise IntegrityError(f"{place}{path} is missing", REFUSED)
         told = parse_json((folder / (place + path)).read_bytes(), place + path)
         if not isinstance(told, dict) or any(told.get(key) != value for key, value in configs[path].items()):
