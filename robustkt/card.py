@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
-from robustkt.generation import Generation
+from robustkt.generation import Generation, mixed_of
 from robustkt.metadata import card_metadata
-from robustkt.numbers import counted, number
+from robustkt.mixture import CLEAN, ROBUST, SOUP
+from robustkt.numbers import counted, exact, number
 from robustkt.registry import Result
+
+OF_MODE = ("weights", "domain")  # the settings in which evaluations of two modes differ
 
 
 def model_card(
@@ -28,7 +32,7 @@ def model_card(
         generation: what is published.
         ancestors: its parents and theirs, nearest first.
         record: its run record.
-        results: its certificates and evaluations, of the weights that are published.
+        results: its certificates and evaluations, of the weights that are published, in any of its modes.
         picture: file name of the certified-accuracy curves, if there are any.
         repo: the repository that it is published in, if one is known.
         homes: the repositories of ancestors on the Hub, by their ids.
@@ -36,7 +40,8 @@ def model_card(
     """
     sections = [
         f"# {generation.name}",
-        _what(generation),
+        _what(generation, ancestors),
+        _modes(generation, [r for r in results if r.kind == "evaluation"]),
         _lineage(generation, ancestors, homes or {}),
         _certificates([r for r in results if r.kind == "certificate"], picture),
         _evaluations([r for r in results if r.kind == "evaluation"]),
@@ -45,15 +50,19 @@ def model_card(
         _use(generation, repo),
         _check(generation, repo),
     ]
-    metadata = card_metadata(generation, results, homes=homes or {}, license=license)
+    default = [r for r in results if _mode(r) in (None, generation.mode)]
+    metadata = card_metadata(generation, default, homes=homes or {}, license=license)
     return f"---\n{metadata}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _what(generation: Generation) -> str:
+def _what(generation: Generation, ancestors: Sequence[Generation]) -> str:
     recipe = generation.recipe
     size = "×".join(str(n) for n in recipe.data.shape)
     images = f"**{recipe.data.name}** ({len(recipe.data.classes)} classes, images {size} in [0, 1])"
-    if recipe.training is None:
+    if recipe.method == SOUP:
+        parts = " + ".join(f"{exact(share)} · **{one.name}**" for one, share in _ingredients(generation, ancestors))
+        lines = [f"An image classifier for {images}, **{recipe.arch}**, mixed by robustkt: {parts}."]
+    elif recipe.training is None:
         source = recipe.settings.get("source") or "a file"
         whose = f"whose weights were imported from `{source}` by robustkt; how they were trained is not known here."
         lines = [f"An image classifier for {images}, **{recipe.arch}**, {whose}"]
@@ -78,6 +87,78 @@ def _what(generation: Generation) -> str:
             "`architecture.py.txt`; read it before you run it."
         )
     return "\n\n".join(lines)
+
+
+def _ingredients(generation: Generation, ancestors: Sequence[Generation]) -> list[tuple[Generation, Fraction]]:
+    return mixed_of(generation, {g.id: g for g in ancestors})
+
+
+def _mode(result: Result) -> str | None:
+    """The mode that was measured."""
+    domain = result.content["settings"].get("domain")
+    return None if domain is None else str(domain)
+
+
+def _modes(generation: Generation, evaluations: Sequence[Result]) -> str:
+    """Which modes there are, and what the others lose under attack: from pairs that were measured alike."""
+    if not generation.adapters:
+        return ""
+    rows = []
+    for one in generation.bound():
+        level = generation.in_mode(one.domain).sigma
+        sigma = f", for noise of σ = {exact(level)}" if level is not None else ""
+        rows.append(f"- `{one.domain}`{', **the default**' if one.domain == generation.mode else ''}{sigma}")
+    mixtures = ", and mixtures of them, such as `beta=0.4`" if set(generation.adapters) == {CLEAN, ROBUST} else ""
+    lines = [
+        f"One network with {counted(len(rows), 'adapter')}, each of which gives it a mode{mixtures}:",
+        "\n".join(rows),
+    ]
+    others = sorted({mode for r in evaluations if (mode := _mode(r)) is not None and mode != generation.mode})
+    told = [lost for mode in others if (lost := _lost(generation, mode, evaluations))]
+    unmeasured = [d for d in sorted(generation.adapters) if d != generation.mode and d not in others]
+    if unmeasured:
+        told.append(f"Accuracy under attack has not been measured in {_listed(unmeasured)}.")
+    return "\n\n".join(["## Modes", *lines, *told])
+
+
+def _lost(generation: Generation, mode: str, evaluations: Sequence[Result]) -> str:
+    """A sentence on a mode beside the default one, from the pair of evaluations with the most images."""
+    pairs = [
+        (ours, theirs)
+        for ours in evaluations
+        for theirs in evaluations
+        if (_mode(ours), _mode(theirs)) == (mode, generation.mode) and _same_attack(ours, theirs)
+    ]
+    if not pairs:
+        return ""
+    ours, theirs = max(pairs, key=lambda pair: (pair[0].content["settings"]["images"], pair[0].key, pair[1].key))
+    settings = ours.content["settings"]
+    now, then = (r.content["figures"]["attacks"] for r in (ours, theirs))
+    attack = min((a for a in now if a != "clean"), key=lambda a: (now[a]["accuracy"], a))
+    clean = ""
+    if "clean" in now and "clean" in then:
+        clean = f"; without an attack {now['clean']['accuracy']:.1%} against {then['clean']['accuracy']:.1%}"
+    return (
+        f"{_claimed(ours)}Under attack (`{attack}`, {settings['norm']} eps = {settings['eps']}, "
+        f"{settings['images']} test images) the mode `{mode}` is right on {now[attack]['accuracy']:.1%} where "
+        f"`{generation.mode}` is on {then[attack]['accuracy']:.1%}{clean}."
+    )
+
+
+def _same_attack(ours: Result, theirs: Result) -> bool:
+    """Whether two modes were attacked alike, by something."""
+    first, second = ({k: v for k, v in r.content["settings"].items() if k not in OF_MODE} for r in (ours, theirs))
+    return first == second and bool(set(ours.content["figures"]["attacks"]) - {"clean"})
+
+
+def _listed(modes: Sequence[str]) -> str:
+    return ", ".join(f"`{mode}`" for mode in modes)
+
+
+def _in_mode(result: Result) -> str:
+    """How a table begins that is about one mode."""
+    mode = _mode(result)
+    return f"Mode `{mode}`. " if mode is not None else ""
 
 
 def _lineage(generation: Generation, ancestors: Sequence[Generation], homes: Mapping[str, str]) -> str:
@@ -113,7 +194,7 @@ def _certificates(results: Sequence[Result], picture: str | None) -> str:
         parts.append(
             "\n".join(
                 [
-                    f"{_claimed(result)}σ = {settings['sigma']}, {settings['mode']} procedure "
+                    f"{_claimed(result)}{_in_mode(result)}σ = {settings['sigma']}, {settings['mode']} procedure "
                     f"(Cohen et al., 1902.02918), n = {settings['n']:,}, α = {settings['alpha']}, "
                     f"{figures['images']} test images (every {_ordinal(settings['skip'])}), "
                     f"{settings['precision']}; average certified radius {figures['acr']:.3f}, "
@@ -144,8 +225,8 @@ def _evaluations(results: Sequence[Result]) -> str:
         parts.append(
             "\n".join(
                 [
-                    f"{_claimed(result)}The network without noise, {settings['norm']} eps = {settings['eps']}, "
-                    f"{settings['images']} test images:",
+                    f"{_claimed(result)}{_in_mode(result)}The network without noise, {settings['norm']} "
+                    f"eps = {settings['eps']}, {settings['images']} test images:",
                     "",
                     "| attack | accuracy | 95 % interval |",
                     "|---|---|---|",
@@ -161,6 +242,8 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     recipe, selected, cost = generation.recipe, record.get("selected") or {}, record.get("cost") or {}
     settings = ", ".join(f"{key} {value}" for key, value in sorted(recipe.settings.items()))
     passes = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(cost.items()) if count)
+    if recipe.method == SOUP:
+        return "\n\n".join(["## Training", f"Mixed from its parents, not trained: {settings}."])
     if recipe.training is None:
         return "\n\n".join(["## Training", f"Imported, not trained here: {settings}."])
     lines = [
@@ -223,12 +306,32 @@ def _use(generation: Generation, repo: str | None) -> str:
             *note,
             "# runs no code from here; images (B, C, H, W) -> logits (B, K)",
             f'model = RobustModel.from_pretrained("{source}"{extra})',
-            *(smoothed if generation.recipe.sigma is not None else []),
+            *(smoothed if generation.sigma is not None else []),
+            *(_use_mode(generation, source, extra) if generation.adapters else []),
             "```",
             "",
             f"`manifest.json` is the whole recipe; its SHA-256 is the id `{generation.id}`.",
         ]
     )
+
+
+def _use_mode(generation: Generation, source: str, extra: str) -> list[str]:
+    """Lines for a reader who wants another mode than the default one."""
+    other = next((d for d in sorted(generation.adapters) if d != generation.mode), str(generation.mode))
+    kind = "RobustModel" if generation.in_mode(other).sigma is None else "SmoothedClassifier"
+    more = (
+        ['# or domain="beta=0.4": 0.4 of robust and 0.6 of clean']
+        if set(generation.adapters) == {CLEAN, ROBUST}
+        else []
+    )
+    return [
+        "",
+        f"from robustkt import {kind}",
+        "",
+        f"# another mode than {generation.mode}, the default",
+        f'other = {kind}.from_pretrained("{source}"{extra}, domain="{other}")',
+        *more,
+    ]
 
 
 def _check(generation: Generation, repo: str | None) -> str:

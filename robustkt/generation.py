@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from robustkt import mixture
-from robustkt.errors import IntegrityError, UsageError, clip
+from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
 from robustkt.numbers import canonical, digest, fraction, parse_json
 
 FORMAT = 2  # the newest that is read; 1 is written of what has no adapters, 2 of what has
@@ -22,6 +22,7 @@ HASH = re.compile(r"sha256:[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 DOMAIN = re.compile(r"[a-z][a-z0-9.]{0,30}")
 NOISY = "sigma"  # what domains of Gaussian noise begin with, before their σ
+INGREDIENT = "soup."  # what the roles of a soup's parents begin with, before their place
 MODAL = ("adapters", "last_adapters", "mode")  # written of generations with adapters only
 
 LATER = {"later": True}  # of a field that came after format 1: left out while it is None, so that old ids stay
@@ -127,6 +128,15 @@ class Recipe:
         return None if eps is None else (str(self.settings["norm"]), fraction(str(eps)))
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as a manifest names it."""
+
+    domain: str
+    hash: str  # "sha256:…" of its file
+    base: str  # "sha256:…" of the weights that it belongs to
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """A robust model and where it came from; everything but the name is hashed into its id."""
@@ -149,6 +159,16 @@ class Generation:
         source = self.recipe.arch_source
         own = [*self.adapters.values(), *self.last_adapters.values()]
         return [self.weights, self.last_weights, *own, *([source] if source else [])]
+
+    def bound(self, *, last: bool = False) -> list[Adapter]:
+        """Its adapters of the selected or the last epoch, each with the weights that it works with."""
+        weights, own = (self.last_weights, self.last_adapters) if last else (self.weights, self.adapters)
+        return [Adapter(domain, own[domain], weights) for domain in sorted(own)]
+
+    @property
+    def bindings(self) -> list[Adapter]:
+        """The adapters of both epochs, each once."""
+        return list(dict.fromkeys([*self.bound(), *self.bound(last=True)]))
 
     @property
     def meant(self) -> Mapping[str, Fraction]:
@@ -198,6 +218,34 @@ class Generation:
         known = {key: value for key, value in to_json(self).items() if key not in ("name", "shares", "unknown")}
         known = {key: value for key, value in known.items() if value or key not in MODAL}
         return _merged(known, self.unknown)
+
+
+def mixed_of(soup: Generation, parents: Mapping[str, Generation]) -> list[tuple[Generation, Fraction]]:
+    """What a soup is mixed of: generations, in the mode that went in, with their shares; in the order of their roles.
+
+    Args:
+        soup: a generation of the method `soup`.
+        parents: its parents by their ids.
+
+    Raises:
+        IntegrityError: its manifest does not say it.
+    """
+    settings = soup.recipe.settings
+    roles = sorted((role for role in soup.parents if role.startswith(INGREDIENT)), key=lambda role: (len(role), role))
+    try:
+        given = [parents[soup.parents[role]] for role in roles]
+        if "adapters" in settings:
+            shares = mixture.parse(str(settings["adapters"]), given[0].adapters, given[0].name)
+            return [(given[0].in_mode(domain), share) for domain, share in shares.items()]
+        parts = [fraction(part) for part in str(settings["shares"]).split(",")]
+        modes = [settings.get(f"mode.{place}") for place in range(len(given))]
+        return [
+            (one if mode is None else one.in_mode(str(mode)), share)
+            for one, mode, share in zip(given, modes, parts, strict=True)
+        ]
+    except (RobustKTError, LookupError, ValueError) as error:
+        reason = error.what if isinstance(error, RobustKTError) else "its shares and parents do not agree"
+        raise IntegrityError(f"what the soup {soup.name} is mixed of cannot be told: {reason}", RESTORE) from None
 
 
 def read_manifest(data: bytes, name: str, source: str) -> Generation:

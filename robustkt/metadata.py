@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustkt.generation import Generation
+from robustkt.mixture import SOUP
 from robustkt.registry import Result
 
 if TYPE_CHECKING:
@@ -28,10 +29,13 @@ def card_metadata(
     tags = ["robustkt", "adversarial-robustness", recipe.method]
     tags += ["randomized-smoothing", "certified-robustness"] if recipe.sigma else []
     tags += ["distillation"] if "teacher" in generation.parents else []
+    tags += ["merge", "model-soup"] if recipe.method == SOUP else []
     bases = list(dict.fromkeys(homes[i] for _, i in sorted(generation.parents.items()) if i in homes))
     figures = [figure for result in results if not result.claimed for figure in _figures(generation, result)]
     data = HUB_DATA.get(recipe.data.name)
-    more: dict[str, Any] = {"base_model_relation": "finetune"} if bases else {}  # the nearest that the Hub knows
+    # Of what the Hub knows "finetune" is said of weights that were trained on, and is the nearest for a teacher.
+    relation = "merge" if recipe.method == SOUP else "finetune"
+    more: dict[str, Any] = {"base_model_relation": relation} if bases else {}
     card = ModelCardData(
         library_name="robustkt",
         pipeline_tag=TASK,

@@ -10,6 +10,7 @@ from robustkt.numbers import exact, fraction
 
 CLEAN, ROBUST = "clean", "robust"  # between which β goes: the weight of the robust adapter
 BETA = "beta"
+SOUP = "soup"  # the method of a generation that was mixed, not trained
 
 Shares = Mapping[str, Fraction]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.numpy import save
 from robustkt.generation import DataSpec, Generation, Recipe, Training
 from robustkt.numbers import digest
 from robustkt.registry import Registry, verify
+from robustkt.registry.binding import HEADER, Binding
 
 DATA = DataSpec(
     name="digits", fingerprint=digest(b""), classes=("0", "1"), shape=(1, 8, 8), mean=(0.3,), std=(0.4,), held_out=9
@@ -43,6 +45,26 @@ def commit(
         parents={"teacher": teacher.id} if teacher else {},
     )
     return registry.add(generation, {**RECORD, "seed": seed})
+
+
+def modal(registry: Registry, seed: int, name: str = "", base: bytes | None = None) -> Generation:
+    """A generation with a clean and a robust adapter, those of its two epochs different."""
+    whole = commit(registry, seed)
+    bases = [registry.put_object(base) if base else whole.weights, whole.last_weights]
+    epochs = [
+        {d: registry.put_object(adapter(weights_, d, seed + epoch)) for d in ("clean", "robust")}
+        for epoch, weights_ in enumerate(bases)
+    ]
+    made = replace(
+        whole, name=name, recipe=replace(whole.recipe, method="cotraining"), weights=bases[0], adapters=epochs[0],
+        last_adapters=epochs[1], mode="robust", format=2,
+    )  # fmt: skip
+    return registry.add(made, {**RECORD, "seed": seed})
+
+
+def adapter(base: str, domain: str, fill: float) -> bytes:
+    """An adapter's file, bound to the base with this hash."""
+    return save({"w": np.full(5, fill)}, {HEADER: Binding(base, domain, "dualparams").text()})
 
 
 def weights(fill: float) -> bytes:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustkt import adapters, losses, mixture, models
-from robustkt.api.modes import adapter_bytes, read_adapter
+from robustkt.adapters.stored import read_adapter
+from robustkt.api.modes import adapter_bytes
 from robustkt.attacks import ascend
 from robustkt.catalog import ADAPTERS
 from robustkt.core import ThreatModel, attacking
 from robustkt.engine import sgd
 from robustkt.errors import IntegrityError, NotFoundError, UsageError
-from robustkt.generation import DataSpec, Training
+from robustkt.generation import Adapter, DataSpec, Training
 from robustkt.modes import modes_of, through
 from robustkt.numbers import digest
 
@@ -331,16 +332,16 @@ def test_an_adapter_is_bound_to_its_base_and_domain() -> None:
     tensors = {"network.bn.weight": torch.randn(4)}
     data = adapter_bytes(tensors, base=digest(b"base"), kind="dualparams", domain="clean")
     assert data == adapter_bytes(tensors, base=digest(b"base"), kind="dualparams", domain="clean")
-    found = read_adapter(data, base=digest(b"base"), domain="clean", who="gen2")
+    found = read_adapter(data, Adapter("clean", digest(data), digest(b"base")), "gen2")
     assert torch.equal(found["network.bn.weight"], tensors["network.bn.weight"])
     assert load(data).keys() == tensors.keys()
     with pytest.raises(IntegrityError, match="belongs to another base"):
-        read_adapter(data, base=digest(b"other"), domain="clean", who="gen2")
+        read_adapter(data, Adapter("clean", digest(data), digest(b"other")), "gen2")
     with pytest.raises(IntegrityError, match="is that of clean"):
-        read_adapter(data, base=digest(b"base"), domain="robust", who="gen2")
+        read_adapter(data, Adapter("robust", digest(data), digest(b"base")), "gen2")
     for damaged in (b"", data[:20], b"\xff" * 64, data.replace(b"robustkt", b"robustkx")):
         with pytest.raises(IntegrityError, match="is not one"):
-            read_adapter(damaged, base=digest(b"base"), domain="clean", who="gen2")
+            read_adapter(damaged, Adapter("clean", digest(data), digest(b"base")), "gen2")
 
 
 def test_half_of_a_low_rank_pair_is_refused() -> None:

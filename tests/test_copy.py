@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from robustkt import api
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.numbers import digest
-from robustkt.registry import Registry, claims, location
+from robustkt.registry import Registry, claims, copying, location
 from robustkt.registry import remote as remote_module
 from robustkt.registry import upkeep as keep
 from robustkt.registry.location import Location
 from robustkt.registry.remote import Mirror, Remote, remote_at
 from robustkt.registry.seal import sealed
 from tests.conftest import SHARED, Ran
-from tests.stores import commit, damage, measure, notes, stored_files
+from tests.stores import commit, damage, measure, modal, notes, stored_files
 
 Cli = Callable[..., Ran]
 
@@ -131,6 +132,44 @@ def test_there_and_back_gives_the_same_bytes(team: Registry, place: str, tmp_pat
     for again in (api.copy(to=place, registry=team), api.copy(source=place, registry=back)):
         assert (again["files"], again["bytes"], again["names"], again["tags"]) == (0, 0, {}, {})
         assert not any(g["new"] for g in again["generations"])
+
+
+def test_adapters_come_back_as_the_same_bytes(team: Registry, place: str, tmp_path: Path) -> None:
+    two = modal(team, 30, "two")
+    told = api.copy(["two"], to=place, registry=team)
+    assert {row["generation"] for row in told["generations"]} == {"two"}
+    back = Registry(tmp_path / "back")
+    api.copy(source=place, registry=back)
+    ours, theirs = stored_files(team.root), stored_files(back.root)
+    assert {path for path in theirs if path.startswith("objects/")} == {
+        team.object_path(identity).relative_to(team.root).as_posix() for identity in two.objects
+    }
+    assert all(ours[path] == data for path, data in theirs.items() if path != "refs.json")
+    assert damage(back) == []
+    assert api.copy(source=place, registry=back)["files"] == 0
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["unknown", "its objects are here already"])
+def test_a_foreign_adapter_is_refused_and_nothing_is_written(
+    team: Registry, place: str, tmp_path: Path, known: bool
+) -> None:
+    two = modal(team, 30, "two")
+    other = modal(team, 40)
+    swapped = replace(two, name="swapped", adapters={**two.adapters, "clean": other.adapters["clean"]})
+    here = Registry(tmp_path / "here")
+    if known:
+        api.copy(["two", other.name], to=str(here.root), registry=team)
+    before = stored_files(here.root)
+    team.add(swapped, {"started": "2026-01-01T00:00:00+00:00"})
+    with pytest.raises(IntegrityError, match="the adapter clean of swapped belongs to another base"):
+        api.copy(["swapped"], to=place, registry=team)
+    assert not Registry(Path(place)).exists
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copying, "read_binding", lambda *a: None)  # as somebody who wants us to have it
+        api.copy(["swapped"], to=place, registry=team)
+    with pytest.raises(IntegrityError, match="the adapter clean of swapped belongs to another base"):
+        api.copy(source=place, registry=here)
+    assert stored_files(here.root) == before
 
 
 def test_a_generation_comes_with_its_ancestors_and_no_others(team: Registry, place: str, tmp_path: Path) -> None:

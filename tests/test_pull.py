@@ -339,7 +339,7 @@ def test_an_index_cannot_name_any_place(folder: Path, registry: Registry, path: 
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"format": True}, "format True"),
         ({"generation": "../x"}, "is not the index"),
         ({"names": ["../x"]}, "is not the index"),

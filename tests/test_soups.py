@@ -17,10 +17,12 @@ import torch
 
 from robustkt import api, soup
 from robustkt import data as datasets
+from robustkt.adapters.stored import read_adapter
 from robustkt.api import sweeping
 from robustkt.api.loading import load_network
-from robustkt.api.modes import read_adapter, state_of
+from robustkt.api.modes import state_of
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
+from robustkt.generation import Adapter
 from robustkt.registry import Registry
 from tests.conftest import Ran
 from tests.stores import damage
@@ -85,9 +87,9 @@ def test_swapped_and_foreign_adapters_are_refused(kitchen: Registry) -> None:
     two, retro = kitchen.get("two"), kitchen.get("retro")
     swapped = kitchen.object(two.adapters["clean"])
     with pytest.raises(IntegrityError, match="belongs to another base"):
-        read_adapter(swapped, base=retro.weights, domain="clean", who="retro")
+        read_adapter(swapped, Adapter("clean", two.adapters["clean"], retro.weights), "retro")
     with pytest.raises(IntegrityError, match="is that of clean"):
-        read_adapter(swapped, base=two.weights, domain="robust", who="two")
+        read_adapter(swapped, Adapter("robust", two.adapters["clean"], two.weights), "two")
 
 
 def test_each_mode_has_measurements_of_its_own(kitchen: Registry) -> None:

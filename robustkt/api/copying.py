@@ -97,7 +97,8 @@ def copy(
 
 def _carry(begin: Registry, goal: Target, planned: Plan, progress: Progress) -> None:
     """Fetch what is remote, check everything, write."""
-    objects = [file for file in planned.files if file.stage == "objects"]
+    stored = [*(file for file in planned.files if file.stage == "objects"), *planned.bound]
+    objects = list({file.path: file for file in stored}.values())
     with begin.using_objects() if isinstance(begin, Mirror) else nullcontext():
         if isinstance(begin, Mirror) and objects:
             with progress.bar(f"fetching from {begin.label}", sum(file.size for file in objects)) as bar:

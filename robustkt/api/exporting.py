@@ -48,7 +48,8 @@ def export(
     Args:
         generation: what is exported.
         format: safetensors, onnx, pt2 or torchscript.
-        out: the file; `NAME.onnx` and so on in this folder by default. Its facts go beside it, as `FILE.json`.
+        out: the file; `NAME.onnx` and so on in this folder by default, of a mode `NAME-clean.onnx`,
+            `NAME-beta0.4.onnx`. Its facts go beside it, as `FILE.json`.
         smoothed: the smoothed classifier's vote instead: copies of an image to counts of classes. Noise is drawn inside
             the graph by torch (pt2, torchscript) or given as an input (onnx); of safetensors only the script does.
         sigma: of the noise; the generation's own by default.
@@ -59,8 +60,8 @@ def export(
         progress: where to report.
 
     Returns:
-        generation, id, files, format, smoothed, sigma, precision, opset, inputs, outputs, parity {images, batches,
-        largest_difference, scale, disagreements, votes}.
+        generation, id, domain (of a mode), files, format, smoothed, sigma, precision, opset, inputs, outputs, parity
+        {images, batches, largest_difference, scale, disagreements, votes}.
 
     Raises:
         RobustKTError: anything the user can fix; a file that computes something else is not left behind.
@@ -75,7 +76,7 @@ def export(
     spec = found.recipe.data
     network = load_network(registry, found, last=last).requires_grad_(False)
     images = _images(load_data(registry, found, data, data_dir).test)
-    path = out or Path(f"{found.name}{'-smoothed' if smoothed else ''}{kind.suffix}")
+    path = out or Path(f"{_stem(found)}{'-smoothed' if smoothed else ''}{kind.suffix}")
     if path.is_dir():
         raise UsageError(f"{path} is a folder", "Name a file with --out.")
     graph: nn.Module = network
@@ -97,7 +98,7 @@ def export(
         fresh.unlink(missing_ok=True)
     inputs = ["images"] + ["noise"] * (len(examples) - 1)
     facts = {
-        "generation": found.name, "id": found.id, "file": path.name, "sha256": sha256, "format": format,
+        "generation": found.name, "id": found.id, **found.domain, "file": path.name, "sha256": sha256, "format": format,
         "smoothed": smoothed, "sigma": None if level is None else exact(level), "precision": "fp32",
         "opset": kind.opset, "inputs": {name: ["batch", *spec.shape] for name in inputs}, "input_range": [0, 1],
         "outputs": {"votes": [len(spec.classes)]} if isinstance(graph, exports.Votes)
@@ -112,6 +113,13 @@ def export(
         text = exports.script(format, path.name, float(level), spec.shape, len(spec.classes), found.recipe.arch)
         write_atomic(files[2], text.encode())
     return {**facts, "files": [str(file) for file in files]}
+
+
+def _stem(found: Generation) -> str:
+    """A file's name for a generation or a mode, without letters that a shell, a URL or a disk takes for its own."""
+    name, _, mode = found.name.partition("@")
+    told = mode.replace("=", "").replace(",", "-").replace("/", "_")
+    return f"{name}-{told}" if told else name
 
 
 def _level(found: Generation, sigma: str | float | Fraction | None) -> Fraction:

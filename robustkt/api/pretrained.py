@@ -53,6 +53,7 @@ class RobustModel(Classifier):
         pretrained_model_name_or_path: str | Path,
         *,
         arch: nn.Module | str | None = None,
+        domain: str | None = None,
         **download: Unpack[Download],
     ) -> M:
         """The network of a repository `ORG/NAME`, or of a folder in the published form, its weights checked.
@@ -60,18 +61,20 @@ class RobustModel(Classifier):
         Args:
             pretrained_model_name_or_path: the repository, `@REVISION` behind it if wanted, or the folder.
             arch: where the architecture is its author's own code: the network, or `file.py:Callable` of yours.
+            domain: the mode of a generation with adapters, as `clean` or `beta=0.4`; its default one otherwise.
             **download: the Hub client's own arguments, as in `Download`.
 
         Raises:
-            NotFoundError: no such repository, revision or folder.
+            NotFoundError: no such repository, revision, folder or mode.
             IntegrityError: the weights are not those of the manifest.
             RobustKTError: the architecture is code of its author's own and no `arch` was given, or the Hub refuses.
         """
-        folder = _folder(pretrained_model_name_or_path, download)
+        folder = _folder(pretrained_model_name_or_path, download, domain)
         data = (folder / MANIFEST).read_bytes()
         generation = read_manifest(data, str(pretrained_model_name_or_path), MANIFEST)
+        generation = generation.in_mode(domain) if domain is not None else generation
         network = models.build(arch, generation.recipe.data).network if isinstance(arch, str) else arch
-        whole = read_folder(folder, network)
+        whole = read_folder(folder, network, domain=domain)
         assert isinstance(whole, Classifier)
         return cls(whole, generation).eval()
 
@@ -107,18 +110,20 @@ class SmoothedClassifier:
         pretrained_model_name_or_path: str | Path,
         *,
         arch: nn.Module | str | None = None,
+        domain: str | None = None,
         **options: Any,
     ) -> SmoothedClassifier:
         """The smoothed classifier of a repository or folder.
 
-        `options` are those of `Download` and the constructor's.
+        `domain` is the mode of a generation with adapters, as for `RobustModel`; a domain of noise, as `sigma0.12`,
+        brings its own σ. `mode` is the certification's, as for the constructor: `options` are its and `Download`'s.
 
         Raises:
             UsageError: the generation was not trained under noise and no `sigma` was given, or other wrong arguments.
             RobustKTError: as of `RobustModel.from_pretrained`.
         """
         download = cast(Download, {name: options.pop(name) for name in Download.__annotations__ if name in options})
-        model = RobustModel.from_pretrained(pretrained_model_name_or_path, arch=arch, **download)
+        model = RobustModel.from_pretrained(pretrained_model_name_or_path, arch=arch, domain=domain, **download)
         return cls(model, **options)
 
     def predict(self, x: Tensor, *, seed: int = 0) -> Certificate:
@@ -150,7 +155,7 @@ class SmoothedClassifier:
         return certificate
 
 
-def _folder(name: str | Path, download: Download) -> Path:
+def _folder(name: str | Path, download: Download, domain: str | None) -> Path:
     """The files of a published network on this disk."""
     if isinstance(name, Path) or os.path.isdir(name):
         return Path(name)
@@ -159,4 +164,4 @@ def _folder(name: str | Path, download: Download) -> Path:
     if at is not None and named is not None:
         raise UsageError("the revision is given twice", "Give it behind the @, or as revision.")
     told = {key: value for key, value in download.items() if key not in ("revision", "token")}
-    return snapshot(repo, at or named, download.get("token"), told)
+    return snapshot(repo, at or named, download.get("token"), told, domain)

@@ -69,7 +69,7 @@ def push(
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     means = parse_signer(sign) if sign is not None else None
-    found = registry.get(generation)
+    found = _whole(registry, generation)
     answer: dict[str, Any] = {
         "generation": found.name,
         "id": found.id,
@@ -108,6 +108,23 @@ def push(
     answer |= {"repo": goal.repo, "url": f"{session.api.endpoint}/{goal.repo}", "commit": sent.commit}
     answer |= {"created": sent.created, "pr": sent.pr, "collection": collect(session, goal)}
     return {**answer, **_told(files, sent.plan)}
+
+
+def _whole(registry: Registry, reference: str) -> Generation:
+    """The generation to be published.
+
+    Raises:
+        UsageError: one mode of it, which is no generation: the default mode is part of the id.
+    """
+    base, _, mode = reference.rpartition("@")
+    if not base:
+        return registry.get(reference)
+    found = registry.mode(reference)
+    shares = mode if len(found.meant) > 1 else f"{mode}=1"
+    raise UsageError(
+        f"{found.name} is one mode; published is a generation with all of them, and its default is in its id",
+        f"Push {base}, or make the mode a generation: robustkt soup make {base} --adapters {shares} --name NAME",
+    )
 
 
 def _signed(

@@ -185,8 +185,9 @@ def _keep(
 
 
 def _there(registry: Registry, index: Index) -> set[str]:
-    """The hashes of large files that the registry has already, whole."""
-    large = {told.hash for path, told in index.files.items() if path.endswith(".safetensors")}
+    """The hashes of large files that the registry has already, whole; adapters are small, and come to be checked."""
+    weights = {path: told for path, told in index.files.items() if "adapters/" not in path}
+    large = {told.hash for path, told in weights.items() if path.endswith(".safetensors")}
     return {i for i in large if registry.object_path(i).is_file() and digest_file(registry.object_path(i)) == i}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,21 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from robustkt.adapters.stored import read_adapter
 from robustkt.api.loading import load_data, pick_device, trusted
-from robustkt.api.training import Job
-from robustkt.errors import UsageError
+from robustkt.api.modes import weight_bytes
+from robustkt.api.souping import mixed_again
+from robustkt.api.training import Job, machine
+from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
 from robustkt.generation import Generation
+from robustkt.mixture import SOUP
 from robustkt.models import UserSource
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
+from robustkt.provenance import circumstances
 from robustkt.registry import Registry
 
+MADE = ("weights", "last_weights", "adapters", "last_adapters")  # what a run gives
 TOLERANCE = 1e-3  # of the weights, as the length of the difference over the length of the weights
 CIRCUMSTANCES = (
     "device", "machine", "system", "threads", "versions", "environment", "lock", "image", "git", "deterministic",
@@ -40,7 +47,7 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train a generation again by its recipe, beside the registry, and compare; nothing in the registry changes.
 
-    An interrupted reproduction continues.
+    An interrupted reproduction continues. A soup is mixed again from its parents.
 
     Args:
         generation: which.
@@ -53,37 +60,73 @@ def reproduce(
         progress: where to report.
 
     Returns:
-        generation, id, verdict (identical, equal or different), distance and last_distance (of selected and last
-        weights), largest (difference of a single weight, and its name), first (epoch, key, then, now; of the first
-        epoch whose log differs, or None), selected (epoch then and now), circumstances (those that differ), seconds.
+        generation, id, verdict (identical, equal or different; of adapters too), distance and last_distance (of
+        selected and last weights, adapters among them), largest (difference of a single weight, and its name), first
+        (epoch, key, then, now; of the first epoch whose log differs, or None), selected (epoch then and now),
+        circumstances (those that differ), seconds.
 
     Raises:
-        RobustKTError: the data have changed, the code of the architecture is not trusted, or the weights are damaged.
+        RobustKTError: it was imported, the data have changed, the code of the architecture is not trusted, or the
+            weights are damaged.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     if not tolerance >= 0:
         raise UsageError(f"--tolerance must be 0 or more, not {tolerance}", f"Leave it out for {TOLERANCE:g}.")
     found = registry.get(generation)
-    recipe = found.recipe
-    teacher = registry.by_id(found.parents["teacher"]) if "teacher" in found.parents else None
+    recipe, started = found.recipe, time.monotonic()
     source = None
     if recipe.arch_source is not None:
         source = trusted(UserSource(recipe.arch, registry.object(recipe.arch_source)), found.name)
     target = pick_device(device)
+    before, old = _weights(registry, found), registry.record(found.id)
+    if recipe.training is None:
+        if recipe.method != SOUP:
+            source_of = clip(str(recipe.settings.get("source", "SOURCE")))
+            raise RobustKTError(
+                f"{found.name} was imported: how it was trained is not known, so it cannot be trained again",
+                f"`robustkt import {source_of}` takes the same weights over again.",
+            )
+        record = {**circumstances(Path.cwd()), **machine(target)}
+        _forewarn(old, record, progress)
+        state = mixed_again(registry, found, data, data_dir, target)
+        same = digest(weight_bytes(state)) == found.weights
+        record |= {"seconds": time.monotonic() - started}
+        return _verdict(found, before, {"selected": state, "last": state}, same, tolerance, old, record)
     dataset = load_data(registry, found, data, data_dir)
-    before = _weights(registry, found)
+    teacher, init = (registry.by_id(found.parents[r]) if r in found.parents else None for r in ("teacher", "init"))
     folder = registry.job_path("reproduce", digest(canonical([found.id, target.type]))[7:23])
     with registry.working(folder, "this very reproduction", [found.id], fresh=fresh):
         scratch = Registry(folder / "registry")
-        for needed in teacher.objects if teacher else []:
+        for needed in dict.fromkeys(identity for one in (teacher, init) if one for identity in one.objects):
             scratch.put_object(registry.object(needed))
-        job = Job(scratch, recipe, found.parents, found.name, dataset, source, target, False, progress)
-        old = registry.record(found.id)
+        job = Job(scratch, recipe, found.parents, found.name, dataset, source, target, False, progress, init)
         _forewarn(old, job.circumstances, progress)
         again, record = job.make(job.student(), teacher, folder)
         after = _weights(scratch, again)
+    same = all(getattr(again, name) == getattr(found, name) for name in MADE)
+    return _verdict(found, before, after, same, tolerance, old, record)
+
+
+def _verdict(
+    found: Generation,
+    before: Mapping[str, Mapping[str, Tensor]],
+    after: Mapping[str, Mapping[str, Tensor]],
+    same: bool,
+    tolerance: float,
+    old: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What is answered; `same` says whether every byte is the same.
+
+    Raises:
+        IntegrityError: there are other tensors than its recipe gives.
+    """
+    for name, state in before.items():
+        if strange := sorted(state.keys() ^ after[name].keys()):
+            raise IntegrityError(
+                f"{found.name} has other tensors than its recipe gives: {strange[0]}", "Do not use it."
+            )
     distance, last = (_distance(before[name], after[name]) for name in ("selected", "last"))
-    same = (again.weights, again.last_weights) == (found.weights, found.last_weights)
     return {
         "generation": found.name,
         "id": found.id,
@@ -92,16 +135,28 @@ def reproduce(
         "distance": distance,
         "last_distance": last,
         "largest": _largest(before["last"], after["last"]),
-        "first": _first(old.get("epochs", []), record["epochs"]),
-        "selected": {"then": (old.get("selected") or {}).get("epoch"), "now": record["selected"]["epoch"]},
+        "first": _first(old.get("epochs", []), record.get("epochs", [])),
+        "selected": {"then": _selected(old), "now": _selected(record)},
         "circumstances": _changed(old, record),
         "seconds": record["seconds"],
     }
 
 
 def _weights(registry: Registry, made: Generation) -> dict[str, dict[str, Tensor]]:
-    stored = {"selected": made.weights, "last": made.last_weights}
-    return {name: load_tensors(registry.object(identity)) for name, identity in stored.items()}
+    """The tensors of both epochs; those of adapters behind their domain."""
+    found = {}
+    for name, last in (("selected", False), ("last", True)):
+        found[name] = load_tensors(registry.object(made.last_weights if last else made.weights))
+        for one in made.bound(last=last):
+            own = read_adapter(registry.object(one.hash), one, made.name)
+            found[name] |= {f"{one.domain}: {key}": value for key, value in own.items()}
+    return found
+
+
+def _selected(record: Mapping[str, Any]) -> int | None:
+    """The epoch that was selected."""
+    epoch: int | None = (record.get("selected") or {}).get("epoch")
+    return epoch
 
 
 def _distance(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> float:

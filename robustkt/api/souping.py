@@ -20,14 +20,14 @@ from robustkt.api.loading import load_data, load_network, pick_device
 from robustkt.api.modes import state_of, weight_bytes
 from robustkt.api.training import machine, outcome
 from robustkt.errors import RobustKTError, UsageError
-from robustkt.generation import Generation, Recipe, Setting, check_name
+from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
 from robustkt.numbers import digest, exact, fraction
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
 from robustkt.registry import Registry
 from robustkt.registry.refs import name_taken
 
-SAME_WEIGHTS = ("init", "soup.")  # roles of parents that a generation shares its first weights with
+SAME_WEIGHTS = ("init", INGREDIENT)  # roles of parents that a generation shares its first weights with
 ALIKE: Mapping[str, Callable[[Generation], object]] = {
     "architecture": lambda one: (one.recipe.arch, one.recipe.arch_source),
     "classes": lambda one: one.recipe.data.classes,
@@ -115,15 +115,7 @@ class _Pot:
 
     def cooked(self, shares: Sequence[Fraction]) -> tuple[nn.Module, int]:
         """The averaged network, and how many images BatchNorm was estimated again from; one alone stays as it is."""
-        states = {f"{place:04}": state for place, state in enumerate(self.states)}
-        state = mixed(states, {f"{place:04}": share for place, share in enumerate(shares)})
-        network = load_network(self.registry, self.given[0])
-        network.load_state_dict(state, strict=True)
-        network = network.to(self.device)
-        if sum(map(bool, shares)) == 1:
-            return network, 0
-        sigma = self.given[0].sigma
-        return network, soup.reestimate(network, self.dataset.train, sigma=sigma, seed=0, device=self.device)
+        return _averaged(self.registry, self.given[0], self.states, shares, self.dataset, self.device)
 
     def greedy(self, max_images: int, progress: Progress) -> list[Fraction]:
         """Equal shares of the ingredients that raise the held-out accuracy, taken in the order of their own."""
@@ -161,6 +153,55 @@ class _Pot:
         return _put(self.registry, self.given[0], settings, parents, state, name, told, used, self.device)
 
 
+def _averaged(
+    registry: Registry,
+    like: Generation,
+    states: Sequence[Mapping[str, Tensor]],
+    shares: Sequence[Fraction],
+    dataset: datasets.Dataset,
+    device: torch.device,
+) -> tuple[nn.Module, int]:
+    """The network of `like` with averaged weights, and how many images its BatchNorm was estimated again from."""
+    named = {f"{place:04}": state for place, state in enumerate(states)}
+    state = mixed(named, {f"{place:04}": share for place, share in enumerate(shares)})
+    network = load_network(registry, like)
+    network.load_state_dict(state, strict=True)
+    network = network.to(device)
+    if sum(map(bool, shares)) == 1:
+        return network, 0
+    return network, soup.reestimate(network, dataset.train, sigma=like.sigma, seed=0, device=device)
+
+
+def mixed_again(
+    registry: Registry,
+    found: Generation,
+    data: str | None,
+    data_dir: Path | None,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The weights of a soup, made again from its parents as its manifest says; nothing is stored.
+
+    Args:
+        registry: where it and its parents are.
+        found: the soup.
+        data: where the data lie now, if not where they did: BatchNorm is estimated again from them.
+        data_dir: where named data sets lie.
+        device: as it was made on.
+
+    Raises:
+        IntegrityError: its manifest does not say what it is mixed of, or a parent is damaged.
+        RobustKTError: the data have changed.
+    """
+    parts = mixed_of(found, {identity: registry.by_id(identity) for identity in found.parents.values()})
+    if "adapters" in found.recipe.settings:
+        shares = {domain: share for one, share in parts for domain in one.meant}
+        return state_of(registry, dataclasses.replace(parts[0][0], shares=shares))
+    states = [state_of(registry, one) for one, _ in parts]
+    dataset = load_data(registry, found, data, data_dir)
+    network, _ = _averaged(registry, found, states, [share for _, share in parts], dataset, device)
+    return {name: value.cpu() for name, value in network.state_dict().items()}
+
+
 def _put(
     registry: Registry,
     like: Generation,
@@ -176,7 +217,7 @@ def _put(
     guarantee = {key: like.recipe.settings[key] for key in ("norm", "eps") if key in like.recipe.settings}
     guarantee |= {"sigma": exact(like.sigma)} if like.sigma is not None else {}
     recipe: Recipe = dataclasses.replace(
-        like.recipe, method="soup", settings={**guarantee, **settings}, training=None, seed=0
+        like.recipe, method=mixture.SOUP, settings={**guarantee, **settings}, training=None, seed=0
     )
     data = weight_bytes(state)
     identity = digest(data)

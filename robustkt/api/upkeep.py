@@ -99,6 +99,8 @@ def _facts(registry: Registry, generation: Generation) -> dict[str, Any]:
         "data": _data(recipe.data.name, record),
         "guarantee": f"σ {recipe.settings['sigma']}" if recipe.sigma else threat,
         "parents": dict(generation.parents),
+        "modes": sorted(generation.adapters),
+        "mode": generation.mode,
         "created": record.get("started"),
         "seconds": record.get("seconds"),
         "cost": record.get("cost"),
@@ -120,9 +122,10 @@ def _threat(settings: Mapping[str, Any]) -> tuple[str, str]:
 def headline(registry: Registry, generation: Generation) -> dict[str, Any]:
     """The two figures people ask for first, with their settings: certified accuracy and accuracy under attack.
 
-    Of measurements of the selected weights on the generation's own data, under its own noise or threat where it has
-    one: the certificate with the most images, then the most samples; the evaluation with the strongest attack, then
-    the most attacks, then the most images, before all one of the smoothed classifier where the generation is used so.
+    Of measurements of the selected weights, in the default mode, on the generation's own data, under its own noise or
+    threat where it has one: the certificate with the most images, then the most samples; the evaluation with the
+    strongest attack, then the most attacks, then the most images, before all one of the smoothed classifier where the
+    generation is used so.
     """
     try:
         results = [r for r in registry.results(generation.id) if own(r, generation)]

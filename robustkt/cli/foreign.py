@@ -101,7 +101,7 @@ def export(
     format: Annotated[
         str, typer.Option("--format", "-f", autocompletion=_formats, help="safetensors, onnx, pt2 or torchscript.")
     ] = "safetensors",
-    out: Annotated[Path | None, typer.Option("--out", help="The file.", show_default="NAME with its suffix")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file.", show_default="NAME[-MODE].SUFFIX")] = None,
     smoothed: Annotated[
         bool, typer.Option("--smoothed", help="The smoothed classifier: copies of an image to votes.")
     ] = False,
@@ -116,7 +116,8 @@ def export(
 ) -> None:
     """Write a network for deployment, images in [0, 1] to logits, and compare it with the original on test images.
 
-    Examples: `robustkt export gen2 --format onnx`, `robustkt export gen2 --format pt2 --smoothed --out votes.pt2`
+    Examples: `robustkt export gen2 --format onnx`, `robustkt export gen2 --format pt2 --smoothed --out votes.pt2`,
+    `robustkt export gen2@clean`
     """
     from robustkt import api
 

@@ -26,12 +26,14 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         console.print(told, soft_wrap=True)
         return
     shared = {row["data"] for row in result["generations"]}
+    several = any(row["modes"] for row in result["generations"])
     columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
+    columns += ["modes"] * several
     table = Columns(*columns, "certified", "n", "attacked", "by", "of", left=len(columns))
     hidden = len(result["generations"]) - SCREEN if console.is_terminal else 0
     for row in result["generations"][max(hidden, 0) :]:
         cells = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
-        cells["teacher"] = row["teacher"] or "–"
+        cells |= {"teacher": row["teacher"] or "–", "modes": str(len(row["modes"])) if row["modes"] else "–"}
         robust = row["robust"]
         by = (_by(robust), f"{robust['images']:,}") if robust else ("–", "–")
         figures = (certified(row), _samples(row), _robust(row), *by)
@@ -47,6 +49,8 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         "certified: accuracy at an L2 radius by n samples; attacked: what its strongest attacks left, of so many "
         "images. `robustkt show NAME` has more."
     )
+    if several:
+        console.print("modes: figures are of the default one; `robustkt show NAME` has the others")
     if any(row["robust"] and row["robust"]["network"] == "base" for row in result["generations"]):
         console.print("* of the base network, without the noise that the generation is used with")
     if any("claimed" in (row[kind] or ()) for row in result["generations"] for kind in ("certified", "robust")):

@@ -13,6 +13,7 @@ from robustkt.cli.inventory import attacked, certified
 from robustkt.cli.output import Output, guarded
 from robustkt.cli.tables import Columns, duration, percent
 from robustkt.errors import UsageError
+from robustkt.numbers import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,9 +65,7 @@ def _tree(console: Console, result: Mapping[str, Any]) -> None:
         if row["again"]:
             return f"{name}  [dim]as above[/dim]"
         told = ", ".join(_figures(row))
-        return f"{name}  {escape(row['method'])} {escape(row['arch'])}, {duration(row['seconds'])}" + (
-            f"  [dim]{told}[/dim]" if told else ""
-        )
+        return f"{name}  {escape(_made(row))}, {duration(row['seconds'])}" + (f"  [dim]{told}[/dim]" if told else "")
 
     rows = _near(result)
     top = min(row["depth"] for row in rows)
@@ -122,6 +121,12 @@ def _drawn(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"picture: {result['file']}", markup=False, soft_wrap=True)
 
 
+def _made(row: Mapping[str, Any]) -> str:
+    """`cotraining resnet20, 2 modes`."""
+    modes = f", {counted(len(row['modes']), 'mode')}" if row["modes"] else ""
+    return f"{row['method']} {row['arch']}{modes}"
+
+
 def _figures(row: Mapping[str, Any]) -> list[str]:
     told = [f"certified {certified(row)}" if row["certified"] else "", attacked(row["robust"]) if row["robust"] else ""]
     return [text for text in told if text]
@@ -161,7 +166,7 @@ def _unique(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _nodes(result: Mapping[str, Any]) -> list[tuple[int, str]]:
-    texts = [[row["generation"], f"{row['method']} {row['arch']}", *_figures(row)] for row in _unique(result)]
+    texts = [[row["generation"], _made(row), *_figures(row)] for row in _unique(result)]
     return [(i, "\n".join(text)) for i, text in enumerate(texts)]
 
 

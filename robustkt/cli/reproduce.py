@@ -39,7 +39,8 @@ def reproduce(
 ) -> None:
     """Train a generation again from its manifest and compare; exit status 3 when something else came out.
 
-    Says identical, equal within the tolerance, or different, and then where first. The registry is not changed.
+    Says identical, equal within the tolerance, or different, and then where first. A soup is mixed again from its
+    parents. The registry is not changed.
 
     Example: `robustkt reproduce gen1`
     """

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from robustkt.errors import IntegrityError
 from robustkt.generation import Generation, read_manifest
 from robustkt.hub.fetching import REFUSED, Index, Source
-from robustkt.hub.form import LAST, MANIFEST, PROVENANCE, RUN, SOURCE, WEIGHTS
+from robustkt.hub.form import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    LAST,
+    MANIFEST,
+    PROVENANCE,
+    RUN,
+    SOURCE,
+    WEIGHTS,
+    adapter_config,
+    adapter_path,
+)
 from robustkt.hub.rederiving import check_result
 from robustkt.hub.statement import check_statement
-from robustkt.numbers import MAX_JSON, digest
+from robustkt.numbers import MAX_JSON, digest, parse_json
 from robustkt.registry import Result
 from robustkt.registry.adopting import Bundle
+from robustkt.registry.binding import read_binding
 from robustkt.registry.claims import Claims
-from robustkt.registry.measurements import checked, key_of
+from robustkt.registry.measurements import checked, key_of, meant
 from robustkt.registry.seal import unsealed
 
+TENSORS = ".safetensors"
 RESULTS = ("certificates", "evaluations", "transfers")
 
 
@@ -71,17 +84,19 @@ def bundle(
     Raises:
         IntegrityError: something is not what a hash, a name, a seal or a log says.
     """
-    expected = {WEIGHTS: generation.weights, LAST: generation.last_weights, SOURCE: generation.recipe.arch_source}
-    for name, identity in expected.items():
-        told = index.files.get(place + name)
+    expected = _expected(generation)
+    own = {path.removeprefix(place) for path in index.files if path.startswith(f"{place}adapters/")}
+    for name in sorted({*expected, *(path for path in own if path.endswith(TENSORS))}):
+        told, identity = index.files.get(place + name), expected.get(name)
         if told is not None and told.hash != identity:
             raise IntegrityError(f"{place}{name} is not what the manifest of {generation.name} names", REFUSED)
-        if told is None and identity is not None and not (name == LAST and identity == generation.weights):
+        if told is None and identity is not None and identity != expected.get(_selected(name)):
             raise IntegrityError(f"{place}{name} is missing in {source}", REFUSED)
     objects = {i: folder / (place + name) for name, i in expected.items() if i and (folder / (place + name)).is_file()}
     for path in objects.values():
-        if path.suffix == ".safetensors":
+        if path.suffix == TENSORS:
             check_tensors(path)
+    _check_adapters(folder, generation, place, own)
     record = unsealed(folder / (place + RUN), REFUSED)
     if place + PROVENANCE in index.files:
         hashes = {path.removeprefix(place): told.hash for path, told in index.files.items() if path.startswith(place)}
@@ -104,6 +119,41 @@ def bundle(
     )
 
 
+def _expected(generation: Generation) -> dict[str, str | None]:
+    """The hashes of the objects by their places in a folder."""
+    found = {WEIGHTS: generation.weights, LAST: generation.last_weights, SOURCE: generation.recipe.arch_source}
+    found |= {adapter_path(one.domain): one.hash for one in generation.bound()}
+    return found | {adapter_path(one.domain, LAST): one.hash for one in generation.bound(last=True)}
+
+
+def _selected(name: str) -> str:
+    """The file of the selected epoch beside one of the last, which is left out where it would be the same."""
+    place, slash, file = name.rpartition("/")
+    return f"{place}{slash}{ADAPTER if slash else WEIGHTS}" if file == LAST else ""
+
+
+def _check_adapters(folder: Path, generation: Generation, place: str, own: Collection[str]) -> None:
+    """Raise unless every adapter is bound to these weights, and what is told beside it is so; no tensor is read.
+
+    `own` are the files about adapters that lie under `place`.
+    """
+    configs: dict[str, dict[str, Any]] = {}
+    for one, name in [(one, ADAPTER) for one in generation.bound()] + [(o, LAST) for o in generation.bound(last=True)]:
+        where = folder / (place + adapter_path(one.domain, name))
+        where = where if where.is_file() else where.with_name(ADAPTER)  # the last epoch's is the selected one
+        with where.open("rb") as file:
+            binding = read_binding(file, one, generation.name, REFUSED)
+        configs.setdefault(adapter_path(one.domain, ADAPTER_CONFIG), adapter_config(binding))
+    for path in sorted(p for p in {*own, *configs} if p.endswith(ADAPTER_CONFIG)):
+        if path not in configs:
+            raise IntegrityError(f"{place}{path} is of an adapter that {generation.name} does not have", REFUSED)
+        if path not in own:
+            raise IntegrityError(f"{place}{path} is missing", REFUSED)
+        told = parse_json((folder / (place + path)).read_bytes(), place + path)
+        if not isinstance(told, dict) or any(told.get(key) != value for key, value in configs[path].items()):
+            raise IntegrityError(f"{place}{path} does not tell what its adapter is bound to", REFUSED)
+
+
 def check_tensors(path: Path) -> None:
     """Whether the header of a safetensors file describes the file: its length, offsets, shapes; no tensor is read.
 
@@ -119,6 +169,15 @@ def check_tensors(path: Path) -> None:
         raise IntegrityError(f"{path.name} is no safetensors file: {str(error)[:100]}", REFUSED) from None
     if not names:
         raise IntegrityError(f"{path.name} holds no tensors", REFUSED)
+
+
+def _is_meant(result: Result, generation: Generation) -> bool:
+    """Whether it measures the network, or the mode of it, that it says."""
+    try:
+        meant(result, generation)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _manifest(path: Path, identity: str, names: Any) -> Generation:
@@ -149,10 +208,7 @@ def _results(folder: Path, index: Index, generation: Generation, place: str) -> 
             raise IntegrityError(f"the log of {path} is missing, or another one", REFUSED)
         logs.discard(log)
         settings = content["settings"]
-        if settings["data"] != generation.recipe.data.fingerprint or settings["weights"] not in (
-            generation.weights,
-            generation.last_weights,
-        ):
+        if settings["data"] != generation.recipe.data.fingerprint or not _is_meant(result, generation):
             raise IntegrityError(f"{path} measures something else than {generation.name}", REFUSED)
         if key != key_of(settings):
             raise IntegrityError(f"{path} is not under the key of its settings, {key_of(settings)}", REFUSED)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from robustkt.errors import IntegrityError, NotFoundError, UsageError
-from robustkt.generation import HASH, NAME
+from robustkt.generation import HASH, NAME, read_manifest
 from robustkt.hub import signing
-from robustkt.hub.form import FORMAT, INDEX, MANIFEST, PUBLISHED, RUN, SIGNATURE, SOURCE, WEIGHTS
+from robustkt.hub.form import FORMAT, INDEX, MANIFEST, PUBLISHED, SIGNATURE, WEIGHTS, adapter_path
 from robustkt.hub.session import Passing, Session
 from robustkt.numbers import MAX_JSON
 from robustkt.progress import Progress
@@ -233,11 +233,6 @@ def signed_files(folder: Path, index: Index) -> dict[str, str]:
     return {INDEX: digest_file(folder / INDEX)} | {path: told.hash for path, told in index.files.items()}
 
 
-def needed_by_reader(index: Index) -> list[str]:
-    """The files that a network is built from."""
-    return [path for path in (MANIFEST, WEIGHTS, RUN, SOURCE) if path in index.files]
-
-
 def _download(session: Session, source: Source, path: str, folder: Path) -> Path:
     def get() -> Path:
         try:
@@ -276,24 +271,37 @@ def check_local(folder: Path) -> Index:
     return index
 
 
-def snapshot(repo: str, revision: str | None, token: str | bool | None, options: Mapping[str, Any]) -> Path:
-    """The manifest and the weights of a repository in the Hub's own cache; `options` go to `hf_hub_download`.
+def snapshot(
+    repo: str,
+    revision: str | None,
+    token: str | bool | None,
+    options: Mapping[str, Any],
+    domain: str | None = None,
+) -> Path:
+    """The manifest, the weights and the mode's adapters of a repository in the Hub's own cache.
+
+    `options` go to `hf_hub_download`, `domain` is the mode, the default one where none is named.
 
     Raises:
-        NotFoundError: no such repository or revision, or no generation in it.
+        NotFoundError: no such repository or revision, no generation in it, or no such mode.
         RobustKTError: the Hub refuses.
     """
     session = Session.open(token=token)
     offline = bool(options.get("local_files_only"))
     commit = revision if offline else resolve(session, repo, revision).commit
-    places = []
-    for path in (MANIFEST, WEIGHTS):
 
-        def get(path: str = path) -> str:
+    def get(path: str) -> Path:
+        def download() -> str:
             return str(session.api.hf_hub_download(repo, path, revision=commit, **options))
 
         try:
-            places.append(Path(session.ask(get, f"{path} of {repo}")))
+            return Path(session.ask(download, f"{path} of {repo}"))
         except FileNotFoundError:
             raise NotFoundError(f"{path} of {repo} is not in the cache", "Leave local_files_only out.") from None
-    return places[0].parent
+
+    manifest = get(MANIFEST)
+    generation = read_manifest(manifest.read_bytes(), repo, MANIFEST)
+    meant = (generation.in_mode(domain) if domain is not None else generation).meant
+    for path in (WEIGHTS, *map(adapter_path, meant)):
+        get(path)
+    return manifest.parent

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError
 from robustkt.generation import read_manifest
-from robustkt.hub.form import MANIFEST, PUBLISHED, WEIGHTS, File
+from robustkt.hub.form import MANIFEST, PUBLISHED, WEIGHTS, File, adapter_path
 from robustkt.numbers import digest
 from robustkt.registry.files import copy_atomic, sync_folder, write_atomic, writing
 
@@ -97,28 +97,42 @@ def _foreign(folder: Path) -> str | None:
     return next((file for file in files if not PUBLISHED.fullmatch(file)), None)
 
 
-def read_folder(folder: Path, network: nn.Module | None = None) -> nn.Module:
+def read_folder(folder: Path, network: nn.Module | None = None, *, domain: str | None = None) -> nn.Module:
     """The network of a published folder, in eval mode: images (B, C, H, W) in [0, 1] to logits (B, K).
 
     Runs no code from the folder: where the architecture is its author's own file, build `network` yourself (without
     the normalisation, which is put in front of it).
 
+    Args:
+        folder: in the published form.
+        network: for an architecture that is its author's own code.
+        domain: the mode, as `clean` or `beta=0.4`; the default one where none is named.
+
     Raises:
-        NotFoundError: it is no published folder.
-        IntegrityError: the weights are not those of the manifest.
+        NotFoundError: it is no published folder, or has no such mode.
+        IntegrityError: the weights or adapters are not those of the manifest.
         RobustKTError: the architecture is code of the author's own and no `network` was given.
     """
-    from safetensors.torch import load as load_tensors
-
+    from robustkt.adapters.stored import assembled
     from robustkt.models import Classifier, Normalize, build, is_user_arch
 
     for name in (MANIFEST, WEIGHTS):
         if not (folder / name).is_file():
             raise NotFoundError(f"{folder} holds no {name}", "Name the folder of a published generation.")
     generation = read_manifest((folder / MANIFEST).read_bytes(), folder.name, str(folder / MANIFEST))
-    data = (folder / WEIGHTS).read_bytes()
-    if digest(data) != generation.weights:
-        raise IntegrityError(f"{folder / WEIGHTS} is not what the manifest names", "Fetch it again.")
+    generation = generation.in_mode(domain) if domain is not None else generation
+    places = {generation.weights: WEIGHTS} | {one.hash: adapter_path(one.domain) for one in generation.bound()}
+
+    def read(identity: str) -> bytes:
+        place = folder / places[identity]
+        if not place.is_file():
+            raise NotFoundError(f"{folder} holds no {places[identity]}", "Fetch it again.")
+        data = place.read_bytes()
+        if digest(data) != identity:
+            raise IntegrityError(f"{place} is not what the manifest names", "Fetch it again.")
+        return data
+
+    state = assembled(generation, read)
     recipe = generation.recipe
     if network is None and (recipe.arch_source is not None or is_user_arch(recipe.arch)):
         raise RobustKTError(
@@ -129,5 +143,5 @@ def read_folder(folder: Path, network: nn.Module | None = None) -> nn.Module:
         whole = build(recipe.arch, recipe.data)
     else:
         whole = Classifier(Normalize(recipe.data.mean, recipe.data.std), network)
-    whole.load_state_dict(load_tensors(data), strict=True)
+    whole.load_state_dict(state, strict=True)
     return whole.eval()

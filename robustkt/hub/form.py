@@ -11,21 +11,24 @@ from typing import Any
 
 from robustkt import certlog
 from robustkt.card import model_card
-from robustkt.generation import Generation
+from robustkt.generation import Generation, to_json
 from robustkt.hub.licenses import inherited
 from robustkt.hub.statement import statement
 from robustkt.numbers import canonical, digest, parse_json
 from robustkt.registry import Registry, Result
+from robustkt.registry.binding import Binding, read_binding
 from robustkt.registry.files import whole_object
-from robustkt.registry.measurements import own
+from robustkt.registry.measurements import meant, own
 from robustkt.registry.seal import sealed
 from robustkt.registry.store import RECORD
 
-FORMAT = 1  # of the published form
+FORMAT = 2  # of the published form, the newest that is read; 1 is written where nothing has adapters
 INDEX = "robustkt.json"
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 LAST = "last.safetensors"  # of the last epoch, where the selected one is another
+ADAPTER = "adapter_model.safetensors"  # in adapters/DOMAIN, as PEFT calls it
+ADAPTER_CONFIG = "adapter_config.json"
 SOURCE = "architecture.py.txt"
 RUN = "record.json"
 CARD = "README.md"
@@ -33,10 +36,11 @@ PROVENANCE = "provenance.json"
 SIGNATURE = "model.sig"  # over all the others; so the index does not name it
 PICTURE = "certified_accuracy.png"
 RESULT = r"(certificate|evaluation|transfer)s/[a-z]+-[0-9a-z-]{1,120}\.(json|tsv)"
+ADAPTERS = r"adapters/[a-z][a-z0-9.]{0,30}/(adapter_config\.json|(adapter_model|last)\.safetensors)"
 PUBLISHED = re.compile(  # what `folder_files` names
     r"(manifest|config|record|provenance|robustkt)\.json|(model|last)\.safetensors|README\.md|architecture\.py\.txt"
-    rf"|model\.sig|certified_accuracy\.png|{RESULT}|ancestors/[0-9a-f]{{64}}\.json"
-    rf"|ancestors/[0-9a-f]{{64}}/((record|provenance)\.json|(model|last)\.safetensors|architecture\.py\.txt|{RESULT})"
+    rf"|model\.sig|certified_accuracy\.png|{RESULT}|{ADAPTERS}|ancestors/[0-9a-f]{{64}}\.json"
+    rf"|ancestors/[0-9a-f]{{64}}/((record|provenance)\.json|(model|last)\.safetensors|architecture\.py\.txt|{RESULT}|{ADAPTERS})"
 )
 
 
@@ -112,7 +116,7 @@ def folder_files(
         else:
             inside = {RUN: _record(registry, ancestor)}
         files |= {f"{place}/{path}": file for path, file in inside.items()}
-    shown = [r for r in results if own(r, generation)]
+    shown = [r for r in results if own(r, meant(r, generation))]
     picture = _picture(registry, generation, shown)
     if picture is not None:
         files[PICTURE] = File.of(picture)
@@ -142,12 +146,29 @@ def _body(registry: Registry, generation: Generation, results: Sequence[Result])
     files = {RUN: _record(registry, generation), WEIGHTS: _object(registry, generation.weights)}
     if generation.last_weights != generation.weights:
         files[LAST] = _object(registry, generation.last_weights)
+    for one in generation.bound():
+        files[adapter_path(one.domain)] = file = _object(registry, one.hash)
+        binding = read_binding(file.read(), one, generation.name)
+        files[adapter_path(one.domain, ADAPTER_CONFIG)] = File.of(canonical(adapter_config(binding)))
+    for one in generation.bound(last=True):
+        if one.hash != generation.adapters[one.domain]:
+            files[adapter_path(one.domain, LAST)] = _object(registry, one.hash)
     if generation.recipe.arch_source is not None:
         files[SOURCE] = File.of(registry.object(generation.recipe.arch_source))
     for result in results:
         files[f"{result.kind}s/{result.path.name}"] = File.of(result.path.read_bytes())
         files[f"{result.kind}s/{registry.log_path(result).name}"] = File.of(registry.log(result))
     return files
+
+
+def adapter_path(domain: str, name: str = ADAPTER) -> str:
+    """Where a file of an adapter lies in the published form."""
+    return f"adapters/{domain}/{name}"
+
+
+def adapter_config(binding: Binding) -> dict[str, Any]:
+    """What is written beside an adapter, for readers who look there: all of it is in the adapter's own header too."""
+    return {"library_name": "robustkt", **to_json(binding)}
 
 
 def _object(registry: Registry, identity: str) -> File:
@@ -179,7 +200,8 @@ def _picture(registry: Registry, generation: Generation, results: Sequence[Resul
     for result in results:
         if result.kind == "certificate" and result.content["settings"]["norm"] == "l2":
             settings = result.content["settings"]
-            label = f"σ = {settings['sigma']}, n = {settings['n']:,}"
+            mode = f", mode {settings['domain']}" if "domain" in settings else ""
+            label = f"σ = {settings['sigma']}, n = {settings['n']:,}{mode}"
             label = label if label not in curves else f"{label}, {result.key}"
             curves[label] = certlog.parse(registry.log(result).decode())
     if not curves:
@@ -202,6 +224,7 @@ def _config(generation: Generation) -> dict[str, Any]:
         "sigma": generation.recipe.settings.get("sigma"),
         "norm": generation.recipe.settings.get("norm"),
         "eps": generation.recipe.settings.get("eps"),
+        **({"modes": sorted(generation.adapters), "default_mode": generation.mode} if generation.adapters else {}),
     }
 
 
@@ -216,7 +239,7 @@ def _index(
     """What binds names to hashes, so that no file can be changed, renamed or left out alone."""
     return sealed(
         {
-            "format": FORMAT,
+            "format": FORMAT if any(path.endswith(ADAPTER) for path in files) else 1,
             "generation": generation.id,
             "names": _names(registry, generation),
             "license": license,

@@ -5,7 +5,7 @@ https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md, https://s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from robustkt.errors import IntegrityError
@@ -16,7 +16,7 @@ TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 HOME = "https://github.com/robustkt/robustkt"
 BUILD_TYPE = f"{HOME}/blob/main/docs/hub.md#provenance"
-MADE = ("model.safetensors", "last.safetensors", "manifest.json")  # by the run; the rest tells of it
+MADE = ("model.safetensors", "last.safetensors", "manifest.json")  # by the run, and adapters; the rest tells of it
 CIRCUMSTANCES = ("environment", "device", "machine", "system", "processors", "threads", "deterministic")
 FIX = "Do not trust it; tell its publisher."
 
@@ -83,7 +83,7 @@ def _statement(
     circumstances = {name: record[name] for name in CIRCUMSTANCES if record.get(name) is not None}
     return {
         "_type": TYPE,
-        "subject": [_described(path, hashes[path]) for path in MADE if path in hashes],
+        "subject": [_described(path, hashes[path]) for path in (*MADE, *_adapters(hashes)) if path in hashes],
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
@@ -118,6 +118,8 @@ def _dependencies(
         at = {"uri": f"https://huggingface.co/{homes[identity]}"} if homes.get(identity) else {}
         yield _described(f"{role}/manifest.json", identity, **at)
         yield _described(f"{role}/model.safetensors", parents[identity].weights)
+        for one in parents[identity].bound():
+            yield _described(f"{role}/adapters/{one.domain}/adapter_model.safetensors", one.hash)
     yield _described(f"data/{recipe.data.name}", recipe.data.fingerprint)
     if recipe.arch_source is not None:
         yield _described("architecture.py", recipe.arch_source)
@@ -139,6 +141,10 @@ def _times(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "startedOn", started.removesuffix("+00:00") + "Z"
     if record.get("seconds") is not None:
         yield "robustkt_seconds", record["seconds"]
+
+
+def _adapters(paths: Iterable[str]) -> list[str]:
+    return sorted(path for path in paths if path.startswith("adapters/") and path.endswith(".safetensors"))
 
 
 def _tells(path: str) -> bool:

@@ -14,6 +14,7 @@ from robustkt.generation import Generation, check_name
 from robustkt.numbers import canonical, digest
 from robustkt.registry import claims
 from robustkt.registry import refs as refs_file
+from robustkt.registry.binding import read_binding
 from robustkt.registry.files import write_atomic, writing
 from robustkt.registry.location import batches
 from robustkt.registry.measurements import Result
@@ -21,6 +22,7 @@ from robustkt.registry.refs import Refs
 from robustkt.registry.seal import unsealed, unsealed_bytes
 from robustkt.registry.store import Registry
 
+DISTRUST = "Do not trust where it comes from."
 STAGES = ("objects", "records", "generations", "logs", "results")  # nothing is there before what it needs
 
 
@@ -84,6 +86,7 @@ class Plan:
     new: frozenset[str]  # ids that the target lacks
     files: tuple[File, ...]  # what it lacks, in the order in which it is written
     there: tuple[str, ...]  # what it has
+    bound: tuple[File, ...]  # the adapters of generations that it lacks, also those that it has: are they theirs?
     refs: Refs  # names and tags to be made
     kept: tuple[str, ...]  # files and tags that are other ones there, and stay
 
@@ -188,8 +191,10 @@ def plan(
     names = _names(refs["names"], there["names"], wanted, renamed, suffix, target.label)
     tags = {tag: i for tag, i in refs["tags"].items() if i in wanted}
     kept = [f"@{tag}" for tag, i in tags.items() if there["tags"].get(tag, i) != i]
-    files, same, new = [], [], set()
+    files, same, bound, new = [], [], [], set()
     for generation in wanted.values():
+        adapters = {source.object_path(one.hash).name for one in generation.bindings}
+        again = []
         for file in _files(source, generation, sizes):
             state = target.state(file.path, file.size, file.read)
             if state == "missing":
@@ -199,26 +204,28 @@ def plan(
                 kept.append(file.path)
             elif file.stage == "objects":
                 same.append(file.path)
+            again += [file] if Path(file.path).name in adapters else []
             log = file.log if state != "other" else None
             if log is not None and target.state(log.path, log.size, log.read) != "same":
                 files.append(log)
+        bound += again if generation.id in new else []
     fresh = {tag: i for tag, i in tags.items() if tag not in there["tags"]}
     history = {tag: refs["history"][tag] for tag in fresh if tag in refs["history"]}
     made: Refs = {"names": names, "tags": fresh, "history": history}
     unique = {file.path: file for file in files}.values()
     return Plan(
         tuple(wanted.values()), frozenset(new), tuple(sorted(unique, key=lambda f: STAGES.index(f.stage))),
-        tuple(dict.fromkeys(same)), made, tuple(kept),
+        tuple(dict.fromkeys(same)), tuple(bound), made, tuple(kept),
     )  # fmt: skip
 
 
 def check(planned: Plan) -> None:
-    """Re-derive every hash of what will be written.
+    """Re-derive every hash of what will be written, and whose adapters those are that it names.
 
     Raises:
-        IntegrityError: something of the source is missing or damaged.
+        IntegrityError: something of the source is missing, damaged or another generation's.
     """
-    for file in planned.files:
+    for file in (*planned.files, *planned.bound):
         file.read()
 
 
@@ -290,11 +297,11 @@ def _names(
 
 def _files(source: Registry, generation: Generation, sizes: Callable[[str], int]) -> Iterator[File]:
     """Everything of one generation; what is small is checked here already."""
-    weights = {generation.weights, generation.last_weights}
+    tensors = {generation.weights, generation.last_weights, *(one.hash for one in generation.bindings)}
     for identity in dict.fromkeys(generation.objects):
         yield File(
             _relative(source, source.object_path(identity)), "objects", sizes(identity),
-            lambda i=identity: _object(source, i, tensors=i in weights),  # type: ignore[misc]
+            lambda i=identity: _object(source, i, generation, tensors=i in tensors),  # type: ignore[misc]
         )  # fmt: skip
     yield _small(source, source.record_path(generation.id), "records", lambda path: unsealed(path, "Restore it."))
     claimed = claims.path_of(source.root, generation.id)
@@ -328,8 +335,8 @@ def _size(path: Path) -> int:
     return os.stat(path).st_size
 
 
-def _object(source: Registry, identity: str, *, tensors: bool) -> bytes:
-    """An object's bytes; those of weights are safetensors through and through, and no pickle.
+def _object(source: Registry, identity: str, generation: Generation, *, tensors: bool) -> bytes:
+    """An object's bytes; those of weights are safetensors through and through, and no pickle; adapters are bound.
 
     Raises:
         IntegrityError: they are not.
@@ -343,8 +350,11 @@ def _object(source: Registry, identity: str, *, tensors: bool) -> bytes:
         except SafetensorError as error:
             raise IntegrityError(
                 f"the weights {identity[:19]} in {source.label} are not safetensors: {error}",
-                "Do not trust where they come from.",
+                DISTRUST,
             ) from None
+    for one in generation.bindings:
+        if one.hash == identity:
+            read_binding(data, one, generation.name, DISTRUST)
     return data
 
 

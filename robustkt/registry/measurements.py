@@ -227,7 +227,7 @@ def meant(result: Result, generation: Generation) -> Generation:
     except RobustKTError as error:
         raise IntegrityError(f"{result.path}: {error.what}", "Measure again with --fresh.") from None
     networks = found.network(), found.network(last=True)
-    if (mode is None) == bool(generation.adapters) or settings["weights"] not in networks:
+    if mode != found.domain.get("domain") or settings["weights"] not in networks:
         raise IntegrityError(f"{result.path} measures other weights than {found.name}'s", "Measure again with --fresh.")
     return found
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustkt.errors import RobustKTError
+from robustkt.errors import IntegrityError, RobustKTError
 from robustkt.generation import HASH, Generation
 from robustkt.numbers import digest
 from robustkt.registry import claims
 from robustkt.registry import refs as refs_file
+from robustkt.registry.binding import read_binding
 from robustkt.registry.files import TEMPORARY
 from robustkt.registry.measurements import Result, checked
 from robustkt.registry.refs import Refs
@@ -61,7 +62,7 @@ def looks_like_one(registry: Registry) -> bool:
 
 
 def _files(registry: Registry, named: Mapping[str, str]) -> Iterator[Finding]:
-    needed: set[str] = set()  # objects and generations that some manifest names
+    needed: dict[str, str] = {}  # objects and generations that some manifest names, and what adapters are called
     yield from _generations(registry, named, needed)
     yield from _records(registry)
     yield from _objects(registry, needed)
@@ -84,7 +85,7 @@ def _pointers(registry: Registry, refs: Refs) -> Iterator[Finding]:
                 )
 
 
-def _generations(registry: Registry, named: Mapping[str, str], needed: set[str]) -> Iterator[Finding]:
+def _generations(registry: Registry, named: Mapping[str, str], needed: dict[str, str]) -> Iterator[Finding]:
     nameless = []
     for path in sorted((registry.root / "generations").glob("*.json")):
         identity = f"sha256:{path.stem}"
@@ -98,7 +99,8 @@ def _generations(registry: Registry, named: Mapping[str, str], needed: set[str])
         except RobustKTError as error:
             yield Finding(error.what, path)
             continue
-        needed.update(generation.objects, generation.parents.values())
+        needed |= dict.fromkeys((*generation.objects, *generation.parents.values()), "")
+        needed |= {one.hash: f", the adapter {one.domain} of {generation.name}" for one in generation.bindings}
         yield from _links(registry, generation)
         if identity not in named:
             nameless.append((identity, path))
@@ -111,9 +113,12 @@ def _links(registry: Registry, generation: Generation) -> Iterator[Finding]:
     for role, parent in sorted(generation.parents.items()):
         if not registry.manifest_path(parent).is_file():
             yield Finding(f"the {role} of {generation.name} is missing", registry.manifest_path(parent))
-    for stored in generation.objects:
+    own = {one.hash: f"the adapter {one.domain}" for one in generation.bindings}
+    for stored in dict.fromkeys(generation.objects):
         if not registry.object_path(stored).is_file():
-            yield Finding(f"an object of {generation.name} is missing", registry.object_path(stored))
+            what = own.get(stored, "an object")
+            yield Finding(f"{what} of {generation.name} is missing", registry.object_path(stored))
+    yield from _bindings(registry, generation)
     record = registry.record_path(generation.id)
     if not record.is_file():
         yield Finding(f"the run record of {generation.name} is missing", record)
@@ -122,6 +127,19 @@ def _links(registry: Registry, generation: Generation) -> Iterator[Finding]:
         registry.record(generation.id)
     except (RobustKTError, OSError) as error:
         yield Finding(_told(error), record)
+
+
+def _bindings(registry: Registry, generation: Generation) -> Iterator[Finding]:
+    """Adapters that are whole but another network's: the manifest that names them is wrong, not the object."""
+    for one in generation.bindings:
+        path = registry.object_path(one.hash)
+        if _hash(path) != one.hash:
+            continue  # missing or damaged, and told so
+        try:
+            with path.open("rb") as file:
+                read_binding(file, one, generation.name)
+        except IntegrityError as error:
+            yield Finding(error.what, registry.manifest_path(generation.id))
 
 
 def _records(registry: Registry) -> Iterator[Finding]:
@@ -139,12 +157,12 @@ def _records(registry: Registry) -> Iterator[Finding]:
             yield Finding("claims about no generation", path, damage=False)
 
 
-def _objects(registry: Registry, needed: set[str]) -> Iterator[Finding]:
+def _objects(registry: Registry, needed: Mapping[str, str]) -> Iterator[Finding]:
     for path in sorted((registry.root / "objects").glob("*/*")):
         if path.name.startswith(TEMPORARY):
             continue
         if _hash(path) != f"sha256:{path.name}":
-            yield Finding("an object whose SHA-256 is not its name", path)
+            yield Finding(f"an object whose SHA-256 is not its name{needed.get(f'sha256:{path.name}', '')}", path)
         elif f"sha256:{path.name}" not in needed:
             yield Finding("an object that no generation names", path, damage=False)
 
