@@ -1,6 +1,6 @@
 """Writes into the environment of an image what it was built from; `robustkt/provenance.py` reads it for run records.
 
-python describe.py LOCK variant=cpu base=python:3.11-slim-bookworm revision=…
+python describe.py ENVIRONMENT LOCK variant=cpu base=python:3.11-slim-bookworm revision=…
 """
 
 from __future__ import annotations

@@ -192,9 +192,11 @@ class Generation:
 
     @property
     def sigma(self) -> Fraction | None:
-        """σ of the noise that the mode that is meant was trained for, in [0, 1] pixel units."""
-        (only,) = self.meant if len(self.meant) == 1 else ("",)
-        return fraction(only.removeprefix(NOISY)) if only.startswith(NOISY) else self.recipe.sigma
+        """σ of the noise that the mode that is meant was trained for, in [0, 1]; None of a mixture of several."""
+        noisy = [domain for domain in self.meant if domain.startswith(NOISY)]
+        if len(noisy) > 1:
+            return None
+        return fraction(noisy[0].removeprefix(NOISY)) if noisy else self.recipe.sigma
 
     def network(self, *, last: bool = False) -> str:
         """`sha256:…` of what is measured: the weights, or of a mode the weights with its adapters and their shares."""

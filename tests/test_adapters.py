@@ -275,6 +275,7 @@ def test_what_cannot_be_adapted_is_refused() -> None:
         adapters.check_kinds("dualparam")
     with pytest.raises(UsageError, match="twice"):
         adapters.check_kinds("dualhead+dualhead")
+    assert adapters.check_kinds("DualToken+DUALHEAD") == "dualhead+dualtoken", "one spelling"
     network, _ = adapted("dualhead")
     with pytest.raises(UsageError, match="no domain foggy"), through(network, "foggy"):
         pass
@@ -323,6 +324,48 @@ def test_what_is_no_mode_is_refused(text: str) -> None:
     assert error.value.fix
     with pytest.raises(NotFoundError, match="gen1 has no modes"):
         mixture.parse(text, [], "gen1")
+
+
+def test_low_rank_changes_are_mixed_as_products() -> None:
+    """Against Σ share·B·A in float64; an adapter mixed with another factoring of itself stays what it is."""
+    torch.manual_seed(0)
+    base = {"qkv.weight": torch.randn(6, 4)}
+    one, two = ({"qkv.lora_A": torch.randn(2, 4), "qkv.lora_B": torch.randn(6, 2)} for _ in range(2))
+    turn = torch.linalg.qr(torch.randn(2, 2))[0]
+    same = {"qkv.lora_A": turn @ one["qkv.lora_A"], "qkv.lora_B": one["qkv.lora_B"] @ turn.T}
+    shares = {"a": Fraction(3, 10), "b": Fraction(7, 10)}
+
+    def changed(adapter: dict[str, Tensor]) -> Tensor:
+        return adapters.merged(base, adapter)["qkv.weight"].double() - base["qkv.weight"].double()
+
+    products = [part["qkv.lora_B"].double() @ part["qkv.lora_A"].double() for part in (one, two)]
+    found = changed(adapters.mixed({"a": one, "b": two}, shares))
+    torch.testing.assert_close(found, 0.3 * products[0] + 0.7 * products[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        changed(adapters.mixed({"a": one, "b": same}, shares)), products[0], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_normalisation_that_does_more_is_refused() -> None:
+    class Activates(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    with pytest.raises(UsageError, match="Activates does more than normalise"):
+        adapters.attach(nn.Sequential(Activates(3)), "dualparams", DOMAINS, default="clean")
+    network = nn.Sequential(Activates(3))
+    adapters.attach(network, "dualbatchnorm", DOMAINS, default="clean")
+    with through(network, *DOMAINS):
+        assert network(torch.randn(4, 3, 2, 2)).shape == (4, 3, 2, 2)
+
+
+def test_two_modes_compute_in_the_precision_of_one() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)).train()
+    adapters.attach(network, "dualparams", DOMAINS, default="clean")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with through(network, *DOMAINS):
+            together = network(torch.randn(4, 1, 5, 5))
+        assert together.dtype == network(torch.randn(4, 1, 5, 5)).dtype == torch.bfloat16
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_over_the_hub_and_ready_in_any_mode(kitchen: Registry, registry: Registr
                 assert torch.equal(model(x), load_network(kitchen, mode)(x))
             assert model.generation.domain == mode.domain
             assert not any("last" in call for call in hub.calls()[before:])
-        with pytest.raises(NotFoundError, match="has no mode @sigma0.12"):
+        with pytest.raises(NotFoundError, match=r"has no mode @sigma0.12"):
             RobustModel.from_pretrained("alice/two", domain="sigma0.12", **options)
         with pytest.raises(NotFoundError, match="has no modes"):
             RobustModel.from_pretrained("alice/one", domain="clean", **options)

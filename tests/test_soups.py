@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from robustkt import api, soup
+from robustkt import api, objectives, soup
 from robustkt import data as datasets
 from robustkt.adapters.stored import read_adapter
-from robustkt.api import sweeping
+from robustkt.api import judging, sweeping
 from robustkt.api.loading import load_network
 from robustkt.api.modes import state_of
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
@@ -121,6 +122,46 @@ def test_a_certificate_belongs_to_its_mode(kitchen: Registry) -> None:
     assert api.list_generations(kitchen)["generations"][-1]["certified"]["sigma"] == "0.25"
 
 
+def test_a_mode_is_called_by_a_short_sigma_and_recipes_have_one_spelling(kitchen: Registry) -> None:
+    noise: dict[str, Any] = {"sigma": "64/255", "sigmas": "0.12,64/255", "epochs": 1}
+    with pytest.raises(UsageError, match="no short decimal"):
+        api.train(method="sigmaadapters", arch="smallcnn", data="digits", given=noise, registry=kitchen)
+    settings = objectives.resolve("sigmaadapters", {"sigma": "1/4", "sigmas": "0.250, 3/25", "adapter": "DualParams"})
+    assert (settings["sigmas"], settings["adapter"]) == ("0.12,0.25", "dualparams")
+
+
+def test_nothing_unreadable_is_stored(kitchen: Registry) -> None:
+    two = kitchen.get("two")
+    forged = dataclasses.replace(two, name="forged", adapters={"a/b": two.adapters["clean"]})
+    with pytest.raises(IntegrityError, match="do not agree"):
+        kitchen.add(forged, {})
+    assert "forged" not in kitchen.refs()["names"]
+
+
+def test_a_soup_of_noise_has_the_noise_of_its_mode(kitchen: Registry) -> None:
+    alone = api.soup_make(["noisy"], adapters="sigma0.12", registry=kitchen, device="cpu")
+    assert str(kitchen.get(alone["generation"]).recipe.sigma) == "3/25"
+    mixed = api.soup_make(["noisy"], adapters="sigma0.12=.5,sigma0.25=.5", registry=kitchen, device="cpu")
+    assert kitchen.get(mixed["generation"]).recipe.sigma is None, "of two there is no one"
+    assert kitchen.record(mixed["id"])["parameters"] == kitchen.record(kitchen.get("one").id)["parameters"]
+
+
+def test_an_audit_of_one_mode(kitchen: Registry) -> None:
+    common: dict[str, Any] = {"n": 60, "n0": 10, "mode": "fixed", "max_images": 5, "registry": kitchen, "device": "cpu"}
+    api.certify("noisy@sigma0.12", **common)
+    told = api.audit_generation("noisy@sigma0.12", images=2, n=20, seed=0, registry=kitchen, device="cpu")
+    assert {audit["sigma"] for audit in told["audits"]} == {"0.12"}
+
+
+def test_advprop_serves_its_clean_mode(registry: Registry) -> None:
+    made = api.train(
+        method="cotraining", preset="advprop-cvpr20", arch="smallcnn", data="digits", registry=registry, device="cpu",
+        given={"epochs": 1, "batch_size": 128, "steps": 1},
+    )  # fmt: skip
+    assert made["selected"]["metric"] == "clean accuracy"
+    assert registry.get(made["generation"]).mode == "clean"
+
+
 def test_modes_where_a_whole_generation_is_meant(kitchen: Registry) -> None:
     for act in (lambda: kitchen.get("two@clean"), lambda: api.rm(["two@clean"], registry=kitchen)):
         with pytest.raises(UsageError, match="names one mode; here a generation is meant"):
@@ -128,7 +169,7 @@ def test_modes_where_a_whole_generation_is_meant(kitchen: Registry) -> None:
     with pytest.raises(NotFoundError, match="one has no modes"):
         kitchen.mode("one@clean")
     assert kitchen.mode("@latest").name == kitchen.get("@latest").name
-    assert kitchen.mode("@latest@sigma0.12").name.endswith("@sigma0.12")
+    assert kitchen.mode("noisy~0@sigma0.12").name == "noisy@sigma0.12"
 
 
 # -- soups -------------------------------------------------------------------------------------------------------------
@@ -182,7 +223,7 @@ def test_statistics_are_those_of_the_averaged_network(kitchen: Registry) -> None
     """A float64 check of the estimation: the mean over batches of each channel's mean and unbiased variance."""
     network = load_network(kitchen, kitchen.get("one"))
     images = datasets.load("digits").train
-    used = soup.reestimate(network, images, sigma=None, seed=0, device=torch.device("cpu"))
+    used = soup.reestimate(network, images, views=lambda n, x, y, rng: x, seed=0, device=torch.device("cpu"))
     assert used == len(images) // 128 * 128
     first = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     before: list[torch.Tensor] = []
@@ -195,6 +236,24 @@ def test_statistics_are_those_of_the_averaged_network(kitchen: Registry) -> None
     torch.testing.assert_close(first.running_mean.double(), mean, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(first.running_var.double(), variance, atol=1e-5, rtol=1e-4)
     assert not network.training
+
+
+def test_statistics_are_taken_of_attacked_images_and_without_dropout(kitchen: Registry) -> None:
+    images = datasets.load("digits").train
+    seen: list[torch.Tensor] = []
+    threat = ("linf", Fraction(1, 10))
+
+    def view(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        seen.append(judging.seen(None, threat)(network, x, y, rng) - x)
+        return x + seen[-1]
+
+    states = []
+    for _ in range(2):
+        dropped = torch.nn.Sequential(torch.nn.Dropout(0.5), load_network(kitchen, kitchen.get("one")))
+        soup.reestimate(dropped, images, views=view, seed=0, device=torch.device("cpu"))
+        states.append({key: value.clone() for key, value in dropped.state_dict().items()})
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert max(float(delta.abs().max()) for delta in seen) == pytest.approx(0.1, abs=1e-5)
 
 
 def test_strangers_are_not_mixed(kitchen: Registry) -> None:
@@ -303,9 +362,16 @@ def test_a_corruption_chooses_on_held_out_images(kitchen: Registry) -> None:
     common: dict[str, Any] = {"max_images": 60, "registry": kitchen, "device": "cpu"}
     picked = api.soup_pick("two", corruption="gaussian-noise:5", betas="0,1", **common)
     assert picked["chosen_on"].endswith("images of the held-out ones under gaussian-noise:5")
-    same = api.evaluate(picked["mode"], attacks=["clean"], corruption="gaussian-noise:5", **common)
+    same = api.evaluate(picked["mode"], attacks=["pgd-sat"], corruption="gaussian-noise:5", **common)
     assert same["reused"]
     assert picked["test"]["clean_accuracy"] == same["clean_accuracy"]
+
+
+def test_a_choice_is_the_mixture_that_was_measured(kitchen: Registry) -> None:
+    common: dict[str, Any] = {"max_images": 30, "registry": kitchen, "device": "cpu"}
+    assert api.soup_pick("two", max_robust=True, betas="1/3", **common)["mode"] == "two@beta=1/3"
+    with pytest.raises(UsageError, match="is what two was trained on"):
+        api.soup_pick("two", for_shift="digits", **common)
 
 
 @pytest.mark.parametrize("text", ["0:1", "0:1:0", "1:0:.1", "0:2:.5", "-1,0", "0:1:0.001", "x"])

@@ -22,14 +22,21 @@ from robustkt.modes import Modes, modes_of
 __all__ = ["NONE", "attach", "check_kinds", "freeze", "hold", "merged", "mixed", "own_parameters", "split"]
 
 
-def check_kinds(kinds: str) -> None:
-    """Raise a UsageError unless `kinds` names adapters of the catalog, each once, joined by `+`, or none at all."""
-    parts = kinds.split("+") if kinds != NONE else []
+def check_kinds(kinds: str) -> str:
+    """The one spelling of adapters of the catalog, each once, joined by `+`, or of none at all.
+
+    Raises:
+        UsageError: an unknown one, or one twice.
+    """
+    if plain(kinds) == NONE:
+        return NONE
+    parts = kinds.split("+")
     for part in parts:
         if not ADAPTERS.has(part):
             raise unknown("adapter", part, [*ADAPTERS.names(), NONE])
     if len({plain(part) for part in parts}) < len(parts):
         raise UsageError(f"the adapters {kinds} name one kind twice", "Name each kind once.")
+    return "+".join(sorted(ADAPTERS.spelled(part) for part in parts))
 
 
 def attach(network: nn.Module, kinds: str, domains: Sequence[str], *, default: str) -> Modes:

@@ -17,7 +17,8 @@ LOW_RANK = (".lora_A", ".lora_B")
 def mixed(adapters: Mapping[str, Mapping[str, Tensor]], shares: Mapping[str, Fraction]) -> dict[str, Tensor]:
     """Σ share·adapter, an adversarial model soup (arXiv:2210.04886), in float64 and in the order of the names.
 
-    One adapter with the share 1 comes out bit for bit.
+    One adapter with the share 1 comes out bit for bit. Of low-rank changes the products are mixed, Σ share·B·A, by
+    factors of the summed rank: A and B apart mean nothing.
 
     Raises:
         IntegrityError: the adapters do not hold the same tensors.
@@ -30,11 +31,15 @@ def mixed(adapters: Mapping[str, Mapping[str, Tensor]], shares: Mapping[str, Fra
             raise IntegrityError(f"the adapters {used[0]} and {name} do not hold the same tensors", "Mix others.")
     if len(used) == 1 and shares[used[0]] == 1:
         return dict(first)
-    return {key: _sum([(float(shares[name]), adapters[name][key]) for name in used]) for key in first}
+    return {key: _mix(key, [(float(shares[name]), adapters[name][key]) for name in used]) for key in first}
 
 
-def _sum(parts: list[tuple[float, Tensor]]) -> Tensor:
+def _mix(key: str, parts: list[tuple[float, Tensor]]) -> Tensor:
     values = [value for _, value in parts]
+    if key.endswith(LOW_RANK[0]):
+        return torch.cat(values, dim=0)
+    if key.endswith(LOW_RANK[1]):
+        return torch.cat([(share * value.double()).to(value.dtype) for share, value in parts], dim=1)
     if not values[0].is_floating_point():  # a counter of BatchNorm
         return torch.stack(values).amax(dim=0)
     total = sum(share * value.double() for share, value in parts)

@@ -18,6 +18,9 @@ from robustkt.modes import Modes
 __all__ = ["DualBatchNorm", "DualParams"]
 
 
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 class Affine(nn.Module):
     """A scale and an offset, each of the shape that the normalisation has."""
 
@@ -48,6 +51,11 @@ class DualParams(Adapted):
             UsageError: there is none.
         """
         kinds = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+        other = next((m for m in network.modules() if isinstance(m, _BatchNorm) and type(m) not in PLAIN), None)
+        if other is not None:
+            raise UsageError(
+                f"the network's {type(other).__name__} does more than normalise", "Take --set adapter=dualbatchnorm."
+            )
         if not replaced(network, lambda m: isinstance(m, kinds) and m.weight is not None, lambda m: cls(m, modes)):
             raise UsageError(
                 "the network has no normalisation with a scale and an offset", "Take another --set adapter=…"
@@ -85,7 +93,8 @@ class DualParams(Adapted):
             stacked = torch.stack([getattr(self.own[place], name) for place in self.modes.active])
             return stacked.repeat_interleave(rows, dim=0).view(shape)
 
-        return x * of("weight") + of("bias")
+        out: Tensor = x * of("weight") + (of("bias") if self._pair(0)[1] is not None else 0)
+        return out.to(x.dtype)  # as in one mode, whatever the precision of the passes
 
 
 class DualBatchNorm(Adapted):

@@ -81,13 +81,14 @@ def audit_generation(
         raise UsageError(f"--seed must be 0 or more, not {seed}", "Leave it out for one that nobody can foresee.")
     if not 0 < error < 0.5:
         raise UsageError(f"--error must lie between 0 and ½, not {error}", f"Leave it out for {ERROR}.")
-    found = registry.get(generation)
+    found = registry.mode(generation)
     fingerprint = found.recipe.data.fingerprint
     level = noise_level(sigma) if sigma is not None else None
     stored = [
         result
         for result in registry.results(found.id, "certificate")
         if _own(result.content["settings"], fingerprint)
+        and (not found.shares or result.content["settings"].get("domain") == found.domain["domain"])
         and (level is None or Fraction(result.content["settings"]["sigma"] or 0) == level)
     ]
     if not stored:

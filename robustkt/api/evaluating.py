@@ -308,7 +308,7 @@ class Kept(Decided):
 
 def _refuse_base(found: Generation, wanted: Sequence[Named]) -> None:
     """What AutoAttack, or a member of it, leaves of the base network would be read as the smoothed classifier's."""
-    sigma = found.recipe.settings.get("sigma")
+    sigma = exact(found.sigma) if found.sigma is not None else None
     members = [attack.name for attack in wanted if attack.takes("journal")]
     if sigma is not None and members:
         raise UsageError(

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from robustkt import losses
 from robustkt.api.loading import spread
-from robustkt.core import ThreatModel
+from robustkt.attacks import ascend
+from robustkt.core import ThreatModel, attacking, gaussian
 from robustkt.data import Split
 from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
 from robustkt.numbers import exact
+from robustkt.soup import View
 
 DRAWS = 4  # noisy copies of an image
 STEPS = 10  # of PGD
@@ -24,6 +27,22 @@ def slice_of(split: Split, images: int) -> Split:
     """At most so many images from all over a set, which may be sorted by class."""
     picked = slice(None, None, spread(len(split), images))
     return Split(split.x[picked], split.y[picked])
+
+
+def seen(sigma: Fraction | None, threat: tuple[str, Fraction] | None) -> View:
+    """What a network that is trained for this sees of an image: with noise, attacked, or as it is."""
+
+    def view(network: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+        if sigma is not None:
+            return x + gaussian(x, sigma, rng)
+        if threat is None:
+            return x
+        ball = ThreatModel(threat[0], threat[1])  # type: ignore[arg-type]  # checked by ThreatModel itself
+        start = ball.random_start(x, rng)
+        with attacking(network):
+            return ascend(network, x, ball, lambda z: losses.ce(z, y), steps=STEPS, step_size=ball.eps / 4, start=start)
+
+    return view
 
 
 def judge(

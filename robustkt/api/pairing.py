@@ -262,7 +262,11 @@ def _attack(result: Result, name: str, generation: Generation) -> dict[str, Any]
     smoothed = bool(result.content["figures"]["attacks"][name].get("smoothed"))
     settings |= {key: told[key] for key in ("norm", "eps", "seed")}
     settings |= {"algorithm": result.content.get("algorithm"), "smoothed": smoothed}
-    return settings | ({"sigma": str(generation.recipe.settings.get("sigma"))} if smoothed else {})
+    return settings | ({"sigma": _level(generation)} if smoothed else {})
+
+
+def _level(generation: Generation) -> str:
+    return exact(generation.sigma) if generation.sigma is not None else "None"
 
 
 def _table(registry: Registry, measured: Measured) -> dict[str, list[int]]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from robustkt import data as datasets
 from robustkt import mixture, soup
 from robustkt.adapters import mixed
-from robustkt.api.judging import judge, slice_of
+from robustkt.api.judging import judge, seen, slice_of
 from robustkt.api.loading import load_data, load_network, pick_device
-from robustkt.api.modes import state_of, weight_bytes
+from robustkt.api.modes import count_of, state_of, weight_bytes
 from robustkt.api.training import machine, outcome
 from robustkt.errors import RobustKTError, UsageError
 from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
@@ -89,17 +89,21 @@ def soup_make(
         parents = {f"soup.{place}": found.id for place, _ in enumerate(mode.shares)}
         state = state_of(registry, mode)
         told = [{"generation": f"{found.name}@{d}", "share": exact(share)} for d, share in mode.shares.items()]
-        return _put(registry, found, settings, parents, state, name, told, 0, target)
+        count = count_of(load_network(registry, mode).parameters())
+        return _put(registry, mode, settings, parents, state, name, told, 0, count, target)
     if adapters is not None:
         raise UsageError("--adapters mixes the adapters of one generation", "Name one, or give --shares.")
     given = [registry.mode(one) for one in generations]
+    like = given[0]
+    if any((one.sigma, one.recipe.threat) != (like.sigma, like.recipe.threat) for one in given):
+        progress.note(f"they were made for different noise or threats; what {like.name} was made for decides")
     pairs = sorted(zip(given, _shares(shares, len(given)), strict=True), key=lambda pair: pair[0].network())
     given = [one for one, _ in pairs]
     _check_alike(given)
     if not unrelated:
         _check_related(registry, given)
     states = [state_of(registry, one) for one in given]
-    pot = _Pot(registry, given, states, load_data(registry, given[0], None, data_dir), target)
+    pot = _Pot(registry, like, given, states, load_data(registry, like, None, data_dir), target)
     return pot.make(pot.greedy(max_images, progress) if greedy else [share for _, share in pairs], greedy, name)
 
 
@@ -108,6 +112,7 @@ class _Pot:
     """Generations whose weights are to be averaged, in the order of their hashes."""
 
     registry: Registry
+    like: Generation  # the first that was named: what it was made for, the soup is judged and measured by
     given: Sequence[Generation]
     states: Sequence[Mapping[str, Tensor]]
     dataset: datasets.Dataset
@@ -115,14 +120,14 @@ class _Pot:
 
     def cooked(self, shares: Sequence[Fraction]) -> tuple[nn.Module, int]:
         """The averaged network, and how many images BatchNorm was estimated again from; one alone stays as it is."""
-        return _averaged(self.registry, self.given[0], self.states, shares, self.dataset, self.device)
+        return _averaged(self.registry, self.like, self.states, shares, self.dataset, self.device)
 
     def greedy(self, max_images: int, progress: Progress) -> list[Fraction]:
         """Equal shares of the ingredients that raise the held-out accuracy, taken in the order of their own."""
         count = len(self.given)
-        first = self.given[0]
+        like = self.like
         split = slice_of(self.dataset.held_out, max_images)
-        metric, score = judge(first.sigma, first.recipe.threat, split, self.device)
+        metric, score = judge(like.sigma, like.recipe.threat, split, self.device)
 
         def equal(picked: Sequence[int]) -> list[Fraction]:
             return [Fraction(int(place in picked), len(picked)) for place in range(count)]
@@ -150,7 +155,8 @@ class _Pot:
         parents = {f"soup.{place}": one.id for place, (one, _) in enumerate(kept)}
         told = [{"generation": one.name, "share": exact(share)} for one, share in kept]
         state = {key: value.cpu() for key, value in network.state_dict().items()}
-        return _put(self.registry, self.given[0], settings, parents, state, name, told, used, self.device)
+        count = count_of(network.parameters())
+        return _put(self.registry, self.like, settings, parents, state, name, told, used, count, self.device)
 
 
 def _averaged(
@@ -169,7 +175,8 @@ def _averaged(
     network = network.to(device)
     if sum(map(bool, shares)) == 1:
         return network, 0
-    return network, soup.reestimate(network, dataset.train, sigma=like.sigma, seed=0, device=device)
+    views = seen(like.sigma, like.recipe.threat)
+    return network, soup.reestimate(network, dataset.train, views=views, seed=0, device=device)
 
 
 def mixed_again(
@@ -211,6 +218,7 @@ def _put(
     name: str | None,
     ingredients: list[dict[str, Any]],
     used: int,
+    parameters: int,
     device: torch.device,
 ) -> dict[str, Any]:
     """Store a soup; what its ingredients were made for is what it is measured for."""
@@ -225,7 +233,7 @@ def _put(
     record = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "ingredients": ingredients,
-        "parameters": sum(value.numel() for value in state.values() if value.is_floating_point()),
+        "parameters": parameters,
         "paths": registry.record(like.id).get("paths") or {},
         **circumstances(Path.cwd()),
         **machine(device),

@@ -184,10 +184,12 @@ def soup_pick(
         points = curve.points(read_betas(betas), [], None, asked, seed=seed, fresh=fresh)
         point, why = soup.chosen(points, "clean_accuracy"), "accuracy on the shifted images"
         images = f"{counted(len(labelled), 'image')} of {told}"
-    shares = mixture.parse(f"beta={point['beta']!r}", found.adapters, found.name)
+    beta = read_betas(betas)[points.index(point)]  # itself, not its float
+    shares = mixture.parse(f"beta={exact(beta)}", found.adapters, found.name)
     mode = f"{found.name}@{mixture.spelled(shares)}"
-    tried = attacks if shift is None else ["clean"]
-    test = evaluate(mode, attacks=tried, max_images=max_images, seed=seed, corruption=corruption, fresh=fresh, **common)
+    test = evaluate(
+        mode, attacks=attacks, max_images=max_images, seed=seed, corruption=corruption, fresh=fresh, **common
+    )
     made = soup_make([found.name], adapters=mixture.spelled(shares), name=name, **common) if name is not None else None
     return {
         "generation": found.name, "id": found.id, "beta": point["beta"], "mode": mode, "chosen_by": why,
@@ -212,8 +214,12 @@ def _shifted(
         x = datasets.corrupt(clean.x, corruption.name, corruption.severity)
         pinned = corruptions.fingerprint(dataset.spec.fingerprint, corruption)
         return datasets.Split(x, clean.y), pinned, f"the held-out ones under {corruption}"
-    shifted = datasets.load(str(source), data_dir=data_dir, image_size=found.recipe.data.shape[-1])
-    datasets.check_fits(found.recipe.data, shifted.spec, who=found.name)
+    shifted = load_data(registry, found, source, data_dir)
+    if shifted.spec.fingerprint == found.recipe.data.fingerprint:
+        raise UsageError(
+            f"{source} is what {found.name} was trained on, its test images among them",
+            "Name labelled images of another domain, or choose by --max-robust.",
+        )
     parts = [shifted.train, shifted.held_out, shifted.test]
     whole = datasets.Split(torch.cat([s.x for s in parts]), torch.cat([s.y for s in parts]))
     return slice_of(whole, count), shifted.spec.fingerprint, str(source)

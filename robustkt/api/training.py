@@ -24,6 +24,7 @@ from robustkt.catalog import plain
 from robustkt.core import seed_of
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation, Recipe, Training, check_name, to_json
+from robustkt.mixture import CLEAN
 from robustkt.modes import modes_of
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
@@ -282,7 +283,9 @@ class Job:
             guide = ready(network, self.device, self.recipe.precision)
         meters["student"] = engine.Meter(student)
         split = slice_of(self.dataset.held_out, SELECTION_IMAGES)
-        metric, score = judge(self.recipe.sigma, self.recipe.threat, split, self.device)
+        modes = modes_of(student)
+        threat = self.recipe.threat if modes is None or modes.default != CLEAN else None
+        metric, score = judge(self.recipe.sigma, threat, split, self.device)
         self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {self.recipe.data.name}, {self.device}")
         late = overlong(self.recipe)
         if late:
@@ -351,11 +354,15 @@ class Job:
     def _stored(self, student: nn.Module, fit: engine.Fit) -> Generation:
         """The generation, its weights and adapters put into the registry."""
 
+        kept = None  # of a frozen base the very object that it was, of one with modes the default mode put together
+        if self.recipe.settings.get("frozen") and self.init is not None:
+            kept = self.init.weights
+            if self.init.adapters:
+                kept = self.registry.put_object(weight_bytes(state_of(self.registry, self.init)))
+
         def stored(state: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
             shared, own = adapters.split(student, state)
-            if self.recipe.settings.get("frozen") and self.init is not None:
-                shared = state_of(self.registry, self.init)
-            base = self.registry.put_object(weight_bytes(shared))
+            base = kept or self.registry.put_object(weight_bytes(shared))
             kind = str(self.recipe.settings.get("adapter"))
             files = {d: adapter_bytes(t, base=base, kind=kind, domain=d) for d, t in own.items() if t}
             return base, {domain: self.registry.put_object(data) for domain, data in files.items()}

@@ -16,7 +16,7 @@ class Modal:
     frozen: bool = False  # the adapters alone are trained, on the network that the training starts from
 
     def __post_init__(self) -> None:
-        check_kinds(self.adapter)
+        object.__setattr__(self, "adapter", check_kinds(self.adapter))  # in one spelling: it is part of the recipe
         if self.frozen and self.adapter == NONE:
             raise UsageError("without adapters nothing would be trained", "Leave frozen out, or name an adapter.")
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from robustkt import losses
+from robustkt.catalog import unknown
 from robustkt.core import Batch, Model, Terms
 from robustkt.errors import UsageError
-from robustkt.generation import NOISY
+from robustkt.generation import DOMAIN, NOISY
 from robustkt.mixture import CLEAN, ROBUST
 from robustkt.modes import through
 from robustkt.numbers import exact, noise_level
@@ -28,7 +29,7 @@ __all__ = ["CoTraining", "DualRSLAD", "SigmaAdapters"]
 
 PRESETS = {
     "advprop-cvpr20": {
-        "method": "cotraining", "adapter": "dualbatchnorm", "alpha": 0.5, "eps": "4/255", "steps": 5,
+        "method": "cotraining", "adapter": "dualbatchnorm", "serves": "clean", "alpha": 0.5, "eps": "4/255", "steps": 5,
         "step_size": "1/255",
     },
 }  # fmt: skip
@@ -42,16 +43,19 @@ class CoTraining(Modal, Adversarial):
     """
 
     alpha: float = 0.5  # weight of the adversarial images
+    serves: str = ROBUST  # the default mode, by which epochs are selected; clean in AdvProp
 
     def __post_init__(self) -> None:
         Modal.__post_init__(self)
         Adversarial.__post_init__(self)
         share("alpha", self.alpha)
+        if self.serves not in (CLEAN, ROBUST):
+            raise unknown("mode to serve", self.serves, [CLEAN, ROBUST])
 
     @property
     def domains(self) -> tuple[str, ...]:
         """Clean images and adversarial ones; the last is the default mode."""
-        return (CLEAN, ROBUST)
+        return (CLEAN, ROBUST) if self.serves == ROBUST else (ROBUST, CLEAN)
 
     def perturb(self, student: Model, batch: Batch) -> Tensor:
         """x' (B, C, H, W), through the robust adapter."""
@@ -114,6 +118,10 @@ class SigmaAdapters(Modal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        odd = next((exact(level) for level in self.levels if not DOMAIN.fullmatch(named(level))), None)
+        if odd is not None:
+            raise UsageError(f"σ {odd} is no short decimal, and a mode is called by its σ", "Take one such as 0.25.")
+        object.__setattr__(self, "sigmas", ",".join(exact(level) for level in sorted(self.levels)))  # one spelling
         if len(set(self.levels)) < len(self.levels) or self.sigma not in self.levels:
             raise UsageError(
                 f"sigmas {self.sigmas} must name every level once, {exact(self.sigma)} among them",

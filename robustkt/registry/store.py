@@ -82,6 +82,7 @@ class Registry:
         """
         if generation.name:
             check_name(generation.name)
+        read_manifest(generation.manifest(), generation.name, "this generation")  # nothing unreadable is stored
         with self.changing() as refs:
             for stored in generation.objects:
                 if not self.object_path(stored).is_file():
