@@ -45,8 +45,12 @@ from tests.conftest import Ran
 Cli = Callable[..., Ran]
 TINY = {"epochs": 1, "batch_size": 128}
 FEW = ("--n", "50", "--n0", "10", "--max-images", "8", "--mode", "fixed")
-NAMES = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-COMMANDS = [*(name for name in NAMES if name != "bench"), "bench train", "bench certify"]
+TREE: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = [  # of a family each command
+    " ".join((name, *own))
+    for name, command in sorted(TREE.items())
+    for own in ([(one,) for one in sorted(command.commands)] if hasattr(command, "commands") else [()])
+]
 
 NET = """
 from torch import nn
