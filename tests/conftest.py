@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -99,18 +100,26 @@ class Ran:
         return json.loads(self.out)
 
 
+@functools.cache
+def command_line() -> Callable[[], Any]:
+    """What `robustkt` runs; a process of the user's builds it once, and a test's process too."""
+    from typer.main import get_command
+
+    from robustkt.cli import app
+
+    return get_command(app)
+
+
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """`cli("list", "--json")` in an empty folder, in this process."""
-    from robustkt.cli import app
-
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> Ran:
         monkeypatch.setattr(sys, "argv", ["robustkt", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            app()
+            command_line()()
         out, err = capsys.readouterr()
         return Ran(int(stop.value.code or 0), out, err)
 

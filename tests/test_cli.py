@@ -1695,7 +1695,7 @@ def test_sigterm_in_a_pipe_then_on_in_a_terminal(
     [
         ("robustkt show ge", {"gen0", "gen1", "gen2"}),
         ("robustkt show @", {"@latest"}),
-        ("robustkt train --arch resnet1", {"resnet18", "resnet110"}),
+        ("robustkt train --arch resnet1", {"resnet18", "resnet18_gn", "resnet18_ln", "resnet110"}),
         ("robustkt evaluate --attack clean,pgd", {"clean,pgd", "clean,pgd-sat", "clean,pgd-trades"}),
     ],
 )
