@@ -7,7 +7,9 @@ completion and "did you mean" cost no import of torch.
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
+import functools
 import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -82,6 +84,13 @@ class Catalog:
 
 def literal(path: Path, name: str) -> Any:
     """The value of the top-level assignment `name = <literal>` in a source file, or None."""
+    now = path.stat()
+    return copy.deepcopy(_literal(path, name, now.st_mtime_ns, now.st_size))
+
+
+@functools.lru_cache(maxsize=1_000)
+def _literal(path: Path, name: str, changed: int, size: int) -> Any:
+    """The same, parsed once for as long as the file stays what it is."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(t, ast.Name) and t.id == name for t in targets):

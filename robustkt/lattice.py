@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -112,8 +113,12 @@ def bounds(successes: Floats, trials: Floats | float, alpha: float) -> Floats:
     return found
 
 
+@functools.lru_cache(maxsize=len(SIZES) * len(ALPHAS))  # 53 MB when all are asked for
 def lattice(n: int, alpha: float) -> Floats:
-    """The radii over σ that counts of n draws can give, ascending, the positive ones; (up to n/2,)."""
+    """The radii over σ that counts of n draws can give, ascending, the positive ones; (up to n/2,), not to be changed.
+
+    Every log is fitted by all of them.
+    """
     from scipy.interpolate import CubicSpline
     from scipy.special import ndtri
 
@@ -126,7 +131,8 @@ def lattice(n: int, alpha: float) -> Floats:
         spline = CubicSpline(np.log(nodes), ndtri(bounds(n - nodes, float(n), alpha)))
         rest = spline(np.log(np.arange(EXACT + 1, most + 1, dtype=np.float64)))
         radii = np.concatenate([radii, rest])
-    found: Floats = radii[radii > 0][::-1]
+    found: Floats = radii[radii > 0][::-1].copy()
+    found.flags.writeable = False
     return found
 
 

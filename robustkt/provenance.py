@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -48,9 +49,11 @@ def circumstances(folder: Path) -> dict[str, Any]:
     return found
 
 
+@functools.cache  # a process keeps what it has imported, and some hundred files are read for it
 def environment() -> str:
     """One hash of the names and versions of everything installed: equal environments have equal ones."""
-    told = {f"{one.metadata['Name']}=={one.version}".lower() for one in importlib.metadata.distributions()}
+    installed = (one.metadata for one in importlib.metadata.distributions())
+    told = {f"{one['Name']}=={one['Version']}".lower() for one in installed}
     return digest("\n".join(sorted(told)).encode())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -17,6 +18,9 @@ os.environ.update(
     COLUMNS="120", TERM="dumb", NO_COLOR="1", _TYPER_FORCE_DISABLE_TERMINAL="1", OMP_WAIT_POLICY="PASSIVE"
 )
 os.environ.pop("FORCE_COLOR", None)
+os.environ.setdefault(  # where matplotlib lists the fonts, once and not in each process
+    "MPLCONFIGDIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "matplotlib")
+)
 os.environ.update(  # read when huggingface_hub is imported: no test leaves this machine
     HF_ENDPOINT="http://127.0.0.1:9", HF_HOME="/nonexistent", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_UPDATE_CHECK="1", HF_HUB_DISABLE_PROGRESS_BARS="1", NO_PROXY="127.0.0.1,localhost",
@@ -43,6 +47,12 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home" / name.lower()))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only a power cut could show is left out; that fsync is called, the disks that refuse it show."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -93,18 +103,26 @@ class Ran:
         return json.loads(self.out)
 
 
+@functools.cache
+def command_line() -> Callable[[], Any]:
+    """What `robustkt` runs; a process of the user's builds it once, and a test's process too."""
+    from typer.main import get_command
+
+    from robustkt.cli import app
+
+    return get_command(app)
+
+
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """`cli("list", "--json")` in an empty folder, in this process."""
-    from robustkt.cli import app
-
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> Ran:
         monkeypatch.setattr(sys, "argv", ["robustkt", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            app()
+            command_line()()
         out, err = capsys.readouterr()
         return Ran(int(stop.value.code or 0), out, err)
 

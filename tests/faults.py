@@ -28,6 +28,7 @@ import numpy as np
 from robustkt import api
 from robustkt.api import training
 from robustkt.errors import RobustKTError
+from robustkt.provenance import environment
 from robustkt.registry import Registry, verify
 from robustkt.registry.files import TEMPORARY
 
@@ -244,8 +245,10 @@ def attempt(origin: Path, folder: Path, doing: str, mode: str, fatal: int, wante
 def run(doing: str, mode: str, stride: int = 1, first: int = 0) -> dict[str, Any]:
     """Faults at every `stride`-th call of a job."""
     import torch
+    import torch._dynamo  # an optimizer reads it in
 
     torch.set_num_threads(1)
+    environment()  # which a process asks for once
     with tempfile.TemporaryDirectory() as place:
         origin, folder, counted = (Path(place) / name for name in ("origin", "w", "calls"))
         origin.mkdir()

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from robustkt.generation import DataSpec, Generation, Recipe, Training
 from robustkt.numbers import digest
-from robustkt.registry import Registry, verify
+from robustkt.registry import Registry, Result, verify
 from robustkt.registry.binding import HEADER, Binding
 
 DATA = DataSpec(
@@ -71,7 +71,7 @@ def weights(fill: float) -> bytes:
     return save({"w": np.full(50, fill)})
 
 
-def measure(registry: Registry, generation: Generation, key: str = "ab12", accuracy: float = 0.5) -> Path:
+def measure(registry: Registry, generation: Generation, key: str = "ab12", accuracy: float = 0.5) -> Result:
     settings = {
         "sigma": "0.25", "mode": "fixed", "n": 50, "n0": 10, "alpha": 0.001, "noise": "gaussian", "norm": "l2",
         "seed": 0, "images": 2, "skip": 1, "weights": generation.weights, "data": DATA.fingerprint, "precision": "fp32",

@@ -76,16 +76,17 @@ def test_invented_counts_of_one_image_are_found() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     registry = gaussian_digits(tmp_path_factory.mktemp("auditing"), "gen0", "other")
     for mode in ("fixed", "sequential"):
-        api.certify("gen0", n=1_000, max_images=60, mode=mode, registry=registry, device="cpu")
+        api.certify("gen0", n=1_000, max_images=40, mode=mode, registry=registry, device="cpu")
     return registry
 
 
 def test_an_audit_of_what_was_measured_finds_nothing(trained: Registry) -> None:
-    found = api.audit_generation("gen0", images=20, n=1_000, seed=5, registry=trained, device="cpu")
+    ask: dict[str, Any] = {"images": 12, "n": 400, "seed": 5, "registry": trained, "device": "cpu"}
+    found = api.audit_generation("gen0", **ask)
     assert [one["mode"] for one in found["audits"]] in (["fixed", "sequential"], ["sequential", "fixed"])
     assert found["problems"] == []
-    assert all(one["images"] == 20 and one["copies"] == 1_000 for one in found["audits"])
-    assert api.audit_generation("gen0", images=20, n=1_000, seed=5, registry=trained, device="cpu") == found
+    assert all(one["images"] == 12 and one["copies"] == 400 for one in found["audits"])
+    assert api.audit_generation("gen0", **ask) == found
     assert api.audit_generation("gen0", images=5, n=50, registry=trained, device="cpu")["seed"] > 2**20
 
 
@@ -98,7 +99,7 @@ def test_certificates_of_another_network_are_refuted(trained: Registry) -> None:
         boasted = certlog.text([replace(r, radius=0.7, predict=r.label, correct=True, successes=999) for r in log])
         content = {k: v for k, v in result.content.items() if k in ("figures",)} | {"settings": settings}
         trained.put_result(other.id, "certificate", result.key, content, boasted.encode())
-    found = api.audit_generation("other", images=40, registry=trained, device="cpu")
+    found = api.audit_generation("other", images=40, n=400, registry=trained, device="cpu")
     assert len(found["problems"]) >= 2
 
 

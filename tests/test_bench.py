@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from robustkt import bench, objectives
+from robustkt.api import benching
 from robustkt.attacks.apgd import APGD
 from robustkt.attacks.autoattack import autoattack
 from robustkt.attacks.square import Square
@@ -93,6 +94,9 @@ def test_pairs_are_taken_in_turn_and_in_changing_order(monkeypatch: pytest.Monke
 
 def test_bench_from_the_command_line(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("robustkt.api.benching.standard", lambda classes: [Square(9)])
+    train = benching.train
+    short = {"eps": "0.1", "epochs": 1, "steps": 1}  # what is timed need not be robust
+    monkeypatch.setattr(benching, "train", lambda **told: train(**{**told, "given": short}))
     ran = cli("bench", "train", "--arch", "smallcnn", "--batch-size", "2", "--repeats", "1", "--images", "2", "--json")
     assert ran.code == 0
     assert set(ran.json["ratios"]) == {"rslad_step", "autoattack"}

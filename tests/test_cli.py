@@ -45,8 +45,12 @@ from tests.conftest import Ran
 Cli = Callable[..., Ran]
 TINY = {"epochs": 1, "batch_size": 128}
 FEW = ("--n", "50", "--n0", "10", "--max-images", "8", "--mode", "fixed")
-NAMES = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-COMMANDS = [*(name for name in NAMES if name != "bench"), "bench train", "bench certify"]
+TREE: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = [  # of a family each command
+    " ".join((name, *own))
+    for name, command in sorted(TREE.items())
+    for own in ([(one,) for one in sorted(command.commands)] if hasattr(command, "commands") else [()])
+]
 
 NET = """
 from torch import nn
@@ -1691,7 +1695,7 @@ def test_sigterm_in_a_pipe_then_on_in_a_terminal(
     [
         ("robustkt show ge", {"gen0", "gen1", "gen2"}),
         ("robustkt show @", {"@latest"}),
-        ("robustkt train --arch resnet1", {"resnet18", "resnet110"}),
+        ("robustkt train --arch resnet1", {"resnet18", "resnet18_gn", "resnet18_ln", "resnet110"}),
         ("robustkt evaluate --attack clean,pgd", {"clean,pgd", "clean,pgd-sat", "clean,pgd-trades"}),
     ],
 )

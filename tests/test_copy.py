@@ -98,7 +98,7 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A bucket of one's own, its address and secret in the environment as a user has them."""
     import s3fs
 
@@ -109,11 +109,9 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
     }  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
     name = f"team-{digest(str(tmp_path).encode())[7:19]}"
-    s3fs.S3FileSystem().mkdir(name)
-    yield f"s3://{name}"
-    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir(name)  # the client of the test before, which takes a second to make
+    return f"s3://{name}"
 
 
 # -- there and back ----------------------------------------------------------------------------------------------------

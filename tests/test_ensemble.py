@@ -447,8 +447,8 @@ def test_few_classes_have_few_targets(classes: int) -> None:
 @pytest.mark.parametrize("classes", [2, 5])
 def test_no_image_that_was_seen_broken_is_called_robust(threat: ThreatModel, classes: int) -> None:
     net = curved(classes)
-    x, y = pictures(net, 30)
-    for row in range(30):
+    x, y = pictures(net, 18)
+    for row in range(18):
         seen: list[tuple[Tensor, Tensor]] = []
         hook = net.register_forward_hook(lambda m, i, o, seen=seen: seen.append((i[0].detach(), o.detach())))
         found, _ = verdicts(net, x[row : row + 1], y[row : row + 1], threat)

@@ -60,7 +60,9 @@ def test_a_file_gives_the_networks_logits(format: str, made: Registry, tmp_path:
             torch.testing.assert_close(read(out)(images), network(images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format", [pytest.param(name, marks=[pytest.mark.slow] if name == "onnx" else []) for name in FORMATS]
+)
 def test_the_script_beside_a_smoothed_export_certifies(
     format: str, made: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

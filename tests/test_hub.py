@@ -225,7 +225,6 @@ def test_a_full_disk_leaves_the_earlier_publication(
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", full)
-            patch.setattr(os, "fsync", lambda descriptor: None)
             refused = None
             try:
                 api.push("gen1", to=published, registry=made)

@@ -176,7 +176,7 @@ INNER = [name for name in METHODS.names() if "inner" in objectives.hyperparamete
 
 
 def test_every_method_against_an_attack_can_exchange_its_inner_problem() -> None:
-    assert set(INNER) == {"sat", "trades", "mart", "ard", "iad", "rslad", "adaad"}
+    assert set(INNER) == {"sat", "trades", "mart", "ard", "iad", "rslad", "adaad", "cotraining", "dualrslad"}
 
 
 @pytest.mark.parametrize("name", INNER)

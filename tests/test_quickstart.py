@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -23,10 +24,15 @@ from robustkt.registry import Registry
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One epoch a stage and few samples: the path, not the quality."""
-    stages = tuple(replace(s, given={**s.given, "epochs": 1, "batch_size": 128}) for s in module.STAGES)
+    """One epoch a stage, few samples of few images, no network deeper than needed: the path, not the quality."""
+    stages = tuple(
+        replace(s, arch=s.arch.replace("resnet20", "resnet8"), given={**s.given, "epochs": 1, "batch_size": 128})
+        for s in module.STAGES
+    )
     monkeypatch.setattr(module, "STAGES", stages)
     monkeypatch.setattr(module, "SAMPLES", 40)
+    for measure in ("certify", "evaluate"):
+        monkeypatch.setattr(module, measure, functools.partial(getattr(module, measure), max_images=60))
 
 
 class Notes(Silent):

@@ -33,13 +33,6 @@ from robustkt.registry.locks import locked
 from robustkt.registry.seal import sealed
 from tests.stores import DATA, RECORD, commit, damage, measure, notes, stored_files, weights
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What only a power cut could show is left out; that fsync is called, the disks that refuse it show."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 # -- where it is -------------------------------------------------------------------------------------------------------
 
 

@@ -207,10 +207,13 @@ def judge(
     `images` are all of the log, abstentions included, and `taken` is the share of its certified ones that was sampled:
     α bounds the probability that an image is certified *and* wrong, so that those which abstained count too.
     """
+    import numpy as np
     from scipy import stats
 
     problems = []
-    refuted = [v.row.idx for v in fresh if stats.binom.cdf(v.successes, v.trials, v.needed) <= alpha]
+    agreed, drawn = (np.array([getattr(v, name) for v in fresh], dtype=np.int64) for name in ("successes", "trials"))
+    tails = stats.binom.cdf(agreed, drawn, [v.needed for v in fresh])
+    refuted = [v.row.idx for v, tail in zip(fresh, tails.tolist(), strict=True) if tail <= alpha]
     p_value = float(stats.binom.sf(len(refuted) - 1, images, 2 * alpha * taken)) if fresh else 1.0
     if p_value <= error / 2:
         problems.append(
@@ -219,11 +222,12 @@ def judge(
             f"probability {p_value:.1e}"
         )
     if two_samples:
-        for v in fresh:
-            # of all votes together, so few among the new ones
-            p = float(
-                stats.hypergeom.cdf(v.successes, v.trials + v.row.trials, v.successes + v.row.successes, v.trials)
-            )
+        logged, of = (
+            np.array([getattr(v.row, name) for v in fresh], dtype=np.int64) for name in ("successes", "trials")
+        )
+        # of all votes together, so few among the new ones
+        chances = stats.hypergeom.cdf(agreed, drawn + of, agreed + logged, drawn).tolist()
+        for v, p in zip(fresh, chances, strict=True):
             if p * images * taken <= error / 2:
                 problems.append(
                     f"image {v.row.idx}: {v.row.successes} of {v.row.trials} copies agreed, of fresh ones "

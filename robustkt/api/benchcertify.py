@@ -15,9 +15,8 @@ from robustkt import bench as timing
 from robustkt import data as datasets
 from robustkt import inference, models, smooth
 from robustkt.api.benching import COLOUR
-from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, spread
+from robustkt.api.loading import load_data, load_network, machine, pick_device, pick_precision, spread
 from robustkt.api.smoothing import check_options, default_radii
-from robustkt.api.training import machine
 from robustkt.certificates import Ball
 from robustkt.certificates.cohen import fixed
 from robustkt.certificates.sequential import sequential

@@ -13,8 +13,8 @@ import torch
 from robustkt import bench as timing
 from robustkt import data as datasets
 from robustkt import models, objectives
-from robustkt.api.loading import load_network, pick_device, ready
-from robustkt.api.training import machine, train
+from robustkt.api.loading import load_network, machine, pick_device, ready
+from robustkt.api.training import train
 from robustkt.attacks._rolling import hunt
 from robustkt.attacks.autoattack import standard
 from robustkt.core import Batch, ThreatModel, generator

@@ -16,7 +16,7 @@ from torch import nn
 
 from robustkt import certlog, corruptions, inference, smooth
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, spread
+from robustkt.api.loading import load_data, load_network, machine, pick_device, pick_precision, spread
 from robustkt.api.sharding import Ranks, ranks
 from robustkt.api.smoothing import (
     SAMPLES,
@@ -31,7 +31,6 @@ from robustkt.api.smoothing import (
     takes,
     tell_others,
 )
-from robustkt.api.training import machine
 from robustkt.certificates import Ball, Certifying
 from robustkt.generation import Generation
 from robustkt.noises import Noise, spelled

@@ -159,8 +159,8 @@ def _no_registry(registry: Registry) -> NotFoundError:
 
 
 def _meant(registry: Registry, otherwise: str) -> str:
-    inner = registry.root / "registry"
-    return f"Did you mean {inner}?" if Registry(inner).exists else otherwise
+    inner = Registry(Path(registry.label) / "registry")
+    return f"Did you mean {inner.label}?" if inner.exists else otherwise
 
 
 def _stored(registry: Registry, identity: str) -> int:

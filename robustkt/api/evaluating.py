@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from robustkt import corruptions
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
-from robustkt.api.training import machine
+from robustkt.api.loading import load_data, load_network, machine, pick_device, ready, spread
 from robustkt.api.transferring import teacher_of
 from robustkt.api.transferring import transfer as transfer_rate
 from robustkt.api.verdicts import earlier, written
@@ -207,11 +206,7 @@ class Asked:
                 "settings": settings, "figures": figures, "algorithm": ALGORITHM,
                 "earlier": {name: old.key for name, old in before.items()}, **machine(target),
             }  # fmt: skip
-            registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results))
-        made_now = registry.result(found.id, "evaluation", key)
-        if made_now is None:
-            raise RuntimeError("an evaluation that was stored is there")
-        return made_now, False
+            return registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results)), False
 
 
 def ask(

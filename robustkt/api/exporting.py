@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkt import exports
-from robustkt.api.loading import load_data, load_network, spread
-from robustkt.api.training import machine
+from robustkt.api.loading import load_data, load_network, machine, spread
 from robustkt.catalog import unknown
 from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
 from robustkt.exports import FORMATS

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
+import robustkt
 from robustkt import data as datasets
 from robustkt import inference, models, places
 from robustkt.api.modes import state_of
@@ -55,6 +58,18 @@ def pick_precision(name: str, measuring: torch.device | None = None) -> str:
         raise unknown("precision", name, ["auto", *PRECISIONS])
     fastest = inference.fastest_precision(measuring) if measuring else "fp32"
     return fastest if name == "auto" else name
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The circumstances of a run, for its record: versions and hardware, no names of hosts or users."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "robustkt": robustkt.__version__},
+    }
 
 
 def load_data(

@@ -16,9 +16,9 @@ from robustkt import data as datasets
 from robustkt import mixture, soup
 from robustkt.adapters import mixed
 from robustkt.api.judging import judge, seen, slice_of
-from robustkt.api.loading import load_data, load_network, pick_device
+from robustkt.api.loading import load_data, load_network, machine, pick_device
 from robustkt.api.modes import count_of, state_of, weight_bytes
-from robustkt.api.training import machine, outcome
+from robustkt.api.training import outcome
 from robustkt.errors import RobustKTError, UsageError
 from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
 from robustkt.numbers import digest, exact, fraction

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-import robustkt
 from robustkt import adapters, engine, models, objectives
 from robustkt import data as datasets
 from robustkt.api.judging import judge, slice_of
-from robustkt.api.loading import load_data, load_network, pick_device, pick_precision, ready, trust
+from robustkt.api.loading import load_data, load_network, machine, pick_device, pick_precision, ready, trust
 from robustkt.api.modes import adapter_bytes, count_of, state_of, weight_bytes
 from robustkt.api.recipes import assemble, inherited, overlong
 from robustkt.catalog import plain
@@ -395,16 +392,4 @@ def outcome(generation: Generation, record: Mapping[str, Any], *, created: bool)
         "cost": record.get("cost"),
         "parents": dict(generation.parents),
         "created": created,
-    }
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """The circumstances of a run, for its record: versions and hardware, no names of hosts or users."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "robustkt": robustkt.__version__},
     }

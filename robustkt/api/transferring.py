@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
-from robustkt.api.training import machine
+from robustkt.api.loading import load_data, load_network, machine, pick_device, ready, spread
 from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
 from robustkt.evaluate import ALGORITHM, transferred

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def drive(certifying: Certifying, sample: Callable[[int], Counts]) -> Certificat
         return certificate
 
 
+@functools.lru_cache(maxsize=10_000)  # the counts of many images are the same: all copies, or all but one
 def lower_bound(successes: int, trials: int, alpha: float) -> float:
     """One-sided Clopper–Pearson lower bound on a probability: Beta⁻¹(α; k, n − k + 1), 0 when k is 0."""
     from statsmodels.stats.proportion import proportion_confint

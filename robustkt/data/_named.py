@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import math
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustkt.data._arrays import Arrays, Bytes, Raw
+from robustkt.data._arrays import Arrays, Bytes, Labels, Raw
 from robustkt.data._folder import read_folder
 from robustkt.data._sources import SOURCES, default_directory, torchvision_set, whole
 from robustkt.errors import IntegrityError
@@ -43,16 +44,21 @@ def read_named(name: str, data_dir: Path | None, image_size: int | None) -> Raw:
 
 def _digits() -> Raw:
     """scikit-learn's 1,797 digits of 8x8 in 17 grey levels; about a fifth of each class are test images."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    x = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
-    y = found.target.astype(np.int64)
+    x, y = _scanned()
     shuffled = np.random.RandomState(0).permutation(len(y))
     by_class = shuffled[np.argsort(y[shuffled], kind="stable")]
     test = np.zeros(len(y), bool)
     test[by_class[(np.arange(TEST_DIGITS) * 2 + 1) * len(y) // (2 * TEST_DIGITS)]] = True  # evenly spaced over classes
     return Raw("digits", Arrays(x[~test], y[~test]), Arrays(x[test], y[test]), DIGITS, flip=False)
+
+
+@functools.cache
+def _scanned() -> tuple[Bytes, Labels]:
+    """All images and labels as they come, read from compressed text once a process; to be copied, not changed."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None], found.target.astype(np.int64)
 
 
 def _mnist(name: str, root: Path, image_size: int | None) -> Raw:

@@ -219,7 +219,7 @@ class Registry:
         content = unsealed(path, "Restore it from a copy.") if path.is_file() else {}
         return {key: value for key, value in content.items() if key not in ("format", "name")}
 
-    def put_result(self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes) -> Path:
+    def put_result(self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes) -> Result:
         """Store a measurement beside its generation; its log first, so that a header never names a missing one.
 
         The log of an earlier measurement with the same settings stays, for those who read its header at the moment.
@@ -234,7 +234,7 @@ class Registry:
             write_atomic(place, log)
             write_atomic(path, sealed({"format": RECORD, "kind": kind, "generation": identity, **content}))
             claims.settle(self.root, identity, path.stem)
-        return path
+            return self._result(kind, key, path)
 
     def results(self, identity: str, kind: str | None = None) -> list[Result]:
         """The measurements of a generation, sorted by kind and key."""
