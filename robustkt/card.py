@@ -12,6 +12,10 @@ from robustkt.mixture import CLEAN, ROBUST, SOUP
 from robustkt.numbers import counted, exact, number
 from robustkt.registry import Result
 
+SHARED = (
+    "They are what all modes share, and no network without an adapter, `adapters/MODE/adapter_model.safetensors`, whose "
+    "tensors belong in the same state dict; `RobustModel` puts them together."
+)
 OF_MODE = ("weights", "domain")  # the settings in which evaluations of two modes differ
 
 
@@ -77,9 +81,10 @@ def _what(generation: Generation, ancestors: Sequence[Generation]) -> str:
         )
     if recipe.threat is not None:
         norm, eps = recipe.settings["norm"], recipe.settings["eps"]
+        whose = "What it is mixed of" if recipe.method == SOUP else "It"
         lines.append(
-            f"It was trained against {norm} perturbations up to eps = {eps}. Accuracy under attack is measured, not "
-            "proven: a stronger attack may lower it."
+            f"{whose} was trained against {norm} perturbations up to eps = {eps}. Accuracy under attack is measured, "
+            "not proven: a stronger attack may lower it."
         )
     if recipe.arch_source is not None:
         lines.append(
@@ -299,6 +304,7 @@ def _use(generation: Generation, repo: str | None) -> str:
             "## Use",
             "",
             "`model.safetensors` holds the weights with the normalisation as the first layer: feed images in [0, 1].",
+            *(["", SHARED] if generation.adapters else []),
             "",
             "```python",
             "from robustkt import RobustModel",
