@@ -12,10 +12,7 @@ from robustkt.mixture import CLEAN, ROBUST, SOUP
 from robustkt.numbers import counted, exact, number
 from robustkt.registry import Result
 
-SHARED = (
-    "They are what all modes share, and no network without an adapter, `adapters/MODE/adapter_model.safetensors`, whose "
-    "tensors belong in the same state dict; `RobustModel` puts them together."
-)
+SHARED = "They are what all modes share, and no network without one of `adapters/`; `RobustModel` puts both together."
 OF_MODE = ("weights", "domain")  # the settings in which evaluations of two modes differ
 
 

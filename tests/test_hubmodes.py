@@ -419,7 +419,7 @@ def test_list_and_lineage_show_modes(cli: Cli, kitchen: Registry) -> None:
     assert rows["two"]["robust"]["robust_accuracy"] == evaluation["worst"]["accuracy"], "of the default mode"
     ran = cli("list", "--registry", kitchen.root)
     lines = {line.split()[0]: line for line in ran.out.splitlines()}
-    assert "  cotraining ×2  smallcnn" in lines["two"]
+    assert "  cotraining ×2 " in lines["two"]
     assert "×" not in lines["one"]
     assert "×2: of two modes, with the figures of the default one" in ran.out
     for form in ("tree", "dot", "mermaid"):
