@@ -141,7 +141,7 @@ def _lost(generation: Generation, mode: str, evaluations: Sequence[Result]) -> s
     if "clean" in now and "clean" in then:
         clean = f"; without an attack {now['clean']['accuracy']:.1%} against {then['clean']['accuracy']:.1%}"
     return (
-        f"{_claimed(ours)}Under attack (`{attack}`, {settings['norm']} eps = {settings['eps']}, "
+        f"{_claimed(ours) or _claimed(theirs)}Under attack (`{attack}`, {settings['norm']} eps = {settings['eps']}, "
         f"{settings['images']} test images) the mode `{mode}` is right on {now[attack]['accuracy']:.1%} where "
         f"`{generation.mode}` is on {then[attack]['accuracy']:.1%}{clean}."
     )
