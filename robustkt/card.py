@@ -12,6 +12,7 @@ from robustkt.mixture import CLEAN, ROBUST, SOUP
 from robustkt.numbers import counted, exact, number
 from robustkt.registry import Result
 
+SHARED = "They are what all modes share, and no network without one of `adapters/`; `RobustModel` puts both together."
 OF_MODE = ("weights", "domain")  # the settings in which evaluations of two modes differ
 
 
@@ -77,9 +78,10 @@ def _what(generation: Generation, ancestors: Sequence[Generation]) -> str:
         )
     if recipe.threat is not None:
         norm, eps = recipe.settings["norm"], recipe.settings["eps"]
+        whose = "What it is mixed of" if recipe.method == SOUP else "It"
         lines.append(
-            f"It was trained against {norm} perturbations up to eps = {eps}. Accuracy under attack is measured, not "
-            "proven: a stronger attack may lower it."
+            f"{whose} was trained against {norm} perturbations up to eps = {eps}. Accuracy under attack is measured, "
+            "not proven: a stronger attack may lower it."
         )
     if recipe.arch_source is not None:
         lines.append(
@@ -139,7 +141,7 @@ def _lost(generation: Generation, mode: str, evaluations: Sequence[Result]) -> s
     if "clean" in now and "clean" in then:
         clean = f"; without an attack {now['clean']['accuracy']:.1%} against {then['clean']['accuracy']:.1%}"
     return (
-        f"{_claimed(ours)}Under attack (`{attack}`, {settings['norm']} eps = {settings['eps']}, "
+        f"{_claimed(ours) or _claimed(theirs)}Under attack (`{attack}`, {settings['norm']} eps = {settings['eps']}, "
         f"{settings['images']} test images) the mode `{mode}` is right on {now[attack]['accuracy']:.1%} where "
         f"`{generation.mode}` is on {then[attack]['accuracy']:.1%}{clean}."
     )
@@ -299,6 +301,7 @@ def _use(generation: Generation, repo: str | None) -> str:
             "## Use",
             "",
             "`model.safetensors` holds the weights with the normalisation as the first layer: feed images in [0, 1].",
+            *(["", SHARED] if generation.adapters else []),
             "",
             "```python",
             "from robustkt import RobustModel",

@@ -93,8 +93,7 @@ def train(
         precision=pick_precision(precision),
         seed=seed,
     )
-    job = Job(registry, recipe, _from(start, recipe), name, dataset, source, target, fresh, progress, start)
-    return job.run(None)
+    return Job(registry, recipe, _from(start, recipe), name, dataset, source, target, fresh, progress, start).run(None)
 
 
 def distill(
@@ -145,8 +144,7 @@ def distill(
     )
     start = registry.get(init) if init is not None else None
     parents = {"teacher": origin.id, **_from(start, recipe)}
-    job = Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start)
-    return job.run(origin)
+    return Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start).run(origin)
 
 
 def _from(start: Generation | None, recipe: Recipe) -> dict[str, str]:
@@ -284,8 +282,7 @@ class Job:
         threat = self.recipe.threat if modes is None or modes.default != CLEAN else None
         metric, score = judge(self.recipe.sigma, threat, split, self.device)
         self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {self.recipe.data.name}, {self.device}")
-        late = overlong(self.recipe)
-        if late:
+        if late := overlong(self.recipe):
             self.progress.note(late)
         fit = engine.Trainer(
             student=student,

@@ -28,12 +28,11 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
     shared = {row["data"] for row in result["generations"]}
     several = any(row["modes"] for row in result["generations"])
     columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
-    columns += ["modes"] * several
     table = Columns(*columns, "certified", "n", "attacked", "by", "of", left=len(columns))
     hidden = len(result["generations"]) - SCREEN if console.is_terminal else 0
     for row in result["generations"][max(hidden, 0) :]:
-        cells = {"name": row["generation"], "method": row["method"], "arch": row["arch"], "data": row["data"]}
-        cells |= {"teacher": row["teacher"] or "–", "modes": str(len(row["modes"])) if row["modes"] else "–"}
+        cells = {"name": row["generation"], "arch": row["arch"], "data": row["data"]}
+        cells |= {"method": row["method"] + _times(row["modes"]), "teacher": row["teacher"] or "–"}
         robust = row["robust"]
         by = (_by(robust), f"{robust['images']:,}") if robust else ("–", "–")
         figures = (certified(row), _samples(row), _robust(row), *by)
@@ -50,11 +49,16 @@ def listed(console: Console, result: Mapping[str, Any]) -> None:
         "images. `robustkt show NAME` has more."
     )
     if several:
-        console.print("modes: figures are of the default one; `robustkt show NAME` has the others")
+        console.print("×2: of two modes, with the figures of the default one; `robustkt show NAME` has the others")
     if any(row["robust"] and row["robust"]["network"] == "base" for row in result["generations"]):
         console.print("* of the base network, without the noise that the generation is used with")
     if any("claimed" in (row[kind] or ()) for row in result["generations"] for kind in ("certified", "robust")):
         console.print(f"{CLAIMED} claimed by who published it: `robustkt audit NAME`, or measure it here")
+
+
+def _times(modes: Sequence[str]) -> str:
+    """How many modes a generation has, where it has several."""
+    return f" ×{len(modes)}" if modes else ""
 
 
 def certified(row: Mapping[str, Any]) -> str:
