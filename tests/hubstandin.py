@@ -305,6 +305,7 @@ PLAIN = r"/(?:(?P<kind>datasets|spaces)/)?(?P<id>[\w.-]+(?:/[\w.-]+)?)"
 class _Handler(BaseHTTPRequestHandler):
     hub: HubStandIn
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for its headers to be acknowledged
     server_version = "HubStandIn/1"
 
     # -- plumbing --------------------------------------------------------
