@@ -82,6 +82,12 @@ class Catalog:
         return sorted(p for folder in folders for p in folder.glob("*.py") if not p.stem.startswith("_"))
 
 
+def is_user_arch(arch: str) -> bool:
+    """Whether `arch` names a user's own callable; a catalog name before the colon stays reserved for variants of it."""
+    place, colon, _ = arch.rpartition(":")
+    return bool(colon) and arch.partition(":")[0] not in OUTSIDE and not ARCHITECTURES.has(place)
+
+
 def literal(path: Path, name: str) -> Any:
     """The value of the top-level assignment `name = <literal>` in a source file, or None."""
     now = path.stat()
@@ -145,6 +151,7 @@ METHODS = Catalog("robustkt.objectives", "method")
 ATTACKS = Catalog("robustkt.attacks", "attack", dashed=True)
 ADAPTERS = Catalog("robustkt.adapters", "adapter")
 ARCHITECTURES = Catalog("robustkt.models", "architecture")
+OUTSIDE = ("torchvision", "timm")  # prefixes of an architecture that name a library, not a user's module
 CERTIFIERS = Catalog("robustkt.certificates", "mode")
 NOISES = Catalog("robustkt.noises", "noise")
 CORRUPTIONS = Catalog("robustkt.corruptions", "corruption", dashed=True)

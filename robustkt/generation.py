@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from robustkt import mixture
+from robustkt import catalog, mixture
 from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
 from robustkt.numbers import canonical, digest, fraction, parse_json
 
@@ -300,6 +300,11 @@ def _check_values(generation: Generation, source: str) -> None:
     for path, value in hashes.items():
         if value is not None and not HASH.fullmatch(value):
             raise IntegrityError(f"{source}: generation.{path} '{clip(value, 80)}' is not a SHA-256 hash", RESTORE)
+    if recipe.arch_source is None and catalog.is_user_arch(recipe.arch):  # else building it could run any code here
+        raise IntegrityError(
+            f"the architecture of {source} is code, {clip(recipe.arch, 80)}, and its manifest does not pin it",
+            "Do not trust it: no robustkt writes such a manifest.",
+        )
     modes = set(generation.adapters)
     if modes != set(generation.last_adapters) or (
         generation.mode not in modes if modes else generation.mode is not None

@@ -38,6 +38,7 @@ from robustkt.cli.output import Output
 from robustkt.errors import IntegrityError
 from robustkt.progress import Silent
 from robustkt.registry import Registry, verify
+from robustkt.registry.files import write_atomic
 from robustkt.registry.locks import locked
 from robustkt.votes import Votes
 from tests.conftest import Ran
@@ -926,11 +927,20 @@ def test_code_that_the_user_has_not_run_is_not_run(
 def test_code_that_no_hash_pins_is_not_run(cli: Cli, here: Registry, tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n{NET}")
     first = here.get("gen0")
-    here.add(replace(first, name="evil", recipe=replace(first.recipe, arch="evil.py:Net")), {})
-    for attempt in ("certify evil", "evaluate evil", "distill --from evil --to smallcnn"):
-        refused(
-            cli(*attempt.split()), 1, "the architecture of evil is code, evil.py:Net, and its manifest does not pin"
-        )
+    evil = replace(first, name="evil", recipe=replace(first.recipe, arch="evil.py:Net"))
+    told = "is code, evil.py:Net, and its manifest does not pin it"
+    with pytest.raises(IntegrityError, match=told):
+        here.add(evil, {})
+    write_atomic(here.manifest_path(evil.id), evil.manifest())  # as somebody who means harm would
+    write_atomic(here.record_path(evil.id), here.record_path(first.id).read_bytes())
+    with here.changing() as refs:
+        refs["names"]["evil"] = evil.id
+    for attempt in (
+        "certify evil", "evaluate evil", "distill --from evil --to smallcnn", "reproduce evil",
+        "export evil --format pt2", "predict evil a.png", "soup make evil gen0 --unrelated",
+        "train -m gaussian -a smallcnn -d digits --sigma 0.25 --init evil",
+    ):  # fmt: skip
+        refused(cli(*attempt.split()), 1, told)
     assert not (tmp_path / "ran").exists()
 
 

@@ -19,7 +19,7 @@ from robustkt.api.judging import judge, seen, slice_of
 from robustkt.api.loading import load_data, load_network, machine, pick_device
 from robustkt.api.modes import count_of, state_of, weight_bytes
 from robustkt.api.training import outcome
-from robustkt.errors import RobustKTError, UsageError
+from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
 from robustkt.numbers import digest, exact, fraction
 from robustkt.progress import Progress, Silent
@@ -227,6 +227,8 @@ def _put(
     recipe: Recipe = dataclasses.replace(
         like.recipe, method=mixture.SOUP, settings={**guarantee, **settings}, training=None, seed=0
     )
+    if not all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point()):
+        raise IntegrityError("a weight of the mixture is not a finite number", "Look at its ingredients.")
     data = weight_bytes(state)
     identity = digest(data)
     made = Generation(name=name or "", recipe=recipe, weights=identity, last_weights=identity, parents=dict(parents))

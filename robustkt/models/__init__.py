@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from robustkt.models._user import UserSource, is_user_arch, load_callable, read_source
+from robustkt.catalog import is_user_arch
+from robustkt.models._user import UserSource, load_callable, read_source
 
 if TYPE_CHECKING:
     from robustkt.models._build import Classifier, Normalize, build, known, library_version

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODULE = "robustkt_user_"  # what a user's file is called in sys.modules, before its hash
-OUTSIDE = ("torchvision", "timm")  # prefixes that name a library, not a user's module
 SPELLING = "Write path/to/file.py:Callable or package.module:callable."
 
 
@@ -37,12 +36,6 @@ class UserSource:
     def hash(self) -> str:
         """`sha256:…` of the text."""
         return digest(self.text)
-
-
-def is_user_arch(arch: str) -> bool:
-    """Whether `arch` names a user's own callable; a catalog name before the colon stays reserved for variants of it."""
-    place, colon, _ = arch.rpartition(":")
-    return bool(colon) and arch.partition(":")[0] not in OUTSIDE and not ARCHITECTURES.has(place)
 
 
 def read_source(arch: str) -> UserSource:
