@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustkt.catalog import is_user_arch
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import FORMAT, MODAL, DataSpec, Generation, Recipe, Training, read_manifest, to_json
 from robustkt.numbers import canonical, digest
@@ -188,7 +189,8 @@ def test_any_manifest_is_read_back_as_it_was(
     chosen: dict[str, Any], classes: list[str], arch: str, parents: dict[str, str]
 ) -> None:
     data = dataclasses.replace(DATA, classes=tuple(classes))
-    recipe = dataclasses.replace(RECIPE, settings=chosen, data=data, arch=arch)
+    pin = HASHES[5] if is_user_arch(arch) else None
+    recipe = dataclasses.replace(RECIPE, settings=chosen, data=data, arch=arch, arch_source=pin)
     generation = dataclasses.replace(GENERATION, recipe=recipe, parents=parents)
     assert read(generation.manifest()) == generation
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from robustkt import catalog
 from robustkt.catalog import ARCHITECTURES
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import DataSpec
@@ -23,7 +24,6 @@ from robustkt.models import (
     Normalize,
     UserSource,
     _outside,
-    _user,
     build,
     is_user_arch,
     known,
@@ -368,7 +368,7 @@ def test_is_user_arch(arch: str, user: bool) -> None:
 
 
 def test_the_prefixes_of_libraries_are_those_that_are_no_modules() -> None:
-    assert set(_user.OUTSIDE) == set(_outside.LIBRARIES)
+    assert set(catalog.OUTSIDE) == set(_outside.LIBRARIES)
 
 
 # torchvision and timm
