@@ -54,6 +54,10 @@ REFERENCE = (
     Made("digits-rslad", "rslad", "smallcnn", teacher="digits-sat", given={"steps": 5, "epochs": 6, "batch_size": 64}),
     Made("digits-smoothmix", "smoothmix", "resnet8", given={"sigma": "0.25", "epochs": 10, "batch_size": 64}),
     Made("digits-crt-1", "crt", "smallcnn", teacher="digits-smoothmix", given={"epochs": 10, "batch_size": 64}),
+    Made(
+        "digits-two-modes", "dualrslad", "smallcnn", teacher="digits-sat",
+        given={"steps": 5, "epochs": 6, "batch_size": 64},
+    ),
     Made("digits-crt-2", "crt", "resnet8", teacher="digits-crt-1", given={"epochs": 12, "batch_size": 64}),
 )  # fmt: skip
 
@@ -78,10 +82,10 @@ def measure(made: Made, registry: Registry, data_dir: Path | None, progress: Pro
     common: dict[str, Any] = {"registry": registry, "data_dir": data_dir, "device": "cpu", "progress": progress}
     if registry.get(made.name).recipe.sigma is not None:
         api.certify(made.name, n=made.n, max_images=made.images, radii=RADII, precision="fp32", compile="off", **common)
-    api.evaluate(
-        made.name, attacks=["clean", "fgsm", "pgd-sat"], norm="linf", eps=made.eps, max_images=1_000,
-        transfer=made.teacher is not None, **common,
-    )  # fmt: skip
+    attacks: dict[str, Any] = {"attacks": ["clean", "fgsm", "pgd-sat"], "norm": "linf", "eps": made.eps}
+    for mode in registry.get(made.name).adapters:
+        api.evaluate(f"{made.name}@{mode}", max_images=1_000, **attacks, **common)
+    api.evaluate(made.name, max_images=1_000, transfer=made.teacher is not None, **attacks, **common)
 
 
 def main() -> None:

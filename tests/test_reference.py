@@ -100,5 +100,6 @@ def _figures(registry: Registry, name: str) -> dict[str, float]:
             shares = figures["certified_accuracy"].items()
             found |= {f"certified@{radius}": value for radius, value in shares if float(radius) <= REACH}
         elif result.kind == "evaluation":
-            found |= {attack: told["accuracy"] for attack, told in figures["attacks"].items()}
+            mode = result.content["settings"].get("domain", "")
+            found |= {f"{mode} {attack}": told["accuracy"] for attack, told in figures["attacks"].items()}
     return found
