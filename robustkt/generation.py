@@ -32,9 +32,14 @@ Setting = str | int | float | bool | None
 T = TypeVar("T")
 
 
+def is_name(name: str) -> bool:
+    """Whether a generation, or a tag, can be called so."""
+    return NAME.fullmatch(name) is not None and name != LATEST
+
+
 def check_name(name: str, what: str = "a generation's name") -> None:
     """Raise a UsageError for a name that no generation, and no tag, can have."""
-    if not NAME.fullmatch(name) or name == LATEST:
+    if not is_name(name):
         raise UsageError(
             f"'{name[:80]}' cannot be {what}",
             "Use letters, digits, '.', '_' and '-', up to 100, beginning with a letter or digit; not `latest`.",

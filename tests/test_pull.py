@@ -344,6 +344,7 @@ def test_an_index_cannot_name_any_place(folder: Path, registry: Registry, path: 
         ({"generation": "../x"}, "is not the index"),
         ({"names": ["../x"]}, "is not the index"),
         ({"names": "gen1"}, "is not the index"),
+        ({"names": ["latest"]}, "is not the index"),
         ({"files": []}, "is not the index"),
         ({"files": {"manifest.json": {"hash": "sha256:" + "0" * 64, "size": 10**9}}}, "is not the index"),
         ({"ancestors": {"x": {}}}, "is not the index"),
@@ -522,6 +523,28 @@ def test_names_tags_and_revisions(cli: Cli, hub: HubStandIn, made: Registry, reg
     del repo.commits[first]
     with pytest.raises(NotFoundError, match="is not there, or no longer"):
         api.pull(f"alice/x@{first}", name="theirs", registry=registry)
+
+
+@pytest.mark.parametrize("asked", ["gen0", None])
+def test_the_name_that_was_asked_for_goes_to_nobody_else(folder: Path, registry: Registry, asked: str | None) -> None:
+    index = index_of(folder)
+    (teacher,) = index["ancestors"]
+    if asked is None:  # an ancestor that says it is called as the generation itself
+        index["ancestors"][teacher]["names"] = ["gen1", "older"]
+        (folder / "robustkt.json").write_bytes(sealed(index))
+    told = api.pull(str(folder), name=asked, registry=registry)
+    assert told["generation"] == (asked or "gen1")
+    assert names(registry) == {told["generation"]: told["id"], **({} if asked else {"older": teacher})}
+    assert told["nameless"] == [told["generation"]]
+    assert registry.get(told["generation"]).parents == {"teacher": teacher}
+    assert told["new"] is True
+
+
+@pytest.mark.parametrize("name", ["latest", "../x", "a b", ""])
+def test_names_that_nothing_can_have(folder: Path, registry: Registry, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a generation's name"):
+        api.pull(str(folder), name=name, registry=registry)
+    assert not registry.exists
 
 
 def test_ancestors_that_are_nowhere(hub: HubStandIn, made: Registry, registry: Registry) -> None:
