@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from robustkt import mixture
 from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
-from robustkt.numbers import canonical, digest, fraction, parse_json
+from robustkt.numbers import LARGEST, canonical, digest, fraction, parse_json
 
 FORMAT = 2  # the newest that is read; 1 is written of what has no adapters, 2 of what has
 RESTORE = "Restore the file from a copy."
@@ -346,9 +346,12 @@ def from_json(kind: type[T], value: Any, source: str) -> T:
 
     def wrong(path: str, expected: Any) -> IntegrityError:
         shown = getattr(expected, "__name__", str(expected))
-        return IntegrityError(f"{source}: {path} is not a valid {shown}", RESTORE)
+        place = path if path.isprintable() else repr(path)
+        return IntegrityError(f"{source}: {clip(place, 120)} is not a valid {shown}", RESTORE)
 
     def take(expected: Any, found: Any, path: str) -> Any:
+        if type(found) is int and abs(found) > LARGEST:
+            raise wrong(path, expected)
         if type(found) is expected:
             return found
         origin, arguments = typing.get_origin(expected), typing.get_args(expected)
