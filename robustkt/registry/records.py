@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustkt.generation import from_json
 from robustkt.registry.seal import unsealed
+from robustkt.shapes import from_json
 from robustkt.texts import check_printable
 
 FIX = "Restore it from a copy."
