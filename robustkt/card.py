@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -13,6 +14,7 @@ from robustkt.numbers import counted, exact, number
 from robustkt.registry import Result
 
 SHARED = "They are what all modes share, and no network without one of `adapters/`; `RobustModel` puts both together."
+MARKUP = re.compile(r"[\\`*\[\]<>|]")  # what Markdown and HTML read as more than text
 OF_MODE = ("weights", "domain")  # the settings in which evaluations of two modes differ
 
 
@@ -56,28 +58,40 @@ def model_card(
     return f"---\n{metadata}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
+def _text(value: Any) -> str:
+    """Text of anybody's making as Markdown shows it letter by letter."""
+    return MARKUP.sub(r"\\\g<0>", str(value))
+
+
+def _code(value: Any) -> str:
+    """The same in a code span, also within a table."""
+    return f"`{str(value).replace('`', chr(39)).replace('|', '/')}`"
+
+
 def _what(generation: Generation, ancestors: Sequence[Generation]) -> str:
     recipe = generation.recipe
     size = "×".join(str(n) for n in recipe.data.shape)
-    images = f"**{recipe.data.name}** ({len(recipe.data.classes)} classes, images {size} in [0, 1])"
+    images = f"**{_text(recipe.data.name)}** ({len(recipe.data.classes)} classes, images {size} in [0, 1])"
     if recipe.method == SOUP:
         parts = " + ".join(f"{exact(share)} · **{one.name}**" for one, share in _ingredients(generation, ancestors))
-        lines = [f"An image classifier for {images}, **{recipe.arch}**, mixed by robustkt: {parts}."]
+        lines = [f"An image classifier for {images}, **{_text(recipe.arch)}**, mixed by robustkt: {parts}."]
     elif recipe.training is None:
         source = recipe.settings.get("source") or "a file"
-        whose = f"whose weights were imported from `{source}` by robustkt; how they were trained is not known here."
-        lines = [f"An image classifier for {images}, **{recipe.arch}**, {whose}"]
+        whose = (
+            f"whose weights were imported from {_code(source)} by robustkt; how they were trained is not known here."
+        )
+        lines = [f"An image classifier for {images}, **{_text(recipe.arch)}**, {whose}"]
     else:
-        made = f"trained by **{recipe.method}** on {images}; made with robustkt."
-        lines = [f"An image classifier, **{recipe.arch}**, {made}"]
+        made = f"trained by **{_text(recipe.method)}** on {images}; made with robustkt."
+        lines = [f"An image classifier, **{_text(recipe.arch)}**, {made}"]
     if recipe.sigma is not None:
         lines.append(
             "The certificates below hold for the *smoothed* classifier: the majority vote of this network under "
-            f"Gaussian noise of standard deviation σ = {recipe.settings['sigma']}. "
+            f"Gaussian noise of standard deviation σ = {exact(recipe.sigma)}. "
             "The network alone, without noise, has none."
         )
     if recipe.threat is not None:
-        norm, eps = recipe.settings["norm"], recipe.settings["eps"]
+        norm, eps = recipe.threat[0], exact(recipe.threat[1])
         whose = "What it is mixed of" if recipe.method == SOUP else "It"
         lines.append(
             f"{whose} was trained against {norm} perturbations up to eps = {eps}. Accuracy under attack is measured, "
@@ -85,7 +99,7 @@ def _what(generation: Generation, ancestors: Sequence[Generation]) -> str:
         )
     if recipe.arch_source is not None:
         lines.append(
-            f"**The architecture is code of the author's own** (`{recipe.arch}`), published here as "
+            f"**The architecture is code of the author's own** ({_code(recipe.arch)}), published here as "
             "`architecture.py.txt`; read it before you run it."
         )
     return "\n\n".join(lines)
@@ -141,9 +155,9 @@ def _lost(generation: Generation, mode: str, evaluations: Sequence[Result]) -> s
     if "clean" in now and "clean" in then:
         clean = f"; without an attack {now['clean']['accuracy']:.1%} against {then['clean']['accuracy']:.1%}"
     return (
-        f"{_claimed(ours) or _claimed(theirs)}Under attack (`{attack}`, {settings['norm']} eps = {settings['eps']}, "
-        f"{settings['images']} test images) the mode `{mode}` is right on {now[attack]['accuracy']:.1%} where "
-        f"`{generation.mode}` is on {then[attack]['accuracy']:.1%}{clean}."
+        f"{_claimed(ours) or _claimed(theirs)}Under attack ({_code(attack)}, {settings['norm']} "
+        f"eps = {settings['eps']}, {settings['images']} test images) the mode `{mode}` is right on "
+        f"{now[attack]['accuracy']:.1%} where `{generation.mode}` is on {then[attack]['accuracy']:.1%}{clean}."
     )
 
 
@@ -166,7 +180,8 @@ def _in_mode(result: Result) -> str:
 def _lineage(generation: Generation, ancestors: Sequence[Generation], homes: Mapping[str, str]) -> str:
     chain = [generation, *ancestors]
     rows = [
-        f"| {_linked(g, homes)} | {g.recipe.method} | {g.recipe.arch} | {g.recipe.data.name} | `{g.id[7:19]}` |"
+        f"| {_linked(g, homes)} | {_text(g.recipe.method)} | {_text(g.recipe.arch)} | {_text(g.recipe.data.name)} "
+        f"| `{g.id[7:19]}` |"
         for g in chain
     ]
     return "\n".join(
@@ -220,10 +235,10 @@ def _evaluations(results: Sequence[Result]) -> str:
     for result in results:
         settings, figures = result.content["settings"], result.content["figures"]
         rows = [
-            f"| {name} | {a['accuracy']:.1%} | {a['interval'][0]:.1%} – {a['interval'][1]:.1%} |"
+            f"| {_text(name)} | {a['accuracy']:.1%} | {a['interval'][0]:.1%} – {a['interval'][1]:.1%} |"
             for name, a in figures["attacks"].items()
         ]
-        warned = [f"> Warning: {warning}." for warning in figures["warnings"]]
+        warned = [f"> Warning: {_text(warning)}." for warning in figures["warnings"]]
         parts.append(
             "\n".join(
                 [
@@ -242,8 +257,8 @@ def _evaluations(results: Sequence[Result]) -> str:
 
 def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     recipe, selected, cost = generation.recipe, record.get("selected") or {}, record.get("cost") or {}
-    settings = ", ".join(f"{key} {value}" for key, value in sorted(recipe.settings.items()))
-    passes = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(cost.items()) if count)
+    settings = ", ".join(f"{_text(key)} {_text(value)}" for key, value in sorted(recipe.settings.items()))
+    passes = ", ".join(f"{_text(name.replace('_', ' '))} {count:,}" for name, count in sorted(cost.items()) if count)
     if recipe.method == SOUP:
         return "\n\n".join(["## Training", f"Mixed from its parents, not trained: {settings}."])
     if recipe.training is None:
@@ -255,12 +270,12 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
     ]
     if selected:
         lines.append(
-            f"Epoch {selected['epoch'] + 1} was selected by {selected['metric']} on {recipe.data.held_out} held-out "
-            f"training images ({selected['score']:.1%}); test images were used for reporting only."
+            f"Epoch {selected['epoch'] + 1} was selected by {_text(selected['metric'])} on {recipe.data.held_out} "
+            f"held-out training images ({selected['score']:.1%}); test images were used for reporting only."
         )
     if record.get("seconds"):
         lines.append(
-            f"It took {record['seconds']:.1f} s on {record.get('device', 'a device')}; "
+            f"It took {record['seconds']:.1f} s on {_text(record.get('device') or 'a device')}; "
             f"images through networks: {passes}."
         )
     lines.append(f"Data fingerprint: `{recipe.data.fingerprint}`.")
@@ -270,9 +285,11 @@ def _training(generation: Generation, record: Mapping[str, Any]) -> str:
 def _terms(generation: Generation, license: str | None) -> str:
     """The licence, and what the figures do not say."""
     terms = (
-        f"Licence: `{license}`." if license else "No licence is recorded: ask whoever published this before you use it."
+        f"Licence: {_code(license)}."
+        if license
+        else "No licence is recorded: ask whoever published this before you use it."
     )
-    where = "the data's licence and limits are those of " + generation.recipe.data.name
+    where = "the data's licence and limits are those of " + _text(generation.recipe.data.name)
     return "\n\n".join(
         [
             "## Terms and limits",
@@ -286,6 +303,7 @@ def _terms(generation: Generation, license: str | None) -> str:
 def _use(generation: Generation, repo: str | None) -> str:
     own = generation.recipe.arch_source is not None
     name = generation.recipe.arch.rpartition(":")[2]
+    name = name if name.replace(".", "").isidentifier() else "Network"  # the lines below are there to be run
     extra = f", arch={name}(...)" if own else ""
     source = repo or "."
     note = [f"# {name} is in architecture.py.txt: read it before you run it"] if own else []

@@ -39,6 +39,6 @@ class DivergedError(RobustKTError):
 
 
 def clip(text: str, width: int = 120) -> str:
-    """`text` on one line of at most `width` characters, for messages that quote foreign input."""
-    flat = " ".join(text.split())
+    """`text` on one line of at most `width` printable characters, for messages that quote foreign input."""
+    flat = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
     return flat if len(flat) <= width else flat[: width - 1] + "…"

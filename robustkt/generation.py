@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any
 
 from robustkt import catalog, mixture
 from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
-from robustkt.numbers import canonical, digest, fraction, parse_json
+from robustkt.numbers import canonical, check_ball, digest, fraction, noise_level, parse_json
+from robustkt.shapes import RESTORE, from_json, to_json
+from robustkt.texts import LONGEST, LONGEST_SETTING, check_printable, is_printable
 
 FORMAT = 2  # the newest that is read; 1 is written of what has no adapters, 2 of what has
-RESTORE = "Restore the file from a copy."
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 DOMAIN = re.compile(r"[a-z][a-z0-9.]{0,30}")
@@ -25,16 +25,23 @@ NOISY = "sigma"  # what domains of Gaussian noise begin with, before their σ
 INGREDIENT = "soup."  # what the roles of a soup's parents begin with, before their place
 MODAL = ("adapters", "last_adapters", "mode")  # written of generations with adapters only
 
+MOST_VALUES = 2**24  # of an image: 16 million
+PRECISIONS = ("fp32", "bf16")  # of forward passes
+
 LATER = {"later": True}  # of a field that came after format 1: left out while it is None, so that old ids stay
 LATEST = "latest"  # @latest is no tag, and nobody's name
 
 Setting = str | int | float | bool | None
-T = TypeVar("T")
+
+
+def is_name(name: str) -> bool:
+    """Whether a generation, or a tag, can be called so."""
+    return NAME.fullmatch(name) is not None and name != LATEST
 
 
 def check_name(name: str, what: str = "a generation's name") -> None:
     """Raise a UsageError for a name that no generation, and no tag, can have."""
-    if not NAME.fullmatch(name) or name == LATEST:
+    if not is_name(name):
         raise UsageError(
             f"'{name[:80]}' cannot be {what}",
             "Use letters, digits, '.', '_' and '-', up to 100, beginning with a letter or digit; not `latest`.",
@@ -56,8 +63,18 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         for text in (self.name, *self.classes):
-            if not text.isprintable():  # it would be drawn on terminals and pages
-                raise UsageError(f"a class or data set is called {text!r}", "Use a name without control characters.")
+            if not is_printable(text):  # it would be drawn on terminals and pages
+                fix = f"Use a name without control characters, of at most {LONGEST}."
+                raise UsageError(f"a class or data set is called {clip(repr(text), 60)}", fix)
+        if len(self.shape) != 3 or min(self.shape) < 1 or math.prod(self.shape) > MOST_VALUES:
+            shape = clip("x".join(map(str, self.shape)), 40)
+            raise UsageError(f"images cannot have the shape '{shape}'", "They have channels, a height and a width.")
+        if len(self.classes) < 2:
+            raise UsageError(f"{len(self.classes)} classes are too few", "A classifier tells two classes apart.")
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if not (finite and len(self.mean) == len(self.std) == self.shape[0] and min(self.std) > 0):
+            what = f"{self.name} needs a mean and a deviation above 0 for each of {self.shape[0]} channels"
+            raise UsageError(what, "They are of the training images in [0, 1].")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +283,9 @@ def read_manifest(data: bytes, name: str, source: str) -> Generation:
     stored = {key: value for key, value in content.items() if key not in ("name", "shares", "unknown")}
     generation = from_json(Generation, {**stored, "name": name}, source)
     generation = dataclasses.replace(generation, unknown=_beside(to_json(generation), stored))
+    settings = content["recipe"]["settings"]
+    check_printable({**content, "recipe": {**content["recipe"], "settings": list(settings)}}, source, RESTORE)
+    check_printable(list(settings.values()), f"{source}: recipe.settings", RESTORE, LONGEST_SETTING)
     _check_values(generation, source)
     if generation.id != digest(data):
         raise IntegrityError(f"{source} is not the canonical JSON of a manifest that this version knows", RESTORE)
@@ -312,75 +332,16 @@ def _check_values(generation: Generation, source: str) -> None:
         raise IntegrityError(f"{source}: its adapters, those of the last epoch and its mode do not agree", RESTORE)
     if (generation.format == 1 and modes) or not all(DOMAIN.fullmatch(domain) for domain in modes):
         raise IntegrityError(f"{source}: it cannot have the adapters {clip(', '.join(sorted(modes)), 80)}", RESTORE)
+    if recipe.precision not in PRECISIONS:
+        what = f"{source}: generation.recipe.precision '{clip(recipe.precision, 40)}' is none that this version knows"
+        raise IntegrityError(what, "Upgrade robustkt.")
     try:
-        _ = recipe.sigma, recipe.threat
+        for level in [recipe.settings.get("sigma"), *(d.removeprefix(NOISY) for d in modes if d.startswith(NOISY))]:
+            if level is not None:
+                noise_level(level)
+        if recipe.threat is not None:
+            check_ball(*recipe.threat)
     except UsageError as error:
         raise IntegrityError(f"{source}: generation.recipe.settings: {error.what}", RESTORE) from None
     except KeyError as error:
         raise IntegrityError(f"{source}: generation.recipe.settings.{error.args[0]} is missing", RESTORE) from None
-
-
-def to_json(value: Any) -> Any:
-    """A dataclass as plain JSON values; tuples become lists, fractions stay with their owner."""
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {f.name: to_json(v) for f, v in fields.items() if not (v is None and f.metadata.get("later"))}
-    if isinstance(value, Mapping):
-        return {str(k): to_json(v) for k, v in value.items()}
-    return [to_json(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-@functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def from_json(kind: type[T], value: Any, source: str) -> T:
-    """A dataclass from JSON values, checked field by field; keys it does not know are left aside.
-
-    Raises:
-        IntegrityError: a field is missing or of the wrong type.
-    """
-
-    def wrong(path: str, expected: Any) -> IntegrityError:
-        shown = getattr(expected, "__name__", str(expected))
-        return IntegrityError(f"{source}: {path} is not a valid {shown}", RESTORE)
-
-    def take(expected: Any, found: Any, path: str) -> Any:
-        if type(found) is expected:
-            return found
-        origin, arguments = typing.get_origin(expected), typing.get_args(expected)
-        if dataclasses.is_dataclass(expected):
-            if not isinstance(found, dict):
-                raise wrong(path, expected)
-            hints, fields = _hints(typing.cast(type, expected)), dataclasses.fields(expected)
-            for f in fields:
-                if f.name not in found and f.default is f.default_factory is dataclasses.MISSING:
-                    raise IntegrityError(f"{source}: {path}.{f.name} is missing", RESTORE)
-            given = {f.name: take(hints[f.name], found[f.name], f"{path}.{f.name}") for f in fields if f.name in found}
-            try:
-                return expected(**given)  # type: ignore[operator]
-            except UsageError as error:
-                raise IntegrityError(f"{source}: {path}: {error.what}", RESTORE) from None
-        if origin in (typing.Union, types.UnionType):
-            for option in arguments:
-                if option is type(None) and found is None:
-                    return None
-                if option in (str, int, float, bool) and type(found) is option:
-                    return found
-            return take(next(a for a in arguments if a is not type(None)), found, path)
-        if origin is tuple:
-            if not isinstance(found, list):
-                raise wrong(path, expected)
-            return tuple(take(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(found))
-        if origin is not None and issubclass(origin, Mapping):
-            if not isinstance(found, dict):
-                raise wrong(path, expected)
-            return {k: take(arguments[1], v, f"{path}.{k}") for k, v in found.items()}
-        if expected is float and type(found) is int:
-            return float(found)
-        raise wrong(path, expected)
-
-    return typing.cast(T, take(kind, value, kind.__name__.lower()))

@@ -12,6 +12,8 @@ CLEAN, ROBUST = "clean", "robust"  # between which β goes: the weight of the ro
 BETA = "beta"
 SOUP = "soup"  # the method of a generation that was mixed, not trained
 
+LONGEST = 40  # characters of a share
+
 Shares = Mapping[str, Fraction]
 
 
@@ -58,6 +60,8 @@ def spelled(shares: Shares) -> str:
 
 
 def _share(text: str, name: str) -> Fraction:
+    if len(text) > LONGEST:  # names of modes are drawn
+        raise UsageError(f"{name} has {len(text):,} characters: {clip(text, 40)}", "For instance @beta=0.4.")
     share = fraction(text, name)
     if not 0 <= share <= 1:
         raise UsageError(f"{name} must lie between 0 and 1, not {exact(share)}", "For instance @beta=0.4.")

@@ -16,6 +16,7 @@ MAX_JSON = 16 * 2**20  # bytes; no honest manifest or result header comes near
 SUSPECT = re.compile(rb"[eE]\+?\d{3}|\d{300}|\\u[dD]")
 MIN_SIGMA, MAX_SIGMA = Fraction(1, 10**4), 100
 MIN_EPS, MAX_EPS = Fraction(1, 10**12), 10_000  # 4,000 is the diagonal of an image of 16 million values
+DIGITS = 1_000  # characters of a number; Python reads integers of 4,300 digits at most, and slowly
 LARGEST = 10**300  # every number stays within a float's range; `1e999999999` would not even fit into memory
 
 
@@ -23,10 +24,13 @@ def fraction(value: str | int | float | Fraction, what: str = "number") -> Fract
     """`8/255`, `0.25`, `1e-3` or a number, as an exact fraction; a float counts as its shortest decimal.
 
     Raises:
-        UsageError: not a finite number, or one that no float can come near.
+        UsageError: not a finite number, one that no float can come near, or one of more than `DIGITS` characters.
     """
+    text = "a number of thousands of digits"
     try:
         text = str(value).strip()
+        if len(text) > DIGITS:
+            raise UsageError(f"{what} '{clip(text, 60)}' is too long", "Write it as 0.25 or 8/255.")
         exponent = re.search(r"e([+-]?[\d_]+)$", text, re.IGNORECASE)
         number = Fraction(text) if exponent is None or abs(int(exponent[1])) <= 300 else Fraction(LARGEST + 1)
         if abs(number) <= LARGEST:
@@ -34,7 +38,19 @@ def fraction(value: str | int | float | Fraction, what: str = "number") -> Fract
         problem = "is too large or too small"
     except (ValueError, ZeroDivisionError):
         problem = "is not a number"
-    raise UsageError(f"{what} '{clip(str(value), 60)}' {problem}", "Write it as 0.25 or 8/255.")
+    raise UsageError(f"{what} '{clip(text, 60)}' {problem}", "Write it as 0.25 or 8/255.")
+
+
+def check_exact(text: str, what: str) -> Fraction:
+    """The number behind a stored text, which has to be in its one spelling.
+
+    Raises:
+        UsageError: it is no number, or spelled otherwise than `exact` does.
+    """
+    value = fraction(text, what)
+    if exact(value) != text:
+        raise UsageError(f"{what} {clip(text, 60)!r} is not in its one spelling", f"It is {exact(value)}.")
+    return value
 
 
 def number(text: str) -> float:

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustkt import mixture
 from robustkt.catalog import is_user_arch
 from robustkt.errors import IntegrityError, UsageError
-from robustkt.generation import FORMAT, MODAL, DataSpec, Generation, Recipe, Training, read_manifest, to_json
+from robustkt.generation import FORMAT, MODAL, DataSpec, Generation, Recipe, Training, read_manifest
 from robustkt.numbers import canonical, digest
+from robustkt.shapes import to_json
 
 HASHES = [digest(str(i).encode()) for i in range(8)]
 
@@ -117,6 +119,8 @@ FOR_NONE = {
     "arch_version": "timm 1.0.19",
 }
 
+LIMITED = {"shape": (1, 9, 8), "mean": (0.5,), "std": (0.5,), "precision": "bf16"}  # not everything is one
+
 
 def variants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Every way to change one field somewhere below `value`."""
@@ -128,7 +132,8 @@ def variants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             for name, inner in variants(found, f"{path}.{field.name}"):
                 yield name, dataclasses.replace(value, **{field.name: inner})
         else:
-            other = FOR_NONE[field.name] if found is None else other_value(found)
+            given = FOR_NONE if found is None else LIMITED
+            other = given[field.name] if field.name in given else other_value(found)
             yield f"{path}.{field.name}", dataclasses.replace(value, **{field.name: other})
 
 
@@ -183,7 +188,9 @@ SETTINGS = st.dictionaries(
 )
 
 
-@given(SETTINGS, st.lists(TEXT, max_size=4), TEXT, st.dictionaries(TEXT, st.sampled_from(HASHES), max_size=3))
+@given(
+    SETTINGS, st.lists(TEXT, min_size=2, max_size=4), TEXT, st.dictionaries(TEXT, st.sampled_from(HASHES), max_size=3)
+)
 @settings(max_examples=50)
 def test_any_manifest_is_read_back_as_it_was(
     chosen: dict[str, Any], classes: list[str], arch: str, parents: dict[str, str]
@@ -232,6 +239,7 @@ def test_a_training_that_makes_no_sense(values: dict[str, Any], what: str) -> No
 
 # -- manifests of anybody's making -------------------------------------------------------------------------------------
 
+ESCAPE = "\x1b]0;owned\x07"
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "not an object": (b"[]", "is not a manifest"),
     "no format": (changed(format=...), "is not a manifest"),
@@ -265,14 +273,44 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a path as weights": (changed(weights="../../etc/passwd"), "generation.weights '../../etc/passwd' is not a SHA"),
     "a path after the prefix": (changed(last_weights="sha256:../x"), "generation.last_weights 'sha256:../x' is not"),
     "an upper-case hash": (changed(weights=HASHES[1].upper()), "generation.weights 'SHA256:"),
-    "a hash with a newline": (changed(weights=HASHES[1] + "\n"), "generation.weights 'sha256:"),
+    "a hash with a newline": (changed(weights=HASHES[1] + "\n"), "weights has unprintable characters: 'sha256:"),
     "a path as parent": (changed(parents={"teacher": "/x"}), "generation.parents.teacher '/x' is not a SHA-256 hash"),
     "a path as source": (changed(recipe__arch_source="net.py"), "generation.recipe.arch_source 'net.py' is not"),
-    "a long hash": (changed(weights="a" * 9000), "generation.weights 'a{79}…' is not"),
+    "a long hash": (changed(weights="a" * 200), "generation.weights 'a{79}…' is not"),
     "a word as fingerprint": (changed(recipe__data__fingerprint="x"), "generation.recipe.data.fingerprint 'x' is not"),
-    "a word as sigma": (changed(recipe__settings={"sigma": "much"}), "generation.recipe.settings: number 'much'"),
-    "an endless sigma": (changed(recipe__settings={"sigma": "1e999999999"}), "generation.recipe.settings: number '1e9"),
+    "a word as sigma": (changed(recipe__settings={"sigma": "much"}), "generation.recipe.settings: sigma 'much'"),
+    "an endless sigma": (changed(recipe__settings={"sigma": "1e999999999"}), "generation.recipe.settings: sigma '1e9"),
     "eps without a norm": (changed(recipe__settings={"eps": "8/255"}), "generation.recipe.settings.norm is missing"),
+    "a sigma that is no noise": (changed(recipe__settings={"sigma": "1e99"}), "settings: sigma 1e\\+99 is no noise"),
+    "a sigma below 0": (changed(recipe__settings={"sigma": "-1"}), "settings: sigma must be above 0"),
+    "a sigma of thousands of digits": (
+        changed(recipe__settings={"sigma": "0." + "1" * 4_300}),
+        "sigma '0.1{57}…' is too",
+    ),
+    "a ball that no image has": (changed(recipe__settings={"eps": "1e9", "norm": "l2"}), "settings: eps 1e"),
+    "a norm that is none": (changed(recipe__settings={"eps": "1", "norm": "l7"}), "settings: unknown norm 'l7'"),
+    "a precision that is none": (changed(recipe__precision="fp32 | x"), "recipe.precision 'fp32 | x' is none that"),
+    "an escape for a method": (changed(recipe__method=ESCAPE), r"recipe.method has unprintable characters: '\\x1b"),
+    "an escape for an architecture": (changed(recipe__arch=ESCAPE), "recipe.arch has unprintable characters"),
+    "an escape among settings": (
+        changed(recipe__settings={"match": ESCAPE}),
+        "settings: .* has unprintable characters",
+    ),
+    "an escape for a setting": (changed(recipe__settings={ESCAPE: 1}), "settings has unprintable characters"),
+    "an escape for a role": (changed(parents={ESCAPE: HASHES[3]}), "parents has unprintable characters"),
+    "a line break in what is not known": (changed(colour="red\n| 99 % |"), "colour has unprintable characters"),
+    "an escape for a class": (changed(recipe__data__classes=["a", ESCAPE]), "data: a class or data set is called"),
+    "a novel for a method": (changed(recipe__method="m" * 5_000), "recipe.method is too long: 'mmm"),
+    "a novel for a class": (changed(recipe__data__classes=["a", "m" * 5_000]), "data: a class or data set is called"),
+    "a setting without end": (changed(recipe__settings={"a": "m" * 9_000}), "settings: .* is too long"),
+    "images of a billion rows": (changed(recipe__data__shape=[1, 10**9, 8]), "images cannot have the shape '1x10"),
+    "images of no rows": (changed(recipe__data__shape=[1, 0, 8]), "images cannot have the shape '1x0x8'"),
+    "images of no shape": (changed(recipe__data__shape=[]), "images cannot have the shape ''"),
+    "an integer that no float holds": (changed(recipe__data__held_out=10**400), "held_out is not a valid int"),
+    "no classes": (changed(recipe__data__classes=[]), "0 classes are too few"),
+    "one class": (changed(recipe__data__classes=["0"]), "1 classes are too few"),
+    "three means of one channel": (changed(recipe__data__mean=[0.1, 0.2, 0.3]), "needs a mean and a deviation above 0"),
+    "no deviation": (changed(recipe__data__std=[0.0]), "needs a mean and a deviation above 0"),
     "an endless number": (GENERATION.manifest().replace(b"0.0005", b"1e999"), "Out of range"),
     "half a surrogate pair": (GENERATION.manifest().replace(b"two", b"\\ud800"), "surrogates not allowed"),
     "a key twice": (GENERATION.manifest().replace(b'"seed":0', b'"seed":0,"seed":0'), "a key stands twice"),
@@ -287,9 +325,16 @@ def test_a_hostile_manifest_is_refused_by_field(case: str) -> None:
     with pytest.raises(IntegrityError, match=what) as error:
         read(data)
     assert error.value.what.startswith("the manifest")
-    assert "\n" not in error.value.what
+    assert error.value.what.isprintable()
     assert len(error.value.what) < 250
     assert error.value.fix
+
+
+def test_a_mixture_of_thousands_of_digits_is_refused_in_a_line() -> None:
+    for digits in (50, 4_300, 100_000):
+        with pytest.raises(UsageError, match=r"^beta has [\d,]+ characters: 0\.1{37}…\nFor instance @beta=0\.4\.$"):
+            mixture.parse("beta=0." + digits * "1", ("clean", "robust"), "two")
+    assert mixture.spelled(mixture.parse("beta=0." + 30 * "1", ("clean", "robust"), "two")).startswith("beta=1111")
 
 
 def test_keys_of_a_later_version_are_kept_and_part_of_the_id() -> None:

@@ -14,7 +14,8 @@ PACKAGE = ROOT / "robustkt"
 
 # Each room imports only from rooms of the layers before its own, or from its own.
 LAYERS = [
-    {"errors", "catalog", "numbers", "places", "settings", "generation", "mixture", "progress", "provenance"},
+    {"errors", "catalog", "numbers", "places", "settings", "generation", "mixture", "progress", "provenance"}
+    | {"shapes", "texts"},
     {"core", "losses"},
     {
         "registry",

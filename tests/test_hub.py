@@ -362,6 +362,35 @@ def test_the_cards_front_matter_is_what_the_hub_reads(made: Registry, name: str)
     assert ModelCard(str(card)).data.to_dict() == told
 
 
+def test_markup_of_anybodys_making_is_text_in_the_card(made: Registry) -> None:
+    from markdown_it import MarkdownIt
+
+    from robustkt.card import model_card
+
+    gen2 = made.get("gen2")
+    evil = "a](http://e) <script>x</script> | 99 % | ``` **b** \\"
+    recipe = replace(
+        gen2.recipe, method=evil, arch=f"net.py:{evil}", arch_source=digest(b""),
+        data=replace(gen2.recipe.data, name=evil), settings={**gen2.recipe.settings, evil: evil},
+    )  # fmt: skip
+    (evaluation,) = (r for r in made.results(gen2.id) if r.kind == "evaluation")
+    figures = {
+        "attacks": {evil if n == "fgsm" else n: a for n, a in evaluation.content["figures"]["attacks"].items()},
+        "warnings": [evil],
+    }
+    result = replace(evaluation, content={**evaluation.content, "figures": figures})
+    record = {"seconds": 1.0, "device": evil, "cost": {evil: 1}, "selected": {"epoch": 0, "metric": evil, "score": 0.5}}
+    card = ModelCard(model_card(replace(gen2, recipe=recipe), [], record, [result], picture=None))
+    shown = MarkdownIt("commonmark", {"html": True}).enable("table").parse(card.text)
+    inside = [token for one in shown for token in [one, *(one.children or [])]]
+    assert not {"html_block", "html_inline", "link_open", "image"} & {token.type for token in inside}
+    texts = [part for one in shown if one.type == "inline" for part in one.children or [] if part.type != "code_inline"]
+    plain = "".join(part.content for part in texts)
+    assert plain.count(evil) >= 8
+    (code,) = (token.content for token in shown if token.type == "fence" and "from_pretrained" in token.content)
+    assert "script" not in code
+
+
 def test_a_name_of_the_hub_is_given_for_data_that_have_one(made: Registry) -> None:
     gen2 = made.get("gen2")
     known = replace(gen2.recipe, data=replace(gen2.recipe.data, name="cifar10"))

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from robustkt.cli.tables import percent
 from robustkt.errors import IntegrityError, UsageError
-from robustkt.numbers import LARGEST, MAX_JSON, canonical, counted, digest, exact, fraction, parse_json, wilson
+from robustkt.numbers import (
+    LARGEST,
+    MAX_JSON,
+    canonical,
+    check_exact,
+    counted,
+    digest,
+    exact,
+    fraction,
+    parse_json,
+    wilson,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -71,6 +82,26 @@ def test_what_is_no_number(text: Any) -> None:
 def test_a_number_that_no_float_can_hold_is_refused_at_once(text: str) -> None:
     with pytest.raises(UsageError, match="too large or too small"):
         fraction(text)
+
+
+@pytest.mark.parametrize(
+    "value", ["0." + "1" * 4_299, "1" * 4_200, "0" * 10**6, 10**5_000, "1e-" + "0" * 5_000 + "1"], ids=range(5)
+)
+def test_a_number_of_thousands_of_digits_is_refused_at_once(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^beta '.*' is (too long|not a number)\nWrite it as") as error:
+        fraction(value, "beta")
+    assert len(error.value.what) < 100
+
+
+@pytest.mark.parametrize(
+    "text", ["0.250", " 0.25", "0.25\r", "0.3\n\n", "2/8", "1e-1", "\u0660.\u0662\u0665", "+1", ".5", "-0", "1_0"]
+)
+def test_a_stored_number_has_one_spelling(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^sigma '.*' is not in its one spelling\nIt is ") as error:
+        check_exact(text, "sigma")
+    assert error.value.what.isprintable()
+    right = exact(fraction(text))
+    assert check_exact(right, "sigma") == fraction(text)
 
 
 def test_a_long_text_is_quoted_in_part() -> None:

@@ -162,6 +162,13 @@ def better(content: dict[str, Any], rows: list[list[str]]) -> None:
     content["figures"]["attacks"]["fgsm"]["accuracy"] = 0.999
 
 
+def called(content: dict[str, Any], rows: list[list[str]], name: str) -> None:
+    """The attack under another name, everywhere."""
+    content["settings"]["attacks"] = ["clean", name]
+    content["figures"]["attacks"][name] = content["figures"]["attacks"].pop("fgsm")
+    rows[0][rows[0].index("fgsm")] = name
+
+
 @pytest.fixture(scope="module")
 def attacked(made: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gen2, which was attacked, its files rewritten once without a change, which is no forgery."""
@@ -184,6 +191,14 @@ EVALUATIONS: list[tuple[Callable[[dict[str, Any], list[list[str]]], Any], str]] 
     (lambda c, rows: rows[1].append("1"), "cannot be read"),
     (lambda c, rows: rows[0].__setitem__(3, "pgd"), "cannot be read"),
     (lambda c, rows: c["settings"].update(attacks=["clean"]), "cannot be read"),
+    (lambda c, rows: c["settings"].update(eps="lots"), "eps 'lots' is not a number"),
+    (lambda c, rows: c["settings"].update(eps="0.10"), "is not in its one spelling"),
+    (lambda c, rows: c["settings"].update(norm="\x1b[2J"), "settings.norm has unprintable characters"),
+    (lambda c, rows: c["settings"].update(norm="l7"), "unknown norm 'l7'"),
+    (lambda c, rows: c["settings"].update(domain="clean"), "measures something else than gen2"),
+    (lambda c, rows: called(c, rows, "\x1b]0;owned\x07"), "attacks has unprintable characters"),
+    (lambda c, rows: called(c, rows, "a" * 5_000), "attacks is too long"),
+    (lambda c, rows: c["figures"].update(warnings=["fine\r\n# not"]), "warnings has unprintable characters"),
 ]
 
 
@@ -207,6 +222,14 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"norm": "l1"}, "cannot be read"),
     ({"noise": "laplace", "norm": "l1"}, "what its counts do not give|figures of"),
     ({"skip": 2}, "is not of the images"),
+    ({"domain": "clean"}, "measures something else than gen1"),
+    ({"domain": "beta=0.4"}, "measures something else than gen1"),
+    ({"corruption": "contrast:2"}, "measures something else than gen1"),
+    ({"radii": ["-5"]}, "the radius -5 is below 0"),
+    ({"precision": "fp32\n| fake | 100% |"}, "settings.precision has unprintable characters"),
+    ({"precision": "](http://e) <script>"}, "the precision .* is none that is known"),
+    ({"sigma": "0.25\r"}, "settings.sigma has unprintable characters"),
+    ({"sigma": "\u0660.\u0662\u0665"}, "is not in its one spelling"),
 ]
 
 
@@ -344,6 +367,7 @@ def test_an_index_cannot_name_any_place(folder: Path, registry: Registry, path: 
         ({"generation": "../x"}, "is not the index"),
         ({"names": ["../x"]}, "is not the index"),
         ({"names": "gen1"}, "is not the index"),
+        ({"names": ["latest"]}, "is not the index"),
         ({"files": []}, "is not the index"),
         ({"files": {"manifest.json": {"hash": "sha256:" + "0" * 64, "size": 10**9}}}, "is not the index"),
         ({"ancestors": {"x": {}}}, "is not the index"),
@@ -522,6 +546,28 @@ def test_names_tags_and_revisions(cli: Cli, hub: HubStandIn, made: Registry, reg
     del repo.commits[first]
     with pytest.raises(NotFoundError, match="is not there, or no longer"):
         api.pull(f"alice/x@{first}", name="theirs", registry=registry)
+
+
+@pytest.mark.parametrize("asked", ["gen0", None])
+def test_the_name_that_was_asked_for_goes_to_nobody_else(folder: Path, registry: Registry, asked: str | None) -> None:
+    index = index_of(folder)
+    (teacher,) = index["ancestors"]
+    if asked is None:  # an ancestor that says it is called as the generation itself
+        index["ancestors"][teacher]["names"] = ["gen1", "older"]
+        (folder / "robustkt.json").write_bytes(sealed(index))
+    told = api.pull(str(folder), name=asked, registry=registry)
+    assert told["generation"] == (asked or "gen1")
+    assert names(registry) == {told["generation"]: told["id"], **({} if asked else {"older": teacher})}
+    assert told["nameless"] == [told["generation"]]
+    assert registry.get(told["generation"]).parents == {"teacher": teacher}
+    assert told["new"] is True
+
+
+@pytest.mark.parametrize("name", ["latest", "../x", "a b", ""])
+def test_names_that_nothing_can_have(folder: Path, registry: Registry, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a generation's name"):
+        api.pull(str(folder), name=name, registry=registry)
+    assert not registry.exists
 
 
 def test_ancestors_that_are_nowhere(hub: HubStandIn, made: Registry, registry: Registry) -> None:

@@ -382,6 +382,11 @@ def result_like(registry: Registry, **path: Any) -> bytes:
     return sealed(content)
 
 
+def at(radius: str) -> dict[str, Any]:
+    """Figures at this radius alone."""
+    return {"figures__certified_accuracy": {radius: 0.5}, "figures__intervals": {radius: [0.0, 1.0]}}
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -394,6 +399,27 @@ def result_like(registry: Registry, **path: Any) -> bytes:
         ({"figures__certified_accuracy": {"far": 0.5}}, "radii and intervals do not agree"),
         ({"figures__intervals": {"0": [0.5]}}, "radii and intervals do not agree"),
         ({"figures__intervals": {}, "figures__certified_accuracy": {"0": 1.0}}, "radii and intervals do not agree"),
+        ({"settings__sigma": "0.25\r"}, "settings.sigma has unprintable characters"),
+        ({"settings__sigma": " 0.25"}, "is not in its one spelling"),
+        ({"settings__sigma": "1e99"}, "is not in its one spelling"),
+        ({"settings__sigma": "1000"}, "sigma 1000 is no noise"),
+        ({"settings__precision": "fp32 | 99 %"}, "the precision 'fp32 | 99 %' is none that is known"),
+        ({"settings__mode": "<script>"}, "'<script>' cannot be a mode"),
+        ({"settings__noise": "a](b)"}, "'a](b)' cannot be a noise"),
+        ({"settings__norm": "l2|"}, "'l2|' cannot be a norm"),
+        ({"settings__n": 10**400}, "settings.n is not a valid int"),
+        ({"settings__radii": "0.25"}, "settings.radii is not a valid tuple"),
+        ({"settings__radii": ["-5"]}, "the radius -5 is below 0"),
+        ({"settings__radii": ["0." + 250 * "1"]}, "is not in its one spelling"),
+        ({"settings__radii": ["0." + 4_200 * "1"]}, "settings.radii is too long"),
+        ({"settings__radii": ["1"] * 10_001}, "10,001 radii are more than 10,000"),
+        ({"settings__later": [{"a": "\x9b2J"}]}, "settings.later.a has unprintable characters"),
+        ({"device": "\x1b[2J"}, "device has unprintable characters"),
+        (at("-1"), "the radius -1 is below 0"),
+        (at("0.250"), "is not in its one spelling"),
+        (at("0.3\n\n"), "has unprintable characters"),
+        (at("1e-400"), "is too large or too small"),
+        (at("0." + 4_200 * "1"), "is too long"),
         ({"log": ...}, "log is missing"),
         ({"log": "../../refs.json"}, "names a log that cannot be one"),
         ({"log": "/etc/passwd"}, "names a log that cannot be one"),

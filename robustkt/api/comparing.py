@@ -12,9 +12,10 @@ from robustkt import paired
 from robustkt.api.gateconfig import check_confidence
 from robustkt.api.pairing import ABSTAIN, STOPS, Shared, Verdicts, common, missing, verdicts
 from robustkt.errors import NotFoundError, UsageError
-from robustkt.generation import Generation, to_json
+from robustkt.generation import Generation
 from robustkt.numbers import exact, fraction, noise_level
 from robustkt.registry import Registry
+from robustkt.shapes import to_json
 
 NEVER_BEST = "each σ is compared by itself, never the best of several: a classifier has to choose its σ beforehand"
 

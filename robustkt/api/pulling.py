@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from robustkt.errors import NotFoundError, RobustKTError, UsageError
-from robustkt.generation import NAME, Generation
+from robustkt.errors import NotFoundError, RobustKTError
+from robustkt.generation import Generation, check_name
 from robustkt.hub import checking
 from robustkt.hub.fetching import (
     COMMIT,
@@ -54,11 +54,12 @@ def pull(
     Raises:
         NotFoundError: no such repository or revision, or an ancestor's weights are nowhere.
         IntegrityError: something is not what its hash, seal, name or log says, or is not signed as required.
+        UsageError: a name that no generation can have.
         RobustKTError: the name belongs to another generation, a tag has moved, or the Hub refuses.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
-    if name is not None and not NAME.fullmatch(name):
-        raise UsageError(f"'{name[:80]}' cannot be a generation's name", "Use letters, digits, '.', '_' and '-'.")
+    if name is not None:
+        check_name(name)
     required = parse_requirement(require_signature) if require_signature is not None else None
     if repo.startswith((".", "/", "~")):
         found = _pull_folder(registry, Path(repo).expanduser(), name, required)

@@ -20,7 +20,7 @@ from robustkt.api.recipes import assemble, inherited, overlong
 from robustkt.catalog import plain
 from robustkt.core import seed_of
 from robustkt.errors import IntegrityError, UsageError
-from robustkt.generation import Generation, Recipe, Training, check_name, to_json
+from robustkt.generation import Generation, Recipe, Training, check_name
 from robustkt.mixture import CLEAN
 from robustkt.modes import modes_of
 from robustkt.numbers import canonical, digest
@@ -28,6 +28,7 @@ from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
 from robustkt.registry import Registry
 from robustkt.registry.refs import name_taken
+from robustkt.shapes import to_json
 
 SELECTION_IMAGES = 1_000  # held-out images that an epoch is judged by
 

@@ -13,6 +13,7 @@ from robustkt.generation import Generation
 from robustkt.numbers import exact
 from robustkt.registry import Registry, Result, claims
 from robustkt.registry.measurements import own
+from robustkt.texts import is_printable
 
 WEAK_TO_STRONG = (
     "fgsm", "pgd-trades", "pgd-sat", "pgd", "cw", "fab-t", "square", "apgd-ce", "apgd-dlr", "apgd-t", "autoattack",
@@ -112,7 +113,8 @@ def _data(name: str, record: Mapping[str, Any]) -> str:
     """A data set's name; of a folder or file the last part of where it lay, as `folder` says little."""
     paths = record.get("paths")
     place = paths.get("data") if isinstance(paths, dict) else None
-    return Path(str(place)).name if place else name
+    last = Path(str(place)).name if place else ""
+    return last if last and is_printable(last) else name
 
 
 def _threat(settings: Mapping[str, Any]) -> tuple[str, str]:

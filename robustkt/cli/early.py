@@ -12,12 +12,11 @@ from typing import Any
 from robustkt import schedules
 from robustkt.catalog import ATTACKS, preset, unknown
 from robustkt.errors import UsageError
-from robustkt.generation import Generation, Training
+from robustkt.generation import PRECISIONS, Generation, Training
 from robustkt.numbers import check_ball, fraction, noise_level
 from robustkt.settings import fill
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def machine(device: str, precision: str = "auto") -> None:
@@ -25,8 +24,9 @@ def machine(device: str, precision: str = "auto") -> None:
     kind, _, index = device.partition(":")
     if kind not in DEVICES or (index and not re.fullmatch("[0-9]{1,4}", index)):
         raise unknown("device", device, DEVICES)
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    known = ("auto", *PRECISIONS)
+    if precision not in known:
+        raise unknown("precision", precision, known)
 
 
 def training(method: str | None, given: Mapping[str, Any], named: str | None) -> None:

@@ -29,6 +29,7 @@ from robustkt.registry.adopting import Bundle
 from robustkt.registry.binding import read_binding
 from robustkt.registry.claims import Claims
 from robustkt.registry.measurements import checked, key_of, meant
+from robustkt.registry.records import check_record
 from robustkt.registry.seal import unsealed
 
 TENSORS = ".safetensors"
@@ -98,6 +99,7 @@ def bundle(
             check_tensors(path)
     _check_adapters(folder, generation, place, own)
     record = unsealed(folder / (place + RUN), REFUSED)
+    check_record(record, place + RUN, REFUSED)
     if place + PROVENANCE in index.files:
         hashes = {path.removeprefix(place): told.hash for path, told in index.files.items() if path.startswith(place)}
         hashes[MANIFEST] = generation.id

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robustkt.errors import IntegrityError, NotFoundError, UsageError
-from robustkt.generation import HASH, NAME, read_manifest
+from robustkt.generation import HASH, is_name, read_manifest
 from robustkt.hub import signing
 from robustkt.hub.form import FORMAT, INDEX, MANIFEST, PUBLISHED, SIGNATURE, WEIGHTS, adapter_path
 from robustkt.hub.session import Passing, Session
@@ -115,9 +115,7 @@ def read_index(path: Path) -> Index:
 
 
 def _are_names(names: Any) -> bool:
-    return (
-        isinstance(names, list) and len(names) <= 100 and all(isinstance(n, str) and NAME.fullmatch(n) for n in names)
-    )
+    return isinstance(names, list) and len(names) <= 100 and all(isinstance(n, str) and is_name(n) for n in names)
 
 
 def _is_listed(path: str, told: Any) -> bool:

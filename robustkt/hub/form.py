@@ -11,7 +11,7 @@ from typing import Any
 
 from robustkt import certlog
 from robustkt.card import model_card
-from robustkt.generation import Generation, to_json
+from robustkt.generation import Generation
 from robustkt.hub.licenses import inherited
 from robustkt.hub.statement import statement
 from robustkt.numbers import canonical, digest, parse_json
@@ -21,6 +21,7 @@ from robustkt.registry.files import whole_object
 from robustkt.registry.measurements import meant, own
 from robustkt.registry.seal import sealed
 from robustkt.registry.store import RECORD
+from robustkt.shapes import to_json
 
 FORMAT = 2  # of the published form, the newest that is read; 1 is written where nothing has adapters
 INDEX = "robustkt.json"

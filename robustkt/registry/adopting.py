@@ -35,7 +35,7 @@ class Adopted:
 
     new: list[str] = field(default_factory=list)  # ids
     claimed: list[str] = field(default_factory=list)  # results of the last bundle
-    nameless: list[str] = field(default_factory=list)  # names of ancestors that belong to other generations here
+    nameless: list[str] = field(default_factory=list)  # names that belong to other generations here
 
 
 def adopt(registry: Registry, bundles: Sequence[Bundle], name: str | None = None) -> Adopted:
@@ -64,11 +64,13 @@ def adopt(registry: Registry, bundles: Sequence[Bundle], name: str | None = None
         asked = name or next(iter(last.names), "") or registry.next_name()
         if refs["names"].get(asked, last.generation.id) != last.generation.id:
             raise name_taken(asked)
+        named = set(refs["names"].values())
+        refs["names"][asked] = last.generation.id  # before its ancestors, one of which may come with that very name
         for bundle in bundles:
             fresh = _write(registry, bundle)
             done.claimed[:] = sorted(fresh)
             identity = bundle.generation.id
-            if identity not in refs["names"].values():
+            if identity not in named:
                 done.new.append(identity)
             wanted = [asked, *([] if name else last.names)] if bundle is last else bundle.names
             for one in dict.fromkeys(wanted):

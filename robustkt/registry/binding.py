@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from robustkt.errors import IntegrityError, clip
-from robustkt.generation import HASH, Adapter, to_json
+from robustkt.generation import HASH, Adapter
 from robustkt.numbers import MAX_JSON, canonical
+from robustkt.shapes import to_json
 
 HEADER = "robustkt"  # the one key of an adapter's metadata: several would be written in any order
 RESTORE = "Restore the registry from a copy."

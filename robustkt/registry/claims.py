@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robustkt.errors import IntegrityError
-from robustkt.generation import from_json, to_json
 from robustkt.registry.files import write_atomic
 from robustkt.registry.seal import sealed, unsealed
+from robustkt.shapes import from_json, to_json
 
 FOLDER = "claims"
 FORMAT = 1

@@ -17,7 +17,7 @@ from robustkt.registry.files import write_atomic
 from robustkt.registry.seal import sealed, unsealed_bytes
 from robustkt.registry.store import Registry
 
-LAYOUT = 6  # raise it when what `derived` is asked for changes its shape
+LAYOUT = 7  # raise it when what `derived` is asked for changes its shape
 
 Facts = dict[str, Any]
 

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from robustkt import corruptions
-from robustkt.errors import IntegrityError, RobustKTError, UsageError
-from robustkt.generation import Generation, from_json
-from robustkt.numbers import canonical, digest, fraction
+from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
+from robustkt.generation import PRECISIONS, Generation
+from robustkt.numbers import canonical, check_ball, check_exact, digest, noise_level
+from robustkt.shapes import from_json
+from robustkt.texts import check_printable
 
+MEND = "Measure again with --fresh."
+MOST_RADII = 10_000
+WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")  # names of the catalogs, those of later versions too
 LOG = re.compile(r"[a-z0-9-]{1,120}\.tsv")
 
 
@@ -46,6 +51,8 @@ class CertificateSettings:
     precision: str
     domain: str | None = None  # which mode of a generation with adapters
     corruption: str | None = None  # of the images, as `gaussian-noise:3`
+    radii: tuple[str, ...] = ()  # where they decide when an image is done
+    alpha_image: float | None = None  # an image's share of α, where it has one
 
 
 @dataclass(frozen=True)
@@ -176,26 +183,43 @@ def checked(result: Result) -> Result:
     """
     if result.kind not in SHAPES:
         raise IntegrityError(f"{result.path} is of no kind that is known", "Run `robustkt verify`.")
+    check_printable(dict(result.content), str(result.path), MEND)
     read = from_json(SHAPES[result.kind], result.content, str(result.path))
     if not LOG.fullmatch(read.log):
         raise IntegrityError(f"{result.path} names a log that cannot be one", "Run `robustkt verify`.")
-    if not isinstance(read, Transfer) and read.settings.corruption is not None:
-        try:
+    try:
+        if not isinstance(read, Transfer) and read.settings.corruption is not None:
             corruptions.one(read.settings.corruption)
-        except UsageError as error:
-            raise IntegrityError(f"{result.path}: {error.what}", "Measure again with --fresh.") from None
+        if isinstance(read, Certificates):
+            _check_procedure(read)
+        else:
+            check_ball(read.settings.norm, check_exact(read.settings.eps, "eps"))
+    except UsageError as error:
+        raise IntegrityError(f"{result.path}: {error.what}", MEND) from None
     if isinstance(read, Certificates):
         intervals = read.figures.intervals
         if set(intervals) != set(read.figures.certified_accuracy) or any(len(i) != 2 for i in intervals.values()):
-            raise IntegrityError(f"{result.path}: radii and intervals do not agree", "Measure again with --fresh.")
-        for radius in intervals:
-            try:
-                fraction(radius)
-            except UsageError:
-                raise IntegrityError(f"{result.path}: '{radius[:40]}' is no radius", "Measure again.") from None
+            raise IntegrityError(f"{result.path}: radii and intervals do not agree", MEND)
     elif any(len(i) != 2 for i in _intervals(read)):
-        raise IntegrityError(f"{result.path}: an interval has two ends", "Measure again with --fresh.")
+        raise IntegrityError(f"{result.path}: an interval has two ends", MEND)
     return result
+
+
+def _check_procedure(read: Certificates) -> None:
+    """Raise a UsageError for settings that no certification has, and for radii that are none."""
+    settings = read.settings
+    if settings.sigma:  # noise without a level has none
+        noise_level(check_exact(settings.sigma, "sigma"))
+    for what, word in (("mode", settings.mode), ("noise", settings.noise), ("norm", settings.norm)):
+        if not WORD.fullmatch(word):
+            raise UsageError(f"'{clip(word, 40)}' cannot be a {what}", MEND)
+    if settings.precision not in PRECISIONS:
+        raise UsageError(f"the precision '{clip(settings.precision, 40)}' is none that is known", MEND)
+    if len(settings.radii) > MOST_RADII:
+        raise UsageError(f"{len(settings.radii):,} radii are more than {MOST_RADII:,}", MEND)
+    for radius in (*settings.radii, *read.figures.intervals):
+        if check_exact(radius, "radius") < 0:
+            raise UsageError(f"the radius {clip(radius, 40)} is below 0", MEND)
 
 
 def _intervals(read: Evaluation | Transfer) -> list[tuple[float, ...]]:
@@ -225,10 +249,12 @@ def meant(result: Result, generation: Generation) -> Generation:
     try:
         found = generation if mode is None else generation.in_mode(mode)
     except RobustKTError as error:
-        raise IntegrityError(f"{result.path}: {error.what}", "Measure again with --fresh.") from None
+        raise IntegrityError(f"{result.path}: {error.what}", MEND) from None
+    if settings.get("corruption") is not None and settings["data"] == generation.recipe.data.fingerprint:
+        raise IntegrityError(f"{result.path} measures corrupted images under the hash of the clean ones", MEND)
     networks = found.network(), found.network(last=True)
     if mode != found.domain.get("domain") or settings["weights"] not in networks:
-        raise IntegrityError(f"{result.path} measures other weights than {found.name}'s", "Measure again with --fresh.")
+        raise IntegrityError(f"{result.path} measures other weights than {found.name}'s", MEND)
     return found
 
 

@@ -19,6 +19,7 @@ from robustkt.registry import refs as refs_file
 from robustkt.registry.files import write_atomic, writing
 from robustkt.registry.locks import Held, locked
 from robustkt.registry.measurements import Result, checked
+from robustkt.registry.records import check_record, read_record
 from robustkt.registry.refs import Refs, name_taken
 from robustkt.registry.seal import sealed, unsealed
 
@@ -83,6 +84,7 @@ class Registry:
         if generation.name:
             check_name(generation.name)
         read_manifest(generation.manifest(), generation.name, "this generation")  # nothing unreadable is stored
+        check_record(parse_json(canonical(record), "it"), "the run record")
         with self.changing() as refs:
             for stored in generation.objects:
                 if not self.object_path(stored).is_file():
@@ -216,8 +218,7 @@ class Registry:
     def record(self, identity: str) -> dict[str, Any]:
         """How a generation came about: times, machine, versions, cost, the log of its epochs; {} when unknown."""
         path = self.record_path(identity)
-        content = unsealed(path, "Restore it from a copy.") if path.is_file() else {}
-        return {key: value for key, value in content.items() if key not in ("format", "name")}
+        return read_record(path) if path.is_file() else {}
 
     def put_result(self, identity: str, kind: str, key: str, content: Mapping[str, Any], log: bytes) -> Result:
         """Store a measurement beside its generation; its log first, so that a header never names a missing one.
