@@ -150,7 +150,7 @@ def fetch_index(session: Session, source: Source, folder: Path) -> Index:
         IntegrityError: the index is damaged.
     """
     try:
-        path = _download(session, source, INDEX, folder)
+        path = _download(session, source, INDEX, folder, fresh=True)
     except NotFoundError:
         what = f"{source.repo} holds no generation that robustkt has published: there is no {INDEX}"
         raise NotFoundError(what, "Is the name right? For other weights use `robustkt import`.") from None
@@ -161,7 +161,7 @@ def fetch_signature(session: Session, repo: str, revision: str | None) -> bytes 
     """The signature of the publication that a repository holds, or None."""
     with tempfile.TemporaryDirectory(prefix="robustkt-") as place, contextlib.suppress(NotFoundError):
         source = resolve(session, repo, revision)
-        path = _download(session, source, SIGNATURE, Path(place))
+        path = _download(session, source, SIGNATURE, Path(place), fresh=True)
         return path.read_bytes() if path.stat().st_size <= MAX_JSON else None
     return None
 
@@ -202,7 +202,7 @@ def fetch(
     if required is not None:
         signature = None
         if SIGNATURE in there and there[SIGNATURE].size <= MAX_JSON:
-            signature = _download(session, source, SIGNATURE, folder).read_bytes()
+            signature = _download(session, source, SIGNATURE, folder, fresh=True).read_bytes()
         signing.check(signature, signed_files(folder, index), ignored, required, str(source))
     elif ignored:
         progress.note(
@@ -221,6 +221,8 @@ def fetch(
             place = folder / path
             if not (place.is_file() and digest_file(place) == told.hash):
                 place = _download(session, source, path, folder)
+            if digest_file(place) != told.hash:  # perhaps it was damaged on this disk, where the client keeps copies
+                place = _download(session, source, path, folder, fresh=True)
             if digest_file(place) != told.hash:
                 place.unlink()
                 raise IntegrityError(f"{path} in {source} is damaged: its SHA-256 is not the index's", REFUSED)
@@ -233,10 +235,17 @@ def signed_files(folder: Path, index: Index) -> dict[str, str]:
     return {INDEX: digest_file(folder / INDEX)} | {path: told.hash for path, told in index.files.items()}
 
 
-def _download(session: Session, source: Source, path: str, folder: Path) -> Path:
+def _download(session: Session, source: Source, path: str, folder: Path, *, fresh: bool = False) -> Path:
+    """A file of a repository, in `folder`.
+
+    Unless it is to be `fresh` the client may copy it from its cache, unchecked: that is for files whose hash is known.
+    """
+
     def get() -> Path:
         try:
-            got = session.api.hf_hub_download(source.repo, path, revision=source.commit, local_dir=folder)
+            got = session.api.hf_hub_download(
+                source.repo, path, revision=source.commit, local_dir=folder, force_download=fresh
+            )
         except OSError as error:  # the client's own, such as a file that is shorter than it was told to be
             from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
