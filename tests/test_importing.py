@@ -564,6 +564,13 @@ def test_a_closed_port_is_no_traceback(server: str) -> None:
         pass
 
 
+def test_verbose_tells_where_and_says_the_error_once(cli: Callable[..., Ran]) -> None:
+    ran = cli("import", "http://127.0.0.1:9/x.pt", "--arch", "smallcnn", "--data", "digits", "--verbose")
+    assert ran.code == 1
+    assert "Traceback (most recent call last)" in ran.err
+    assert ran.err.count("x.pt could not be fetched: [Errno") == 1
+
+
 def test_a_file_of_the_hub_by_its_commit(
     server: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

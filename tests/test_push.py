@@ -211,13 +211,36 @@ def test_what_the_hub_refuses_is_told_in_two_lines(
 
 def test_nothing_listens(cli: Cli, made: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://me:p@ss@127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     for command in (("push", "gen0"), ("pull", "alice/gen0")):
         ran = cli(*command, "--registry", made.root)
         assert (ran.code, ran.out) == (1, "")
         assert "error: no connection to the Hub at http://127.0.0.1:9" in ran.err
         assert "hf_secret" not in ran.err
+        assert "me:p" not in ran.err
+    ran = cli("import", "hf:alice/gen0/x.pt", "--arch", "smallcnn", "--data", "digits", "--registry", made.root)
+    assert "error: hf:alice/gen0 could not be reached" in ran.err
+    assert "me:p" not in ran.err
+
+
+def test_a_token_that_no_header_can_carry(cli: Cli, made: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for token in ("hf_sécret", "hf_a b"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        for command in (("push", "gen0"), ("pull", "alice/gen0")):
+            ran = cli(*command, "--registry", made.root)
+            assert (ran.code, ran.out) == (2, "")
+            assert ran.err.startswith("error: the token for the Hub has characters that no token has\n  → Copy it again")
+    monkeypatch.setenv("HF_TOKEN", "hf_sécret")
+    for command, what in (
+        (("import", "hf:alice/gen0/x.pt", "--arch", "smallcnn", "--data", "digits"), "the token for the Hub has"),
+        (("list", "--registry", "hf://datasets/alice/team"), "finds no credentials that it knows"),
+    ):
+        ran = cli(*command)
+        assert ran.code in (1, 2)
+        assert f"{what}" in ran.err
+        assert "Traceback" not in ran.err
 
 
 def test_gated_missing_and_foreign_repositories(cli: Cli, hub: HubStandIn, made: Registry, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def push(
     with client(progress):
         sent = upload(session, goal, files, progress)
     label(session, goal, sent.commit)
-    answer |= {"repo": goal.repo, "url": f"{session.api.endpoint}/{goal.repo}", "commit": sent.commit}
+    answer |= {"repo": goal.repo, "url": f"{session.address}/{goal.repo}", "commit": sent.commit}
     answer |= {"created": sent.created, "pr": sent.pr, "collection": collect(session, goal)}
     return {**answer, **_told(files, sent.plan)}
 

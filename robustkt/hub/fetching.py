@@ -15,7 +15,7 @@ from robustkt.generation import HASH, NAME, read_manifest
 from robustkt.hub import signing
 from robustkt.hub.form import FORMAT, INDEX, MANIFEST, PUBLISHED, SIGNATURE, WEIGHTS, adapter_path
 from robustkt.hub.session import Passing, Session
-from robustkt.numbers import MAX_JSON
+from robustkt.numbers import MAX_JSON, counted
 from robustkt.progress import Progress
 from robustkt.registry.files import digest_file
 from robustkt.registry.seal import unsealed
@@ -206,7 +206,7 @@ def fetch(
         signing.check(signature, signed_files(folder, index), ignored, required, str(source))
     elif ignored:
         progress.note(
-            f"{source.repo}: {len(ignored)} files that are none of a publication's are left, as {ignored[0]!r}"
+            f"{source.repo}: {counted(len(ignored), 'file')} that no publication has, left out, as {ignored[0]!r}"
         )
     wanted = {p: t for p, t in index.files.items() if (only is None or p in only) and t.hash not in have}
     for path, told in wanted.items():
@@ -216,7 +216,7 @@ def fetch(
         if found.size != told.size or (found.lfs and f"sha256:{found.lfs.sha256}" != told.hash):
             raise IntegrityError(f"{path} in {source} is not what its index names", REFUSED)
     size = sum(told.size for told in wanted.values())
-    with progress.bar(f"fetching {len(wanted)} files, {size / 1e6:,.1f} MB, from {source}", max(size, 1)) as bar:
+    with progress.bar(f"fetching {counted(len(wanted), 'file')}, {size / 1e6:,.1f} MB, from {source}", max(size, 1)) as bar:
         for path, told in wanted.items():
             place = folder / path
             if not (place.is_file() and digest_file(place) == told.hash):

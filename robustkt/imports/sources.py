@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robustkt import places
-from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, clip
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, anonymous, clip
 from robustkt.imports import files, fitting, zoo
 from robustkt.numbers import digest
 from robustkt.progress import Progress
@@ -192,8 +192,11 @@ def _hub(place: str) -> tuple[Path, str, str | None]:
         raise RobustKTError(f"{shown} could not be reached, and {filename} is not in the cache", RETRY) from None
     except errors.EntryNotFoundError:
         raise NotFoundError(f"{shown} has no file {filename}", "See its list of files.") from None
+    except UnicodeEncodeError:  # no HTTP header could carry it
+        fix = "Copy it again into HF_TOKEN, or log in with `hf auth login`."
+        raise UsageError("the token for the Hub has characters that no token has", fix) from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise RobustKTError(f"{shown} could not be fetched: {clip(str(error), 80)}", RETRY) from None
+        raise RobustKTError(f"{shown} could not be fetched: {clip(anonymous(str(error)), 80)}", RETRY) from None
     parts = Path(path).parts
     commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else revision or "main"
     license = None
