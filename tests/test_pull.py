@@ -402,7 +402,47 @@ def test_lying_headers_are_refused(made: Registry, folder: Path, registry: Regis
 def test_links_are_not_followed(folder: Path, registry: Registry) -> None:
     (folder / "record.json").rename(folder.parent / "record.json")
     os.symlink(folder.parent / "record.json", folder / "record.json")
-    refused(folder, registry, r"record\.json is missing")
+    refused(folder, registry, r"record\.json in .* is a link")
+    (folder / "record.json").unlink()
+    (folder.parent / "record.json").rename(folder / "record.json")
+    for name in ("certificates", "robustkt.json"):
+        (folder / name).rename(folder.parent / name)
+        os.symlink(folder.parent / name, folder / name)
+        refused(folder, registry, rf"{name} in .* is a link")
+        (folder / name).unlink()
+        (folder.parent / name).rename(folder / name)
+    api.pull(str(folder), registry=registry)
+
+
+def test_a_folder_that_is_refused_leaves_no_copy(folder: Path, registry: Registry) -> None:
+    (folder / "record.json").write_bytes(b"{}")
+    reindex(folder)
+    with pytest.raises(IntegrityError):
+        api.pull(str(folder), registry=registry)
+    jobs = registry.job_path("pull", "x").parent
+    assert not [path for path in jobs.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_a_folder_that_is_written_as_a_repository(
+    cli: Cli, folder: Path, registry: Registry, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "a").mkdir()
+    shutil.copytree(folder, folder.parent / "a" / "b")
+    for name in ("theirs", "a/b"):
+        ran = cli("pull", name, "--registry", registry.root)
+        assert ran.code in (1, 2)
+        assert f"→ For the folder that is here: robustkt pull ./{name}" in ran.err
+    assert "ORG/NAME" in cli("pull", "nowhere", "--registry", registry.root).err
+    assert cli("pull", "./a/b", "--registry", registry.root).code == 0
+
+
+def test_a_second_pull_says_what_is_still_claimed(cli: Cli, folder: Path, registry: Registry) -> None:
+    for told in ("1 new: 1 measurement to be", "0 new, 1 still claimed: 1 measurement to be"):
+        ran = cli("pull", folder, "--registry", registry.root)
+        assert told in ran.out, ran.out + ran.err
+    api.certify("gen1", sigma="0.25", mode="fixed", registry=registry, **FEW)
+    again = api.pull(str(folder), registry=registry)
+    assert (again["claimed"], again["still_claimed"]) == ([], [])
 
 
 def test_what_is_none_of_a_publication_is_left(cli: Cli, hub: HubStandIn, made: Registry, tmp_path: Path) -> None:

@@ -134,6 +134,19 @@ def test_a_signature_is_over_every_file_and_taken_over(cli: Cli, folder: Path, k
     assert kept(plain) == kept(registry)
 
 
+@pytest.mark.parametrize("target", ["folder", "file", "nothing"])
+def test_a_link_beside_what_was_signed_is_refused(
+    folder: Path, keys: Path, registry: Registry, tmp_path: Path, target: str
+) -> None:
+    place = {"folder": tmp_path / "theirs.d", "file": tmp_path / "theirs.txt", "nothing": tmp_path / "nothing"}[target]
+    if target == "folder":
+        place.mkdir()
+    elif target == "file":
+        place.write_text("x")
+    (folder / "more").symlink_to(place)
+    refused(folder, registry, f"key:{keys / 'alice.pub'}", r"'more' of .* was added after it was signed")
+
+
 def test_other_tools_verify_it(folder: Path, keys: Path) -> None:
     words = ["verify", "key", folder, "--signature", folder / "model.sig", "--public_key", keys / "alice.pub"]
     command = [sys.executable, "-m", "model_signing", *map(str, words)]

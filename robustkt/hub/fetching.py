@@ -216,7 +216,8 @@ def fetch(
         if found.size != told.size or (found.lfs and f"sha256:{found.lfs.sha256}" != told.hash):
             raise IntegrityError(f"{path} in {source} is not what its index names", REFUSED)
     size = sum(told.size for told in wanted.values())
-    with progress.bar(f"fetching {counted(len(wanted), 'file')}, {size / 1e6:,.1f} MB, from {source}", max(size, 1)) as bar:
+    title = f"fetching {counted(len(wanted), 'file')}, {size / 1e6:,.1f} MB, from {source}"
+    with progress.bar(title, max(size, 1)) as bar:
         for path, told in wanted.items():
             place = folder / path
             if not (place.is_file() and digest_file(place) == told.hash):
@@ -270,14 +271,23 @@ def check_local(folder: Path) -> Index:
     """
     if not (folder / INDEX).is_file():
         raise NotFoundError(f"{folder} holds no {INDEX}", "Name the folder of a published generation.")
+    _no_link(folder, INDEX)
     index = read_index(folder / INDEX)
     for path, told in index.files.items():
         place = folder / path
-        if place.is_symlink() or not place.is_file():
+        _no_link(folder, path)
+        if not place.is_file():
             raise IntegrityError(f"{path} is missing in {folder}", REFUSED)
         if place.stat().st_size != told.size or digest_file(place) != told.hash:
             raise IntegrityError(f"{path} in {folder} is damaged: its SHA-256 is not the index's", REFUSED)
     return index
+
+
+def _no_link(folder: Path, path: str) -> None:
+    """Raise unless a file lies in `folder` itself, under no link to elsewhere, which could change after it was read."""
+    for part in (Path(path), *Path(path).parents):
+        if part != Path() and (folder / part).is_symlink():
+            raise IntegrityError(f"{part.as_posix()} in {folder} is a link", "Copy the files themselves: cp -RL.")
 
 
 def snapshot(
