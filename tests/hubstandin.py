@@ -331,7 +331,7 @@ class _Handler(BaseHTTPRequestHandler):
         length: int | None = None,
         truncate: bool = False,
     ) -> None:
-        self.status = status
+        self.noted["status"] = status
         self.hub.after(self.number)
         if self.lost:
             self.close_connection = True
@@ -384,9 +384,21 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         url = urlsplit(self.path)
         self.query = parse_qs(url.query, keep_blank_values=True)
-        self.status = 0
         self.truncate = self.lost = False
         self.data = self.body()
+        self.noted: dict[str, Any] = {  # before the answer: after it the test may look already
+            "method": self.command,
+            "path": self.path,
+            "status": 0,
+            "auth": "Authorization" in self.headers,
+            "host": self.headers.get("Host"),
+            "range": self.headers.get("Range"),
+            "type": self.headers.get("Content-Type"),
+            "agent": self.headers.get("User-Agent"),
+            "size": len(self.data),
+            "body": self.data if len(self.data) < 20_000 else None,
+        }
+        self.hub.requests.append(self.noted)
         with self.hub.lock:
             self.number = self.hub.count
             self.hub.count += 1
@@ -418,21 +430,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.json({"error": error.message}, error.status, headers)
         except (BrokenPipeError, ConnectionError):
             self.close_connection = True
-        finally:
-            self.hub.requests.append(
-                {
-                    "method": self.command,
-                    "path": self.path,
-                    "status": self.status,
-                    "auth": "Authorization" in self.headers,
-                    "host": self.headers.get("Host"),
-                    "range": self.headers.get("Range"),
-                    "type": self.headers.get("Content-Type"),
-                    "agent": self.headers.get("User-Agent"),
-                    "size": len(self.data),
-                    "body": self.data if len(self.data) < 20_000 else None,
-                }
-            )
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 
