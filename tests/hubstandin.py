@@ -331,7 +331,7 @@ class _Handler(BaseHTTPRequestHandler):
         length: int | None = None,
         truncate: bool = False,
     ) -> None:
-        self.noted["status"] = status
+        self.told["status"] = status
         self.hub.after(self.number)
         if self.lost:
             self.close_connection = True
@@ -386,22 +386,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(url.query, keep_blank_values=True)
         self.truncate = self.lost = False
         self.data = self.body()
-        self.noted: dict[str, Any] = {  # before the answer: after it the test may look already
-            "method": self.command,
-            "path": self.path,
-            "status": 0,
-            "auth": "Authorization" in self.headers,
-            "host": self.headers.get("Host"),
-            "range": self.headers.get("Range"),
-            "type": self.headers.get("Content-Type"),
-            "agent": self.headers.get("User-Agent"),
-            "size": len(self.data),
-            "body": self.data if len(self.data) < 20_000 else None,
-        }
-        self.hub.requests.append(self.noted)
         with self.hub.lock:
             self.number = self.hub.count
             self.hub.count += 1
+            self.told: dict[str, Any] = {
+                "method": self.command,
+                "path": self.path,
+                "status": 0,
+                "auth": "Authorization" in self.headers,
+                "host": self.headers.get("Host"),
+                "range": self.headers.get("Range"),
+                "type": self.headers.get("Content-Type"),
+                "agent": self.headers.get("User-Agent"),
+                "size": len(self.data),
+                "body": self.data if len(self.data) < 20_000 else None,
+            }
+            self.hub.requests.append(self.told)  # before the answer: whoever has it may look here at once
         try:
             self.hub.before(self.number)
             for fault in self.hub.faults:
