@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class RobustKTError(Exception):
     """An error the user can fix; the command line prints it without a traceback and exits with `exit_code`.
@@ -36,6 +38,11 @@ class IntegrityError(RobustKTError):
 
 class DivergedError(RobustKTError):
     """Training whose loss stopped being a number; the last good state is kept."""
+
+
+def anonymous(text: str) -> str:
+    """`text` with its addresses stripped of user and password."""
+    return re.sub(r"://[^/\s'\"]*@", "://", text)
 
 
 def clip(text: str, width: int = 120) -> str:

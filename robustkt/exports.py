@@ -64,7 +64,10 @@ class Format:
 def _safetensors(network: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:
     from safetensors.torch import save_file
 
+    path.touch()
+    mode = path.stat().st_mode  # the library makes its files for the owner alone
     save_file({name: value.contiguous() for name, value in sorted(network.state_dict().items())}, path)
+    path.chmod(mode)
 
 
 def _onnx(network: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:

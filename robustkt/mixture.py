@@ -27,7 +27,7 @@ def parse(text: str, domains: Iterable[str], who: str) -> dict[str, Fraction]:
 
     Raises:
         NotFoundError: it has no such mode.
-        UsageError: a share outside [0, 1], or shares that do not add up to 1.
+        UsageError: a share outside [0, 1], shares that do not add up to 1, or two of one domain.
     """
     known = sorted(domains)
     if not known:
@@ -43,7 +43,9 @@ def parse(text: str, domains: Iterable[str], who: str) -> dict[str, Fraction]:
         fix = f"It has @{', @'.join(known)}" + (", and @beta=0.4." if known == [CLEAN, ROBUST] else ", and mixtures.")
         raise NotFoundError(f"{who} has no mode @{clip(text, 40)}", fix)
     shares = {name: _share(share, name) for name, _, share in given}
-    if len(shares) < len(given) or sum(shares.values()) != 1:
+    if len(shares) < len(given):
+        raise UsageError(f"@{clip(text, 60)} names a domain twice", "Give each domain one share.")
+    if sum(shares.values()) != 1:
         raise UsageError(
             f"the shares of @{clip(text, 60)} do not add up to 1", f"Write @{known[0]}=0.3,{known[-1]}=0.7."
         )

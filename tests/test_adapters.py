@@ -322,6 +322,7 @@ def test_what_is_no_mode_is_refused(text: str) -> None:
     with pytest.raises((UsageError, NotFoundError)) as error:
         mixture.parse(text, DOMAINS, "gen2")
     assert error.value.fix
+    assert ("twice" in error.value.what) == (text == "clean=.5,clean=.5")
     with pytest.raises(NotFoundError, match="gen1 has no modes"):
         mixture.parse(text, [], "gen1")
 

@@ -94,6 +94,14 @@ def test_the_script_beside_a_smoothed_export_certifies(
     assert first[0] == second[0]
 
 
+def test_all_files_of_an_export_are_for_the_same_readers(made: Registry, tmp_path: Path) -> None:
+    told = api.export("gen0", format="safetensors", smoothed=True, out=tmp_path / "x.safetensors", registry=made)
+    (tmp_path / "plain").touch()
+    modes = {Path(name).stat().st_mode for name in [*told["files"], tmp_path / "plain"]}
+    assert len(told["files"]) == 3
+    assert len(modes) == 1
+
+
 def test_noise_inside_is_fresh_in_every_call(made: Registry, tmp_path: Path) -> None:
     copies = torch.full((500, 1, 8, 8), 0.5)
     for format in ("pt2", "torchscript"):

@@ -14,6 +14,7 @@ import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -563,6 +564,13 @@ def test_a_closed_port_is_no_traceback(server: str) -> None:
         pass
 
 
+def test_verbose_tells_where_and_says_the_error_once(cli: Callable[..., Ran]) -> None:
+    ran = cli("import", "http://127.0.0.1:9/x.pt", "--arch", "smallcnn", "--data", "digits", "--verbose")
+    assert ran.code == 1
+    assert "Traceback (most recent call last)" in ran.err
+    assert ran.err.count("x.pt could not be fetched: [Errno") == 1
+
+
 def test_a_file_of_the_hub_by_its_commit(
     server: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -630,6 +638,92 @@ def test_pretrained_weights_of_torchvision(registry: Registry, monkeypatch: pyte
     unknown = pytest.raises(UsageError, match="torchvision has no weights 'squeezenet1_1:V9'")
     with unknown, sources.fetch("torchvision:squeezenet1_1:V9", Silent()):
         pass
+
+
+def plain_squeezenet(classes: int) -> State:
+    """A small network of torchvision as torchvision alone saves it."""
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    return squeezenet1_1(weights=None, num_classes=classes).state_dict()
+
+
+@pytest.mark.parametrize("arch", ["torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_of_torchvision_fit_behind_grey_images(arch: str, prefix: str) -> None:
+    """The network is wrapped to take one channel; the file knows nothing of that."""
+    network = models.build(arch, replace(DIGITS, shape=(1, 32, 32))).network
+    state = {name.removeprefix("network."): value for name, value in network.state_dict().items()}
+    fitted = fitting.fit(before(prefix, state), network, shown="x", arch=arch)
+    assert set(fitted.state) == set(network.state_dict())
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in fitted.state.items())
+    with pytest.raises(fitting.MisfitError, match=r"1 tensor unexpected \(more\)"):
+        fitting.fit({**state, "more": torch.ones(1)}, network, shown="x", arch=arch)
+
+
+def test_a_file_of_torchvisions_network_is_imported(registry: Registry, tmp_path: Path) -> None:
+    from torchvision.models import squeezenet1_1
+
+    state = plain_squeezenet(10)
+    torch.save(state, tmp_path / "theirs.pth")
+    made = api.import_generation(
+        str(tmp_path / "theirs.pth"), arch="torchvision:squeezenet1_1", data="digits", image_size=32,
+        normalization="none", registry=registry, device="cpu",
+    )  # fmt: skip
+    theirs = squeezenet1_1(weights=None, num_classes=10).eval()
+    theirs.load_state_dict(state)
+    ours = load_network(registry, registry.get(made["generation"]))
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x.expand(-1, 3, -1, -1)))
+
+
+def test_pretrained_weights_of_torchvision_that_were_downloaded_already(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    state, file = plain_squeezenet(1000), tmp_path / "squeezenet.pth"
+    torch.save(state, file)
+    start = files.sha256(file)[7:15]
+    monkeypatch.setattr(SqueezeNet1_1_Weights, "url", f"https://example.org/squeezenet-{start}.pth")
+    monkeypatch.setattr(SqueezeNet1_1_Weights, "get_state_dict", lambda self, **options: state)
+    options: dict[str, Any] = {"data": "digits", "image_size": 32, "classes": range(10), "device": "cpu"}
+    source = "torchvision:squeezenet1_1"
+    made = [
+        api.import_generation(source, file=given, normalization="none", registry=registry, **options)
+        for given in (file, None)
+    ]
+    assert made[0]["id"] == made[1]["id"], "it is the same, whoever downloaded it"
+    assert (made[0]["source"], made[0]["license"]) == (f"{source}:IMAGENET1K_V1", "BSD-3-Clause")
+    with pytest.raises(UsageError, match="the normalisation has 3 channels, the images of digits have 1"):
+        api.import_generation(source, file=file, registry=registry, **options)
+    torch.save(plain_squeezenet(10), file)
+    with pytest.raises(IntegrityError, match=r"squeezenet\.pth is not the file of torchvision:squeezenet1_1:IMAGE"):
+        api.import_generation(source, file=file, registry=registry, **options)
+
+
+def test_pretrained_weights_of_timm_that_were_downloaded_already(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    state = timm.create_model("mobilenetv3_small_050", pretrained=False).state_dict()
+    save_file(state, tmp_path / "model.safetensors")
+    with sources.fetch("timm:mobilenetv3_small_050.lamb_in1k", Silent(), tmp_path / "model.safetensors") as found:
+        assert (found.source, found.arch) == ("timm:mobilenetv3_small_050.lamb_in1k", "timm:mobilenetv3_small_050")
+        assert found.license is not None
+        assert all(torch.equal(found.content[name], value) for name, value in state.items())
+        assert found.hash == sources.state_hash(state)
+    for damage, what in (({"more": torch.ones(1)}, "does not hold timm:mobile"), ({}, "holds no weights")):
+        torch.save(damage, tmp_path / "other.pt")
+        refused = pytest.raises(RobustKTError, match=f"other\\.pt {what}")
+        with refused, sources.fetch("timm:mobilenetv3_small_050", Silent(), tmp_path / "other.pt"):
+            pass
+
+
+def test_weights_for_other_channels_are_told_as_such() -> None:
+    network = models.build("smallcnn", replace(DIGITS, shape=(3, 8, 8), mean=(0.3,) * 3, std=(0.4,) * 3)).network
+    with pytest.raises(fitting.MisfitError, match=r"1 tensor misshapen .*\nIt takes images of another form"):
+        fitting.fit(sketch("smallcnn").state_dict(), network, shown="x", arch="smallcnn")
 
 
 def test_pretrained_weights_of_timm_have_to_be_known() -> None:

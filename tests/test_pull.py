@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 
 from robustkt import api, certlog, data
 from robustkt.api.loading import load_network
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
+from robustkt.hub import folder_files
 from robustkt.models import build
 from robustkt.numbers import canonical, digest
 from robustkt.registry import Registry, verify
@@ -424,7 +426,47 @@ def test_lying_headers_are_refused(made: Registry, folder: Path, registry: Regis
 def test_links_are_not_followed(folder: Path, registry: Registry) -> None:
     (folder / "record.json").rename(folder.parent / "record.json")
     os.symlink(folder.parent / "record.json", folder / "record.json")
-    refused(folder, registry, r"record\.json is missing")
+    refused(folder, registry, r"record\.json in .* is a link")
+    (folder / "record.json").unlink()
+    (folder.parent / "record.json").rename(folder / "record.json")
+    for name in ("certificates", "robustkt.json"):
+        (folder / name).rename(folder.parent / name)
+        os.symlink(folder.parent / name, folder / name)
+        refused(folder, registry, rf"{name} in .* is a link")
+        (folder / name).unlink()
+        (folder.parent / name).rename(folder / name)
+    api.pull(str(folder), registry=registry)
+
+
+def test_a_folder_that_is_refused_leaves_no_copy(folder: Path, registry: Registry) -> None:
+    (folder / "record.json").write_bytes(b"{}")
+    reindex(folder)
+    with pytest.raises(IntegrityError):
+        api.pull(str(folder), registry=registry)
+    jobs = registry.job_path("pull", "x").parent
+    assert not [path for path in jobs.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_a_folder_that_is_written_as_a_repository(
+    cli: Cli, folder: Path, registry: Registry, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "a").mkdir()
+    shutil.copytree(folder, folder.parent / "a" / "b")
+    for name in ("theirs", "a/b"):
+        ran = cli("pull", name, "--registry", registry.root)
+        assert ran.code in (1, 2)
+        assert f"→ For the folder that is here: robustkt pull ./{name}" in ran.err
+    assert "ORG/NAME" in cli("pull", "nowhere", "--registry", registry.root).err
+    assert cli("pull", "./a/b", "--registry", registry.root).code == 0
+
+
+def test_a_second_pull_says_what_is_still_claimed(cli: Cli, folder: Path, registry: Registry) -> None:
+    for told in ("1 new: 1 measurement to be", "0 new, 1 still claimed: 1 measurement to be"):
+        ran = cli("pull", folder, "--registry", registry.root)
+        assert told in ran.out, ran.out + ran.err
+    api.certify("gen1", sigma="0.25", mode="fixed", registry=registry, **FEW)
+    again = api.pull(str(folder), registry=registry)
+    assert (again["claimed"], again["still_claimed"]) == ([], [])
 
 
 def test_what_is_none_of_a_publication_is_left(cli: Cli, hub: HubStandIn, made: Registry, tmp_path: Path) -> None:
@@ -437,7 +479,7 @@ def test_what_is_none_of_a_publication_is_left(cli: Cli, hub: HubStandIn, made: 
     hub.requests.clear()
     ran = cli("pull", "alice/gen0", "--registry", tmp_path / "r")
     assert ran.code == 0, ran.err
-    assert "4 files that are none of a publication's are left" in ran.err
+    assert "4 files that no publication has, left out, as" in ran.err
     assert not [call for call in hub.calls() if "evil" in call or "pickle" in call or "pkl" in call or "/up" in call]
     assert verify(Registry(tmp_path / "r")) == []
 
@@ -711,3 +753,58 @@ def test_published_networks_are_ready_modules(hub: HubStandIn, made: Registry, t
     for wrong in (x, x[0] * 255, (x[0] * 255).to(torch.uint8), x[0, :, :4]):
         with pytest.raises(UsageError, match="predict takes one image"):
             classifier.predict(wrong)
+
+
+def test_a_damaged_cache_of_this_disk_is_not_the_publishers_fault(
+    hub: HubStandIn, made: Registry, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from robustkt import RobustModel
+
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    commit = api.push("gen0", registry=made)["commit"]
+    for path in index_of_files(made):
+        hub_client().hf_hub_download("alice/gen0", path, revision=commit)
+    for blob in cache.rglob("blobs/*"):
+        whole = blob.read_bytes()
+        blob.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    with pytest.raises(IntegrityError, match=r"force_download=True"):
+        RobustModel.from_pretrained("alice/gen0")
+    api.pull("alice/gen0", registry=registry)
+    assert kept(registry).keys() <= kept(made).keys()
+    assert all(data == kept(made)[path] for path, data in kept(registry).items())
+    fresh = RobustModel.from_pretrained("alice/gen0", force_download=True)
+    assert set(fresh.state_dict()) == set(RobustModel.from_pretrained("alice/gen0").state_dict())
+
+
+def index_of_files(made: Registry) -> list[str]:
+    return [*folder_files(made, made.get("gen0")), "robustkt.json"]
+
+
+def hub_client() -> HfApi:
+    return HfApi(endpoint=os.environ["HF_ENDPOINT"], token=os.environ["HF_TOKEN"])
+
+
+def test_what_is_damaged_on_the_hub_is_fetched_twice_and_then_refused(
+    hub: HubStandIn, made: Registry, registry: Registry
+) -> None:
+    api.push("gen0", registry=made)
+    repo = hub.repos["model", "alice/gen0"]
+    tree = dict(repo.commits[repo.branches["main"]].tree)
+    (record,) = (path for path in tree if path == "record.json")
+    size = tree[record].size
+    hub.add_commit(repo, "main", {**tree, record: Entry(hub.put_git(b" " * size), size)}, "other", "", "alice")
+    with pytest.raises(IntegrityError, match=r"record\.json in .* is damaged: .*\nDo not trust it"):
+        api.pull("alice/gen0", registry=registry)
+    assert sum("GET" in call and "record.json" in call for call in hub.calls()) == 2
+    assert kept(registry) == {}
+
+
+def test_a_folder_that_is_not_there_is_no_repository() -> None:
+    from robustkt import RobustModel
+
+    for name in ("/nope", "./nope", "~/nope"):
+        with pytest.raises(NotFoundError, match=r"there is no folder .*nope\nGive a published folder, or ORG/NAME"):
+            RobustModel.from_pretrained(name)

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from robustkt import api
+from robustkt.cli.hubtables import short
 from robustkt.errors import RobustKTError
 from robustkt.numbers import digest
 from robustkt.registry import Registry, verify
 from tests.conftest import Ran
-from tests.hubs import kept, lineage, names, standing
+from tests.hubs import contents, kept, lineage, names, standing
 from tests.hubstandin import Entry, HubStandIn
 
 Cli = Callable[..., Ran]
@@ -211,13 +212,36 @@ def test_what_the_hub_refuses_is_told_in_two_lines(
 
 def test_nothing_listens(cli: Cli, made: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://me:p@ss@127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     for command in (("push", "gen0"), ("pull", "alice/gen0")):
         ran = cli(*command, "--registry", made.root)
         assert (ran.code, ran.out) == (1, "")
         assert "error: no connection to the Hub at http://127.0.0.1:9" in ran.err
         assert "hf_secret" not in ran.err
+        assert "me:p" not in ran.err
+    ran = cli("import", "hf:alice/gen0/x.pt", "--arch", "smallcnn", "--data", "digits", "--registry", made.root)
+    assert "error: hf:alice/gen0 could not be reached" in ran.err
+    assert "me:p" not in ran.err
+
+
+def test_a_token_that_no_header_can_carry(cli: Cli, made: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for token in ("hf_sécret", "hf_a b"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        for command in (("push", "gen0"), ("pull", "alice/gen0")):
+            ran = cli(*command, "--registry", made.root)
+            assert (ran.code, ran.out) == (2, "")
+            assert ran.err.startswith("error: the token for the Hub has characters that no token has\n  → Copy it")
+    monkeypatch.setenv("HF_TOKEN", "hf_sécret")
+    for command, what in (
+        (("import", "hf:alice/gen0/x.pt", "--arch", "smallcnn", "--data", "digits"), "the token for the Hub has"),
+        (("list", "--registry", "hf://datasets/alice/team"), "finds no credentials that it knows"),
+    ):
+        ran = cli(*command)
+        assert ran.code in (1, 2)
+        assert f"{what}" in ran.err
+        assert "Traceback" not in ran.err
 
 
 def test_gated_missing_and_foreign_repositories(cli: Cli, hub: HubStandIn, made: Registry, tmp_path: Path) -> None:
@@ -240,6 +264,39 @@ def test_gated_missing_and_foreign_repositories(cli: Cli, hub: HubStandIn, made:
         ran = cli("pull", "alice/gen0", "--registry", tmp_path / "r")
         assert "alice/gen0 is gated" in ran.err
         assert "hf auth login" in ran.err
+
+
+def test_a_folder_takes_no_options_of_the_hub(cli: Cli, made: Registry, tmp_path: Path) -> None:
+    for options in (("--tag", "v1"), ("--revision", "x"), ("--create-pr",), ("--collection", "C"), ("--private",)):
+        ran = cli("push", "gen0", "--to", "out", *options, "--registry", made.root)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"error: --to writes a folder, which has no {options[0]}\n" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_publication_goes_into_another(cli: Cli, made: Registry, tmp_path: Path) -> None:
+    assert cli("push", "gen0", "--to", "out", "--registry", made.root).code == 0
+    before = contents(tmp_path / "out")
+    for place in ("out/gen1", "out/a/gen1"):
+        ran = cli("push", "gen1", "--to", place, "--registry", made.root)
+        assert ran.code == 2
+        assert f"error: {place} lies in another publication, {tmp_path / 'out'}\n" in ran.err
+    assert contents(tmp_path / "out") == before
+
+
+def test_the_list_of_files_fits_eighty_columns(cli: Cli, made: Registry, tmp_path: Path) -> None:
+    command = ("push", "gen2", "--to", "out", "--with-ancestors", "--registry", made.root)
+    ran = cli(*command)
+    table = ran.out[: ran.out.index("gen2: ")].splitlines()
+    assert len(table) == len(contents(tmp_path / "out")) + 1
+    assert max(map(len, table)) <= 80
+    assert len(set(table)) == len(table), "each row is one file's"
+    told = json.loads(cli(*command, "--json").out)
+    assert {file["path"] for file in told["files"]} == set(contents(tmp_path / "out"))
+    long = f"ancestors/{'ab' * 32}/certificates/certificate-{'0' * 16}-01234567.tsv"
+    assert short(long, 80) == "ancestors/abababab…/certificates/certificate-00000000…-01234567.tsv"
+    assert short(long, 21) == "ancestors/…234567.tsv"
+    assert short("manifest.json", 21) == "manifest.json"
 
 
 def test_a_second_writer_is_not_overwritten(hub: HubStandIn, made: Registry) -> None:

@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 from cryptography.x509.oid import NameOID
 
 from robustkt import api
 from robustkt.errors import IntegrityError, RobustKTError
+from robustkt.hub import signing
 from robustkt.numbers import canonical, digest
 from robustkt.registry import Registry, verify
 from robustkt.registry.seal import sealed
@@ -56,6 +58,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("ca", "other"):
         (place / f"{name}.crt").write_bytes(certificate(name, own[name], name, own[name]))
     (place / "alice.crt").write_bytes(certificate("alice", own["alice"], "ca", own["ca"]))
+    for name, usage in (("server", EKU.SERVER_AUTH), ("code", EKU.CODE_SIGNING)):
+        (place / f"{name}.crt").write_bytes(certificate("alice", own["alice"], "ca", own["ca"], usage))
     return place
 
 
@@ -64,7 +68,7 @@ def private(key: Any, encryption: Any = None) -> bytes:
     return found
 
 
-def certificate(name: str, key: Any, issuer: str, signer: Any) -> bytes:
+def certificate(name: str, key: Any, issuer: str, signer: Any, extended: Any = None) -> bytes:
     now = datetime.datetime.now(datetime.UTC)
     subject, by = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, one)]) for one in (name, issuer))
     ca = name == issuer
@@ -73,6 +77,8 @@ def certificate(name: str, key: Any, issuer: str, signer: Any) -> bytes:
         year=now.year + 1, day=1
     ))  # fmt: skip
     builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True).add_extension(usage, critical=True)
+    if extended is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([extended]), critical=False)
     return builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
@@ -126,6 +132,19 @@ def test_a_signature_is_over_every_file_and_taken_over(cli: Cli, folder: Path, k
     plain = Registry(registry.root.parent / "plain")
     assert api.pull(str(folder), registry=plain)["signed_by"] is None
     assert kept(plain) == kept(registry)
+
+
+@pytest.mark.parametrize("target", ["folder", "file", "nothing"])
+def test_a_link_beside_what_was_signed_is_refused(
+    folder: Path, keys: Path, registry: Registry, tmp_path: Path, target: str
+) -> None:
+    place = {"folder": tmp_path / "theirs.d", "file": tmp_path / "theirs.txt", "nothing": tmp_path / "nothing"}[target]
+    if target == "folder":
+        place.mkdir()
+    elif target == "file":
+        place.write_text("x")
+    (folder / "more").symlink_to(place)
+    refused(folder, registry, f"key:{keys / 'alice.pub'}", r"'more' of .* was added after it was signed")
 
 
 def test_other_tools_verify_it(folder: Path, keys: Path) -> None:
@@ -210,6 +229,32 @@ def test_forged_signatures_are_refused(folder: Path, keys: Path, registry: Regis
     for text in (b"", b"{}", b"[1]", b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(text)
         refused(folder, registry, required, "not the JSON|no Sigstore bundle")
+
+
+def test_a_certificate_signs_without_its_authority(
+    cli: Cli, made: Registry, keys: Path, tmp_path: Path, registry: Registry
+) -> None:
+    means = f"cert:{keys / 'alice.crt'},{keys / 'alice.pem'}"
+    for _ in range(2):
+        ran = cli("push", "gen0", "--to", tmp_path / "out", "--sign", means, "--registry", made.root)
+        assert ran.code == 0, ran.err
+    refused(tmp_path / "out", registry, f"cert:{keys / 'other.crt'}", "is not one by a certificate of other.crt")
+    api.pull(str(tmp_path / "out"), require_signature=f"cert:{keys / 'ca.crt'}", registry=registry)
+
+
+def test_a_servers_certificate_signs_no_code(
+    made: Registry, keys: Path, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, server = (f"cert:{keys / name}.crt,{keys / 'alice.pem'},{keys / 'ca.crt'}" for name in ("code", "server"))
+    required = f"cert:{keys / 'ca.crt'}"
+    with pytest.raises(RobustKTError, match=r"the certificate server\.crt is not for signing code"):
+        api.push("gen0", to=tmp_path / "out", sign=server, registry=made)
+    with monkeypatch.context() as theirs:  # a publisher with another tool
+        theirs.setattr(signing, "_may_sign", lambda certificate: True)
+        api.push("gen0", to=tmp_path / "out", sign=server, registry=made)
+    refused(tmp_path / "out", registry, required, "is signed with a certificate that is not for signing code")
+    api.push("gen0", to=tmp_path / "out", sign=code, registry=made)
+    api.pull(str(tmp_path / "out"), require_signature=required, registry=registry)
 
 
 def test_a_certificate_signs_for_its_authority(made: Registry, keys: Path, tmp_path: Path, registry: Registry) -> None:

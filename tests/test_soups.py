@@ -387,6 +387,9 @@ def test_betas_that_are_none(text: str) -> None:
 
 def test_betas() -> None:
     assert sweeping.read_betas("0:1:0.1") == [Fraction(k, 10) for k in range(11)]
+    assert sweeping.read_betas("0:1:0.3") == [*(Fraction(3 * k, 10) for k in range(4)), 1]
+    assert sweeping.read_betas("0:.5:2") == [0, Fraction(1, 2)]
+    assert sweeping.read_betas("1:1:1") == [1]
     assert sweeping.read_betas("1,0.3,0.3") == [Fraction(3, 10), 1]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, cast
@@ -15,7 +17,7 @@ from robustkt.api.loading import pick_device
 from robustkt.api.predicting import BATCH, FINE
 from robustkt.api.smoothing import SAMPLES, certifier, check_options, check_reach, noise_for
 from robustkt.certificates import Ball, Certificate, lower_bound
-from robustkt.errors import UsageError
+from robustkt.errors import IntegrityError, NotFoundError, UsageError, clip
 from robustkt.generation import Generation, read_manifest
 from robustkt.hub import read_folder
 from robustkt.hub.fetching import parse_source, snapshot
@@ -69,12 +71,13 @@ class RobustModel(Classifier):
             IntegrityError: the weights are not those of the manifest.
             RobustKTError: the architecture is code of its author's own and no `arch` was given, or the Hub refuses.
         """
-        folder = _folder(pretrained_model_name_or_path, download, domain)
-        data = (folder / MANIFEST).read_bytes()
-        generation = read_manifest(data, str(pretrained_model_name_or_path), MANIFEST)
-        generation = generation.in_mode(domain) if domain is not None else generation
-        network = models.build(arch, generation.recipe.data).network if isinstance(arch, str) else arch
-        whole = read_folder(folder, network, domain=domain)
+        with _blaming_the_cache(pretrained_model_name_or_path, download):
+            folder = _folder(pretrained_model_name_or_path, download, domain)
+            data = (folder / MANIFEST).read_bytes()
+            generation = read_manifest(data, str(pretrained_model_name_or_path), MANIFEST)
+            generation = generation.in_mode(domain) if domain is not None else generation
+            network = models.build(arch, generation.recipe.data).network if isinstance(arch, str) else arch
+            whole = read_folder(folder, network, domain=domain)
         assert isinstance(whole, Classifier)
         return cls(whole, generation).eval()
 
@@ -155,10 +158,29 @@ class SmoothedClassifier:
         return certificate
 
 
+def _on_disk(name: str | Path) -> bool:
+    return isinstance(name, Path) or os.path.isdir(name)
+
+
+@contextmanager
+def _blaming_the_cache(name: str | Path, download: Download) -> Iterator[None]:
+    """What is damaged may be so in the client's cache alone, until the files were fetched afresh."""
+    try:
+        yield
+    except IntegrityError as error:
+        if _on_disk(name) or download.get("force_download"):
+            raise
+        fix = "Fetch it again, past the Hub's cache on this disk: from_pretrained(..., force_download=True)."
+        raise IntegrityError(error.what, fix) from None
+
+
 def _folder(name: str | Path, download: Download, domain: str | None) -> Path:
     """The files of a published network on this disk."""
-    if isinstance(name, Path) or os.path.isdir(name):
+    if _on_disk(name):
         return Path(name)
+    name = str(name)
+    if name.startswith((".", "/", "~")):
+        raise NotFoundError(f"there is no folder {clip(name, 80)}", "Give a published folder, or ORG/NAME of the Hub.")
     repo, at = parse_source(name)
     named = download.get("revision")
     if at is not None and named is not None:

@@ -14,7 +14,7 @@ from robustkt.errors import RobustKTError, UsageError
 from robustkt.generation import Generation
 from robustkt.hub import signing
 from robustkt.hub.fetching import fetch_index, fetch_signature, parse_source, resolve
-from robustkt.hub.form import CARD, SIGNATURE, WEIGHTS, File
+from robustkt.hub.form import CARD, INDEX, SIGNATURE, WEIGHTS, File
 from robustkt.hub.session import HubError, Session, Unreachable
 from robustkt.hub.signing import Means, covers, parse_signer, same_signer
 from robustkt.hub.uploading import Goal, Plan, collect, label, plan, upload
@@ -65,9 +65,15 @@ def push(
         files [{path, size, sent}], removed, card; `sent` is null where nobody looked what is there.
 
     Raises:
+        UsageError: a folder with options that only the Hub has, or inside another publication.
         RobustKTError: damaged data, a place that holds something else, or what the Hub refuses.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
+    if to is not None:
+        _check_folder(
+            to, {"--private": private, "--revision": revision, "--tag": tag, "--message": message,
+                 "--create-pr": create_pr, "--collection": collection},
+        )  # fmt: skip
     means = parse_signer(sign) if sign is not None else None
     found = _whole(registry, generation)
     answer: dict[str, Any] = {
@@ -105,9 +111,19 @@ def push(
     with client(progress):
         sent = upload(session, goal, files, progress)
     label(session, goal, sent.commit)
-    answer |= {"repo": goal.repo, "url": f"{session.api.endpoint}/{goal.repo}", "commit": sent.commit}
+    answer |= {"repo": goal.repo, "url": f"{session.address}/{goal.repo}", "commit": sent.commit}
     answer |= {"created": sent.created, "pr": sent.pr, "collection": collect(session, goal)}
     return {**answer, **_told(files, sent.plan)}
+
+
+def _check_folder(folder: Path, hubs: Mapping[str, Any]) -> None:
+    """Raise where a folder is to be written with options of the Hub, or into another publication."""
+    given = [option for option, value in hubs.items() if value]
+    if given:
+        raise UsageError(f"--to writes a folder, which has no {', no '.join(given)}", "Leave one or the other out.")
+    above = next((parent for parent in folder.absolute().parents if (parent / INDEX).is_file()), None)
+    if above is not None:
+        raise UsageError(f"{folder} lies in another publication, {above}", "Name a folder beside it with --to.")
 
 
 def _whole(registry: Registry, reference: str) -> Generation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def pull(
         progress: where to report.
 
     Returns:
-        generation, id, names, repo, revision, commit, signed_by, new, ancestors, claimed.
+        generation, id, names, repo, revision, commit, signed_by, new, ancestors, claimed (measurements that came with
+        it just now), still_claimed (earlier ones that nobody has made here yet), nameless.
 
     Raises:
         NotFoundError: no such repository or revision, or an ancestor's weights are nowhere.
@@ -64,9 +66,14 @@ def pull(
     if repo.startswith((".", "/", "~")):
         found = _pull_folder(registry, Path(repo).expanduser(), name, required)
         return {**found, "signed_by": str(required) if required else None}
-    where, revision = parse_source(repo)
-    session = Session.open()
-    source = resolve(session, where, revision)
+    try:
+        where, revision = parse_source(repo)
+        session = Session.open()
+        source = resolve(session, where, revision)
+    except RobustKTError as error:
+        if (Path(repo) / INDEX).is_file():  # they meant the folder, most likely
+            error.fix = f"For the folder that is here: robustkt pull ./{repo}"
+        raise
     _check_tag(registry, source)
     registry.create()
     key = digest(f"{source.repo} {source.commit}".encode())[7:23]
@@ -133,22 +140,31 @@ def _pull_folder(registry: Registry, place: Path, name: str | None, required: Me
     source = Source(f"folder/{place.resolve().name}", None, commit)
     folder = registry.job_path("pull", commit[:16])
     with registry.working(folder, f"a pull of {place}", []):
-        listed = check_local(place)
-        for path in (INDEX, *listed.files):
-            copy_atomic(place / path, folder / path)
-        index = check_local(folder)
-        if required is not None:
-            check(_signature(place), signed_files(folder, index), _others(place, index), required, str(place))
-        own, above = checking.manifests(folder, index)
-        found = {own.id: checking.bundle(folder, index, own, above, "", source)}
-        for identity, ancestor in above.items():
-            if f"ancestors/{identity[7:]}/{WEIGHTS}" in index.files:
-                inside = f"ancestors/{identity[7:]}/"
-                found[identity] = checking.bundle(folder, index, ancestor, above, inside, source)
-            elif not _whole(registry, ancestor):
-                fix = "Pull it first, or publish with `robustkt push --with-ancestors`."
-                raise NotFoundError(f"the weights of {ancestor.name}, an ancestor, are not in {place}", fix)
-        return _keep(registry, found, own, source, name)
+        try:
+            return _take_folder(registry, place, folder, source, name, required)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # a second try would copy it all again
+
+
+def _take_folder(
+    registry: Registry, place: Path, folder: Path, source: Source, name: str | None, required: Means | None
+) -> dict[str, Any]:
+    listed = check_local(place)
+    for path in (INDEX, *listed.files):
+        copy_atomic(place / path, folder / path)
+    index = check_local(folder)
+    if required is not None:
+        check(_signature(place), signed_files(folder, index), _others(place, index), required, str(place))
+    own, above = checking.manifests(folder, index)
+    found = {own.id: checking.bundle(folder, index, own, above, "", source)}
+    for identity, ancestor in above.items():
+        if f"ancestors/{identity[7:]}/{WEIGHTS}" in index.files:
+            inside = f"ancestors/{identity[7:]}/"
+            found[identity] = checking.bundle(folder, index, ancestor, above, inside, source)
+        elif not _whole(registry, ancestor):
+            fix = "Pull it first, or publish with `robustkt push --with-ancestors`."
+            raise NotFoundError(f"the weights of {ancestor.name}, an ancestor, are not in {place}", fix)
+    return _keep(registry, found, own, source, name)
 
 
 def _signature(place: Path) -> bytes | None:
@@ -161,7 +177,8 @@ def _signature(place: Path) -> bytes | None:
 def _others(place: Path, index: Index) -> list[str]:
     """What is in a folder and not in its index."""
     own = {INDEX, SIGNATURE, *index.files}
-    files = (path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir())
+    found = (path for path in place.rglob("*") if path.is_symlink() or not path.is_dir())  # a link may be to a folder
+    files = (path.relative_to(place).as_posix() for path in found)
     return sorted(path for path in files if path not in own and path.split("/")[0] not in (*IGNORED, ".cache"))
 
 
@@ -170,7 +187,7 @@ def _keep(
 ) -> dict[str, Any]:
     order = checking.oldest_first({identity: bundle.generation for identity, bundle in found.items()})
     done = adopt(registry, [found[identity] for identity in order], name)
-    names = registry.names_of(own.id)
+    names, known = registry.names_of(own.id), claims.read(registry.root, own.id)
     return {
         "generation": name or names[0],
         "id": own.id,
@@ -181,6 +198,7 @@ def _keep(
         "new": own.id in done.new,
         "ancestors": [registry.names_of(identity)[0] for identity in order if identity != own.id],
         "claimed": done.claimed,
+        "still_claimed": sorted(set(known.results if known else ()) - set(done.claimed)),
         "nameless": done.nameless,
     }
 

@@ -242,7 +242,7 @@ def two_modes(registry: Registry, generation: str) -> Generation:
 
 
 def read_betas(text: str) -> list[Fraction]:
-    """`0:1:0.1` (both ends among them) or `0,0.3,1`.
+    """`0:1:0.1` or `0:1:0.3` (both ends among them, whatever the step) or `0,0.3,1`.
 
     Raises:
         UsageError: not such a text, a β outside [0, 1], or too many.
@@ -254,6 +254,7 @@ def read_betas(text: str) -> list[Fraction]:
         first, last, step = parts
         count = (last - first) // step + 1
         betas = [first + k * step for k in range(min(count, MOST_POINTS + 1))]
+        betas += [last] if betas[-1] < last else []
     else:
         betas = sorted({fraction(part, "beta") for part in text.split(",")})
     if not all(0 <= beta <= 1 for beta in betas):

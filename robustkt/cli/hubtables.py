@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,11 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of push."""
     known = any(file["sent"] is not None for file in result["files"])
     table = Columns("file", "bytes", *(["on the Hub"] if known else []))
-    for file in result["files"]:
+    sizes = [f"{file['size']:,}" for file in result["files"]]
+    room = 80 - 2 - max(len("bytes"), *map(len, sizes)) - (2 + len("on the Hub") if known else 0)
+    for file, size in zip(result["files"], sizes, strict=True):
         there = ["new" if file["sent"] else "the same"] if known else []
-        table.add_row(file["path"], f"{file['size']:,}", *there)
+        table.add_row(short(file["path"], room), size, *there)
     table.show(console)
     for path in result["removed"]:
         console.print(f"of an earlier publication, removed: {path}", markup=False)
@@ -39,6 +42,13 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
         _sent(console, result, whole)
 
 
+def short(path: str, room: int) -> str:
+    """A path of a publication for a person: its hashes cut, and if need be its middle left out."""
+    path = re.sub(r"[0-9a-f]{16,}", lambda found: f"{found[0][:8]}…", path)
+    half = (room - 1) // 2
+    return path if len(path) <= room else f"{path[:half]}…{path[-half:]}"
+
+
 def _sent(console: Console, result: Mapping[str, Any], whole: str) -> None:
     new = [file for file in result["files"] if file["sent"]]
     told = {
@@ -55,6 +65,13 @@ def _sent(console: Console, result: Mapping[str, Any], whole: str) -> None:
         console.print(f"to take over: {program()} pull {result['repo']}", markup=False, soft_wrap=True)
 
 
+def _claimed(new: int, still: int) -> str:
+    if not new and not still:
+        return "nothing"
+    earlier = f", {still} still claimed" if still else ""
+    return f"{new} new{earlier}" + f": {counted(new + still, 'measurement')} to be made again here"
+
+
 def pulled(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of pull."""
     told = {
@@ -63,7 +80,7 @@ def pulled(console: Console, result: Mapping[str, Any]) -> None:
         "from": f"{result['repo']}@{result['commit']}",
         "signed by": result["signed_by"] or "not asked (--require-signature)",
         "ancestors": ", ".join(result["ancestors"]) or "none that were not here",
-        "claimed": f"{counted(len(result['claimed']), 'measurement')}, until they are made again here",
+        "claimed": _claimed(len(result["claimed"]), len(result["still_claimed"])),
     }
     if result["nameless"]:
         told["without a name"] = ", ".join(result["nameless"]) + ": the name belongs to another generation here"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import logging
 import os
 import shlex
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from robustkt.errors import RobustKTError
+from robustkt.errors import RobustKTError, anonymous
 from robustkt.progress import Bar
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Output:
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         from rich.console import Console
 
+        logging.getLogger("huggingface_hub.utils._http").addFilter(_without_passwords)
         self.spare = os.environ.get("RANK", "0") != "0"  # of torchrun's processes the first speaks for all
         self.as_json, self.quiet, self.verbose = as_json, quiet or self.spare, verbose
         self.began = time.monotonic()
@@ -142,7 +144,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except RobustKTError as error:
             if kwargs.get("verbose"):
-                traceback.print_exception(error)
+                _show_where(error)
             _complain(error.what, error.fix, as_json=bool(kwargs.get("as_json")))
             if os.environ.get("ROBUSTKT_DEBUG") == "1":
                 raise
@@ -171,6 +173,19 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def _show_where(error: RobustKTError) -> None:
+    """The traceback, without the error itself: that comes in two lines of its own."""
+    told = traceback.TracebackException.from_exception(error)
+    lines = list(told.format())
+    sys.stderr.write("".join(lines[: len(lines) - len(list(told.format_exception_only()))]))
+
+
+def _without_passwords(record: logging.LogRecord) -> bool:
+    """What the Hub's client warns of, its addresses without user and password."""
+    record.msg, record.args = anonymous(record.getMessage()), ()
+    return True
 
 
 def _complain(what: str, fix: str, *, as_json: bool) -> None:

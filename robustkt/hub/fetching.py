@@ -15,7 +15,7 @@ from robustkt.generation import HASH, is_name, read_manifest
 from robustkt.hub import signing
 from robustkt.hub.form import FORMAT, INDEX, MANIFEST, PUBLISHED, SIGNATURE, WEIGHTS, adapter_path
 from robustkt.hub.session import Passing, Session
-from robustkt.numbers import MAX_JSON
+from robustkt.numbers import MAX_JSON, counted
 from robustkt.progress import Progress
 from robustkt.registry.files import digest_file
 from robustkt.registry.seal import unsealed
@@ -148,7 +148,7 @@ def fetch_index(session: Session, source: Source, folder: Path) -> Index:
         IntegrityError: the index is damaged.
     """
     try:
-        path = _download(session, source, INDEX, folder)
+        path = _download(session, source, INDEX, folder, fresh=True)
     except NotFoundError:
         what = f"{source.repo} holds no generation that robustkt has published: there is no {INDEX}"
         raise NotFoundError(what, "Is the name right? For other weights use `robustkt import`.") from None
@@ -159,7 +159,7 @@ def fetch_signature(session: Session, repo: str, revision: str | None) -> bytes 
     """The signature of the publication that a repository holds, or None."""
     with tempfile.TemporaryDirectory(prefix="robustkt-") as place, contextlib.suppress(NotFoundError):
         source = resolve(session, repo, revision)
-        path = _download(session, source, SIGNATURE, Path(place))
+        path = _download(session, source, SIGNATURE, Path(place), fresh=True)
         return path.read_bytes() if path.stat().st_size <= MAX_JSON else None
     return None
 
@@ -200,11 +200,11 @@ def fetch(
     if required is not None:
         signature = None
         if SIGNATURE in there and there[SIGNATURE].size <= MAX_JSON:
-            signature = _download(session, source, SIGNATURE, folder).read_bytes()
+            signature = _download(session, source, SIGNATURE, folder, fresh=True).read_bytes()
         signing.check(signature, signed_files(folder, index), ignored, required, str(source))
     elif ignored:
         progress.note(
-            f"{source.repo}: {len(ignored)} files that are none of a publication's are left, as {ignored[0]!r}"
+            f"{source.repo}: {counted(len(ignored), 'file')} that no publication has, left out, as {ignored[0]!r}"
         )
     wanted = {p: t for p, t in index.files.items() if (only is None or p in only) and t.hash not in have}
     for path, told in wanted.items():
@@ -214,11 +214,14 @@ def fetch(
         if found.size != told.size or (found.lfs and f"sha256:{found.lfs.sha256}" != told.hash):
             raise IntegrityError(f"{path} in {source} is not what its index names", REFUSED)
     size = sum(told.size for told in wanted.values())
-    with progress.bar(f"fetching {len(wanted)} files, {size / 1e6:,.1f} MB, from {source}", max(size, 1)) as bar:
+    title = f"fetching {counted(len(wanted), 'file')}, {size / 1e6:,.1f} MB, from {source}"
+    with progress.bar(title, max(size, 1)) as bar:
         for path, told in wanted.items():
             place = folder / path
             if not (place.is_file() and digest_file(place) == told.hash):
                 place = _download(session, source, path, folder)
+            if digest_file(place) != told.hash:  # perhaps it was damaged on this disk, where the client keeps copies
+                place = _download(session, source, path, folder, fresh=True)
             if digest_file(place) != told.hash:
                 place.unlink()
                 raise IntegrityError(f"{path} in {source} is damaged: its SHA-256 is not the index's", REFUSED)
@@ -231,10 +234,17 @@ def signed_files(folder: Path, index: Index) -> dict[str, str]:
     return {INDEX: digest_file(folder / INDEX)} | {path: told.hash for path, told in index.files.items()}
 
 
-def _download(session: Session, source: Source, path: str, folder: Path) -> Path:
+def _download(session: Session, source: Source, path: str, folder: Path, *, fresh: bool = False) -> Path:
+    """A file of a repository, in `folder`.
+
+    Unless it is to be `fresh` the client may copy it from its cache, unchecked: that is for files whose hash is known.
+    """
+
     def get() -> Path:
         try:
-            got = session.api.hf_hub_download(source.repo, path, revision=source.commit, local_dir=folder)
+            got = session.api.hf_hub_download(
+                source.repo, path, revision=source.commit, local_dir=folder, force_download=fresh
+            )
         except OSError as error:  # the client's own, such as a file that is shorter than it was told to be
             from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -259,14 +269,23 @@ def check_local(folder: Path) -> Index:
     """
     if not (folder / INDEX).is_file():
         raise NotFoundError(f"{folder} holds no {INDEX}", "Name the folder of a published generation.")
+    _no_link(folder, INDEX)
     index = read_index(folder / INDEX)
     for path, told in index.files.items():
         place = folder / path
-        if place.is_symlink() or not place.is_file():
+        _no_link(folder, path)
+        if not place.is_file():
             raise IntegrityError(f"{path} is missing in {folder}", REFUSED)
         if place.stat().st_size != told.size or digest_file(place) != told.hash:
             raise IntegrityError(f"{path} in {folder} is damaged: its SHA-256 is not the index's", REFUSED)
     return index
+
+
+def _no_link(folder: Path, path: str) -> None:
+    """Raise unless a file lies in `folder` itself, under no link to elsewhere, which could change after it was read."""
+    for part in (Path(path), *Path(path).parents):
+        if part != Path() and (folder / part).is_symlink():
+            raise IntegrityError(f"{part.as_posix()} in {folder} is a link", "Copy the files themselves: cp -RL.")
 
 
 def snapshot(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import robustkt
-from robustkt.errors import NotFoundError, RobustKTError, UsageError, clip
+from robustkt.errors import NotFoundError, RobustKTError, UsageError, anonymous, clip
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -21,6 +21,7 @@ LONGEST = 60.0  # seconds that a server may ask us to wait
 BUSY = (408, 429, 500, 502, 503, 504)
 TOKEN = re.compile(r"hf_\w+|(?i:bearer)\s+\S+")
 AGAIN = "Type the same command again: what has arrived is not sent twice."
+BAD_TOKEN = "Copy it again into HF_TOKEN, or log in with `hf auth login`."
 T = TypeVar("T")
 
 
@@ -41,12 +42,15 @@ class Session:
         """A session with a token, by default the user's own if there is one; with none for False.
 
         Raises:
+            UsageError: the token has characters that no token has.
             RobustKTError: `writing` and there is no token.
         """
         from huggingface_hub import HfApi, get_token
 
         if not isinstance(token, str):
             token = None if token is False else get_token()
+        if token and not re.fullmatch(r"[!-~]+", token):  # no HTTP header could carry it
+            raise UsageError("the token for the Hub has characters that no token has", BAD_TOKEN)
         if writing and not token:
             raise RobustKTError(
                 "there is no token for the Hugging Face Hub",
@@ -56,6 +60,11 @@ class Session:
         version = robustkt.__version__
         api = HfApi(endpoint=endpoint, token=token or False, library_name="robustkt", library_version=version)
         return cls(api, bool(token), tries)
+
+    @property
+    def address(self) -> str:
+        """Where the Hub is, to be shown: without a user and password."""
+        return anonymous(self.api.endpoint)
 
     def user(self) -> str:
         """The account's name."""
@@ -100,7 +109,7 @@ class Session:
             raise refusal(error, about, signed_in=self.signed_in) from None
         except (transport, ConnectionError, TimeoutError) as error:
             raise Passing(
-                f"no connection to the Hub at {self.api.endpoint}: {scrubbed(error)}",
+                f"no connection to the Hub at {self.address}: {scrubbed(error)}",
                 f"Check the network (and HTTPS_PROXY, HF_ENDPOINT). {AGAIN}",
             ) from None
 
@@ -161,8 +170,8 @@ class Moved(HubError):
 
 
 def scrubbed(said: object) -> str:
-    """Foreign words on one short line, without anything that looks like a token."""
-    return TOKEN.sub("(token)", clip(str(said), 160))
+    """Foreign words on one short line, without anything that looks like a token or a password."""
+    return TOKEN.sub("(token)", clip(anonymous(str(said)), 160))
 
 
 def _wait(error: object) -> float | None:

@@ -20,6 +20,7 @@ from robustkt.hub.session import scrubbed
 from robustkt.numbers import parse_json
 
 if TYPE_CHECKING:
+    from cryptography import x509
     from model_signing.hashing import Config
 
 PASSWORD = "ROBUSTKT_SIGN_PASSWORD"  # names the variable that holds an encrypted key's
@@ -123,6 +124,8 @@ def same_signer(signature: bytes, hashes: Mapping[str, str], means: Means) -> bo
         return False
     with tempfile.TemporaryDirectory(prefix="robustkt-") as place:
         mine = means.paths[2:]
+        if means.kind == "cert" and not mine:  # without its authority nobody can tell
+            return False
         if means.kind == "key":
             mine = (Path(place) / "public.pem",)
             mine[0].write_bytes(_public(means.paths[0]))
@@ -130,7 +133,7 @@ def same_signer(signature: bytes, hashes: Mapping[str, str], means: Means) -> bo
             check(signature, hashes, (), Means(means.kind, mine), "")
         except RobustKTError:
             return False
-    return bool(mine)
+    return True
 
 
 def check(
@@ -173,6 +176,9 @@ def check(
                 raise _not_genuine(required, about, error) from None
             _tell_difference(hashes, _signed(signature), about)
             raise IntegrityError(f"{about} is signed in a way that is not known", "Upgrade robustkt.") from None
+    if kind == "cert" and not _may_sign(_certificate(signature)):
+        what = f"{about} is signed with a certificate that is not for signing code, but for something else"
+        raise IntegrityError(what, "Ask its publisher for one whose extended key usage has codeSigning.")
     if others:
         raise IntegrityError(f"{min(others)!r} of {about} was added after it was signed", "Do not trust it.")
 
@@ -256,6 +262,26 @@ def _signed(signature: bytes) -> dict[str, str]:
         raise IntegrityError(f"{SIGNATURE} is not a signature of a model", "Do not trust it.") from None
 
 
+def _certificate(signature: bytes) -> x509.Certificate:
+    """The one that a signature was made with; of a signature that was found genuine."""
+    from cryptography import x509
+
+    chain = _bundle(signature)["verificationMaterial"]["x509CertificateChain"]["certificates"]
+    return x509.load_der_x509_certificate(base64.b64decode(chain[0]["rawBytes"]))
+
+
+def _may_sign(certificate: x509.Certificate) -> bool:
+    """Whether a certificate that is for something in particular, as a server's is, is for signing code."""
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return ExtendedKeyUsageOID.CODE_SIGNING in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
+
+
 def _paths(text: str) -> tuple[Path, ...]:
     return tuple(Path(part).expanduser() for part in text.split(",") if part)
 
@@ -310,15 +336,23 @@ def _take_key(config: Any, means: Means) -> None:
         _, password = _load_key(path)  # the library hands it on to one that takes bytes
         config.use_elliptic_key_signer(private_key=path, password=password)
         return
+    from cryptography import x509
+
     certificate, path, *chain = means.paths
     _, password = _load_key(path)
     if password is not None:
         raise UsageError(f"the key {path.name} of a certificate may not be encrypted", "Decrypt it: openssl ec -in KEY")
     try:
-        config.use_certificate_signer(private_key=path, signing_certificate=certificate, certificate_chain=chain)
+        config.use_certificate_signer(
+            private_key=path, signing_certificate=certificate, certificate_chain=chain or [certificate]
+        )  # the library takes no empty chain
+        may_sign = _may_sign(x509.load_pem_x509_certificate(certificate.read_bytes()))
     except ValueError as error:
         what = f"cannot sign with {means}: {scrubbed(error)}"
         raise UsageError(what, "Give the certificate of that key, in PEM: cert:CERT.pem,KEY.pem.") from None
+    if not may_sign:
+        what = f"the certificate {certificate.name} is not for signing code, but for something else"
+        raise UsageError(what, "Ask its authority for one whose extended key usage has codeSigning, or for any use.")
 
 
 def _sign_in(config: Any) -> None:

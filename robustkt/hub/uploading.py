@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from robustkt.errors import NotFoundError, RobustKTError, UsageError
+from robustkt.errors import NotFoundError, RobustKTError, UsageError, anonymous
 from robustkt.hub.form import INDEX, PUBLISHED, File
 from robustkt.hub.session import AGAIN, TRIES, Moved, Passing, Session, scrubbed
+from robustkt.numbers import counted
 from robustkt.progress import Progress
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _opened(session: Session, goal: Goal, files: Mapping[str, File]) -> Sent | N
     for number in session.ask(ask, goal.repo):
         there = plan(session, replace(goal, revision=f"refs/pr/{number}"), files)
         if there.nothing and there.head is not None:
-            url = f"{api.endpoint}/{goal.repo}/discussions/{number}"
+            url = f"{session.address}/{goal.repo}/discussions/{number}"
             return Sent(there, there.head, created=False, pr=url)
     return None
 
@@ -191,7 +192,7 @@ def _commit(session: Session, goal: Goal, files: Mapping[str, File], now: Plan, 
             progress.note(f"{path}: {files[path].size / 1e6:,.0f} MB")
     operations: list[Any] = [CommitOperationAdd(path, files[path].content) for path in now.send]
     operations += [CommitOperationDelete(path) for path in now.remove]
-    with progress.bar(f"sending {len(now.send)} files, {sizes / 1e6:,.1f} MB, to {goal.repo}", 1) as bar:
+    with progress.bar(f"sending {counted(len(now.send), 'file')}, {sizes / 1e6:,.1f} MB, to {goal.repo}", 1) as bar:
         try:
             with session.speaking(goal.repo):
                 made = session.api.create_commit(
@@ -205,7 +206,7 @@ def _commit(session: Session, goal: Goal, files: Mapping[str, File], now: Plan, 
         except (RuntimeError, ValueError, OSError) as error:  # of the client's own, such as a checksum that differs
             raise Passing(f"the upload to {goal.repo} failed: {scrubbed(error.__cause__ or error)}", AGAIN) from None
         bar.advance(1)
-    return Sent(now, str(made.oid), created=True, pr=made.pr_url)
+    return Sent(now, str(made.oid), created=True, pr=anonymous(made.pr_url) if made.pr_url else None)
 
 
 def label(session: Session, goal: Goal, commit: str) -> None:

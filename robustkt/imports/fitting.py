@@ -194,6 +194,8 @@ def misfit(found: _Match, shown: str, arch: str) -> MisfitError:
     fix = "Name the architecture that it was trained as: --arch; `docs/import-export.md` has the families."
     if found.shapes and len(found.shapes) <= 2 and not found.missing and not found.unexpected:
         fix = "It tells other classes apart than the data: name its data, or --classes with the rows of yours."
+        if any(found.state[shape.partition(" ")[0]].dim() > 2 for shape in found.shapes):
+            fix = "It takes images of another form than the data's: other channels, or another size (--image-size)."
     return MisfitError(f"{shown} does not fit {arch}: {'; '.join(told)}", fix)
 
 

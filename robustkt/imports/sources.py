@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from robustkt import places
-from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, clip
-from robustkt.imports import files, zoo
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, anonymous, clip
+from robustkt.imports import files, fitting, zoo
 from robustkt.numbers import digest
 from robustkt.progress import Progress
 
@@ -54,9 +54,7 @@ def fetch(source: str, progress: Progress, file: Path | None = None) -> Iterator
     """
     kind, colon, rest = source.partition(":")
     if colon and kind in ("torchvision", "timm"):
-        if file is not None:
-            raise UsageError(f"--file gives a checkpoint, and {source} brings its own", "Leave --file out.")
-        yield {"torchvision": _torchvision, "timm": _timm}[kind](rest)
+        yield {"torchvision": _torchvision, "timm": _timm}[kind](rest, file)
         return
     entry = zoo.entry(rest) if colon and kind == "robustbench" else None
     with contextlib.ExitStack() as stack:
@@ -194,8 +192,11 @@ def _hub(place: str) -> tuple[Path, str, str | None]:
         raise RobustKTError(f"{shown} could not be reached, and {filename} is not in the cache", RETRY) from None
     except errors.EntryNotFoundError:
         raise NotFoundError(f"{shown} has no file {filename}", "See its list of files.") from None
+    except UnicodeEncodeError:  # no HTTP header could carry it
+        fix = "Copy it again into HF_TOKEN, or log in with `hf auth login`."
+        raise UsageError("the token for the Hub has characters that no token has", fix) from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise RobustKTError(f"{shown} could not be fetched: {clip(str(error), 80)}", RETRY) from None
+        raise RobustKTError(f"{shown} could not be fetched: {clip(anonymous(str(error)), 80)}", RETRY) from None
     parts = Path(path).parts
     commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else revision or "main"
     license = None
@@ -205,8 +206,11 @@ def _hub(place: str) -> tuple[Path, str, str | None]:
     return Path(path), f"hf:{repository}/{filename}@{commit}", license if isinstance(license, str) else None
 
 
-def _torchvision(name: str) -> Fetched:
-    """Pretrained weights of torchvision, the default ones or those named, with its own check of their hash."""
+def _torchvision(name: str, file: Path | None) -> Fetched:
+    """Pretrained weights of torchvision, the default ones or those named, with its own check of their hash.
+
+    `file` is what it would download; its hash is checked in the same way.
+    """
     models: Any = importlib.import_module("torchvision.models")
     network, _, wanted = name.partition(":")
     source = f"torchvision:{name}"
@@ -216,11 +220,19 @@ def _torchvision(name: str) -> Fetched:
     except (ValueError, KeyError):
         what = f"torchvision has no weights '{name}'"
         raise UsageError(what, "Write torchvision:resnet50 or torchvision:resnet50:IMAGENET1K_V1.") from None
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise RobustKTError(f"{source} could not be fetched: {clip(str(error), 80)}", RETRY) from None
+    if file is not None:
+        state = files.read(file, file.name)
+        start = weights.url.rpartition("-")[2].partition(".")[0]  # of its SHA-256, which the name of the file ends in
+        if not files.sha256(file).startswith(f"sha256:{start}"):
+            fix = f"Fetch {weights.url}, or import other weights by themselves: robustkt import FILE --arch ARCH."
+            raise IntegrityError(f"{file.name} is not the file of torchvision:{network}:{weights.name}", fix)
+    else:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            fix = f"Try again later, or fetch {weights.url} and name it: --file FILE."
+            raise RobustKTError(f"{source} could not be fetched: {clip(str(error), 80)}", fix) from None
     shape = weights.transforms()
     statistics = (tuple(shape.mean), tuple(shape.std)) if hasattr(shape, "mean") else None
     return Fetched(
@@ -229,18 +241,28 @@ def _torchvision(name: str) -> Fetched:
     )  # fmt: skip
 
 
-def _timm(name: str) -> Fetched:
-    """Pretrained weights of timm, by name or name.tag."""
+def _timm(name: str, file: Path | None) -> Fetched:
+    """Pretrained weights of timm, by name or name.tag; `file` is what it would download."""
     try:
         library: Any = importlib.import_module("timm")
     except ImportError:
         raise UsageError(f"timm:{name} needs timm", "Run pip install 'robustkt[timm]'.") from None
     if name.partition(".")[0] not in library.list_models() or not library.is_model_pretrained(name):
         raise UsageError(f"timm has no pretrained weights '{name}'", "See timm.list_pretrained().")
+    given: dict[str, Any] = {}
+    if file is not None:
+        _, state = next(fitting.states(files.read(file, file.name)), ("", {}))
+        if not state:
+            raise RobustKTError(f"{file.name} holds no weights", "Give a file with a state dict in it.")
+        given = {"pretrained_cfg_overlay": {"state_dict": dict(state)}}
     try:
-        network = library.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RobustKTError(f"timm:{name} could not be fetched: {clip(str(error), 80)}", RETRY) from None
+        network = library.create_model(name, pretrained=True, **given)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if file is not None:
+            fix = "Give the file that its page on the Hub has; other weights by themselves: robustkt import FILE."
+            raise RobustKTError(f"{file.name} does not hold timm:{name}: {clip(str(error), 80)}", fix) from None
+        fix = "Try again later, or fetch the file from its page on the Hub and name it: --file FILE."
+        raise RobustKTError(f"timm:{name} could not be fetched: {clip(str(error), 80)}", fix) from None
     config: Mapping[str, Any] = network.pretrained_cfg
     state = network.state_dict()
     tag = config.get("tag")

@@ -34,6 +34,10 @@ class Repeat(nn.Module):
         logits: Tensor = self.network(x.expand(-1, 3, -1, -1))
         return logits
 
+    def foreign(self, name: str) -> str:
+        """What a parameter of the network alone is called here."""
+        return f"network.{name}"
+
 
 def torchvision(name: str) -> Construct:
     """The constructor of `torchvision.models.<name>`.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, clip
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, anonymous, clip
 from robustkt.registry.files import finish, sync_folder, temporary, write_atomic, writing
 from robustkt.registry.hubfiles import Commits
 
@@ -310,7 +310,8 @@ def explained(error: Exception, label: str, protocol: str) -> tuple[RobustKTErro
     """
     kinds, status, code = _kinds(error), _status(error), _code(error)
     login = LOGIN.get(protocol, "See the documentation of fsspec for how this store is told who you are.")
-    if kinds & NO_CREDENTIALS or status == 401:
+    unusable = protocol == "hf" and "UnicodeEncodeError" in kinds  # a token that is no header
+    if kinds & NO_CREDENTIALS or status == 401 or unusable:
         return RobustKTError(f"{label} asks who you are, and finds no credentials that it knows", login), False
     if "PermissionError" in kinds or status == 403:
         return RobustKTError(
@@ -362,7 +363,7 @@ def _status(error: BaseException) -> int | None:
 def _clean(error: BaseException) -> str:
     """What an error says, without the query of an address: that may be a signature."""
     text = re.sub(r"\?[^\s'\"]+", "?…", str(error) or type(error).__name__)
-    return clip(re.sub(r"://[^/\s@]*@", "://…@", text), 200)
+    return clip(anonymous(text), 200)
 
 
 def _stamp(told: Mapping[str, Any]) -> str:
