@@ -17,7 +17,7 @@ from robustkt.texts import check_printable
 
 MEND = "Measure again with --fresh."
 MOST_RADII = 10_000
-WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")  # names of the catalogs, those of later versions too
+WORD = re.compile(r"[a-z0-9][a-z0-9_:=,./-]{0,99}")  # names of the catalogs with their settings, later ones too
 LOG = re.compile(r"[a-z0-9-]{1,120}\.tsv")
 
 
