@@ -75,7 +75,7 @@ def test_the_picture_is_the_same_bytes_twice(full: Registry, tmp_path: Path, end
 
 def test_forms(cli: Cli, soup: Registry) -> None:
     odd = replace(soup.get("gen4"), name="odd")
-    recipe = replace(odd.recipe, arch='a"b]<c>\\n.py:Net')
+    recipe = replace(odd.recipe, arch='a"b]<c>\\n.py:Net', arch_source=soup.put_object(b"def Net(): ..."))
     soup.add(replace(odd, recipe=recipe, parents={'ro"le': soup.get("gen0").id}), {})
     text = cli("lineage", "--format", "dot").out
     assert text.startswith("digraph lineage {\n")

@@ -65,7 +65,6 @@ def adopt(registry: Registry, bundles: Sequence[Bundle], name: str | None = None
         if refs["names"].get(asked, last.generation.id) != last.generation.id:
             raise name_taken(asked)
         named = set(refs["names"].values())
-        refs["names"][asked] = last.generation.id  # before its ancestors, one of which may come with that very name
         for bundle in bundles:
             fresh = _write(registry, bundle)
             done.claimed[:] = sorted(fresh)
@@ -74,7 +73,8 @@ def adopt(registry: Registry, bundles: Sequence[Bundle], name: str | None = None
                 done.new.append(identity)
             wanted = [asked, *([] if name else last.names)] if bundle is last else bundle.names
             for one in dict.fromkeys(wanted):
-                if refs["names"].setdefault(one, identity) != identity:
+                reserved = one == asked and bundle is not last  # an ancestor may come with that very name
+                if reserved or refs["names"].setdefault(one, identity) != identity:
                     done.nameless.append(one)
     return done
 
