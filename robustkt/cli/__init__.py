@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     # OpenMP threads that spin while they wait make a busy machine fifty times slower; sleeping costs a few per cent
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    gc.set_threshold(200_000, 20, 20)  # ten thousand generations are many objects and no cycles
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for σ instead of failing
