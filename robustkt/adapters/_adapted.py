@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from robustkt.modes import Modes
 
@@ -25,6 +27,18 @@ class Adapted(nn.Module):
             return None, rest
         place, _, name = rest.partition(".")
         return int(place), name
+
+
+class Apart(Adapted):
+    """A whole layer for each domain, all beginning as the one whose place it takes."""
+
+    def __init__(self, layer: nn.Module, modes: Modes) -> None:
+        super().__init__(modes)
+        self.own = nn.ModuleList(copy.deepcopy(layer) for _ in modes.domains)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, …) to what the layer makes of it, the rows of each active domain through its own."""
+        return torch.cat([self.own[place](part) for place, part in self.modes.parts(x)])
 
 
 def replaced(network: nn.Module, wanted: Callable[[nn.Module], bool], make: Callable[[nn.Module], nn.Module]) -> int:

@@ -54,13 +54,8 @@ def merged(base: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> dict[st
     Raises:
         IntegrityError: half of such a pair, or one for a weight that is not there.
     """
-    whole = dict(base)
-    for key, value in adapter.items():
-        if key.endswith(LOW_RANK):
-            continue
-        whole[key] = value
-    for key in (key for key in adapter if key.endswith(LOW_RANK)):
-        layer = key.rpartition(".")[0]
+    whole = {**base, **{key: value for key, value in adapter.items() if not key.endswith(LOW_RANK)}}
+    for layer in dict.fromkeys(key.rpartition(".")[0] for key in adapter if key.endswith(LOW_RANK)):
         a, b = (adapter.get(f"{layer}{end}") for end in LOW_RANK)
         weight = base.get(f"{layer}.weight")
         if a is None or b is None or weight is None or (b.shape[0], a.shape[1]) != tuple(weight.shape):

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustkt.adapters._adapted import Adapted, replaced
+from robustkt.adapters._adapted import Adapted, Apart, replaced
 from robustkt.errors import UsageError
 from robustkt.modes import Modes
 
@@ -97,12 +97,8 @@ class DualParams(Adapted):
         return out.to(x.dtype)  # as in one mode, whatever the precision of the passes
 
 
-class DualBatchNorm(Adapted):
+class DualBatchNorm(Apart):
     """A BatchNorm for each domain, with statistics of its own: AdvProp's auxiliary BatchNorm (1911.09665)."""
-
-    def __init__(self, norm: nn.Module, modes: Modes) -> None:
-        super().__init__(modes)
-        self.own = nn.ModuleList(copy.deepcopy(norm) for _ in modes.domains)
 
     @classmethod
     def attach(cls, network: nn.Module, modes: Modes) -> None:
@@ -113,7 +109,3 @@ class DualBatchNorm(Adapted):
         """
         if not replaced(network, lambda m: isinstance(m, _BatchNorm), lambda m: cls(m, modes)):
             raise UsageError("the network has no BatchNorm", "Take --set adapter=dualparams, say.")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations to activations of the same shape."""
-        return torch.cat([self.own[place](part) for place, part in self.modes.parts(x)])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustkt.adapters._adapted import Adapted
+from robustkt.adapters._adapted import Adapted, Apart
 from robustkt.errors import UsageError
 from robustkt.modes import Modes
 
@@ -66,12 +65,8 @@ class DualToken(Adapted):
         return place, ""
 
 
-class DualHead(Adapted):
+class DualHead(Apart):
     """A last linear layer for each domain."""
-
-    def __init__(self, head: nn.Linear, modes: Modes) -> None:
-        super().__init__(modes)
-        self.own = nn.ModuleList(copy.deepcopy(head) for _ in modes.domains)
 
     @classmethod
     def attach(cls, network: nn.Module, modes: Modes) -> None:
@@ -88,7 +83,3 @@ class DualHead(Adapted):
         raise UsageError(
             f"the network's last layer is not a Linear called {', '.join(HEADS)}", "Take another --set adapter=…"
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D) to logits (B, K)."""
-        return torch.cat([self.own[place](part) for place, part in self.modes.parts(x)])

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from robustkt import corruptions
 from robustkt import data as datasets
+from robustkt.api.judging import ball
 from robustkt.api.loading import load_data, load_network, machine, pick_device, ready, spread
 from robustkt.api.transferring import teacher_of
 from robustkt.api.transferring import transfer as transfer_rate
 from robustkt.api.verdicts import earlier, written
 from robustkt.attacks import Named, named
-from robustkt.catalog import unknown
 from robustkt.core import ThreatModel
 from robustkt.corruptions import Corruption
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.evaluate import ALGORITHM, Attacked, Decided, attacked
 from robustkt.generation import Generation
 from robustkt.masking import masking_warnings
-from robustkt.numbers import canonical, digest, exact, fraction, wilson
+from robustkt.numbers import canonical, digest, exact, wilson
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced
@@ -234,15 +234,10 @@ def ask(
     wanted = [named(text) for text in attacks]
     if not wanted:
         raise UsageError("no attack is named", "For instance --attack clean,fgsm,pgd-sat.")
-    if norm not in (None, "linf", "l2"):
-        raise unknown("norm", norm, ["linf", "l2"])
     if max_images < 1:
         raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
     found = registry.mode(generation)
-    own_norm, own_eps = found.recipe.threat or ("linf", Fraction(8, 255))
-    if norm not in (None, own_norm) and eps is None:
-        raise UsageError(f"an eps in {own_norm} means something else in {norm}", f"Give both: --norm {norm} --eps EPS.")
-    threat = ThreatModel(norm or own_norm, fraction(own_eps if eps is None else eps, "eps"))  # type: ignore[arg-type]
+    threat = ball(found, norm, eps)
     smoothed = [attack.name for attack in wanted if attack.takes("sigma")]
     if smoothed and eps is None and found.recipe.threat is None:
         raise UsageError(

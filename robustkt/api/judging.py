@@ -11,16 +11,33 @@ from torch import Tensor, nn
 from robustkt import losses
 from robustkt.api.loading import spread
 from robustkt.attacks import ascend
+from robustkt.catalog import unknown
 from robustkt.core import ThreatModel, attacking, gaussian
 from robustkt.data import Split
+from robustkt.errors import UsageError
 from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
-from robustkt.numbers import exact
+from robustkt.generation import Generation
+from robustkt.numbers import exact, fraction
 from robustkt.soup import View
 
 DRAWS = 4  # noisy copies of an image
 STEPS = 10  # of PGD
 
 Score = Callable[[nn.Module], float]
+
+
+def ball(found: Generation, norm: str | None = None, eps: str | float | Fraction | None = None) -> ThreatModel:
+    """The threat model to attack a generation in: what is not said is its own, or else linf 8/255.
+
+    Raises:
+        UsageError: an unknown norm, one that is not its own without an eps, or no such eps.
+    """
+    if norm not in (None, "linf", "l2"):
+        raise unknown("norm", norm, ["linf", "l2"])
+    own_norm, own_eps = found.recipe.threat or ("linf", Fraction(8, 255))
+    if norm not in (None, own_norm) and eps is None:
+        raise UsageError(f"an eps in {own_norm} means something else in {norm}", f"Give both: --norm {norm} --eps EPS.")
+    return ThreatModel(norm or own_norm, fraction(own_eps if eps is None else eps, "eps"))  # type: ignore[arg-type]
 
 
 def slice_of(split: Split, images: int) -> Split:

@@ -14,7 +14,7 @@ import torch
 from robustkt import corruptions, mixture, soup
 from robustkt import data as datasets
 from robustkt.api.evaluating import evaluate
-from robustkt.api.judging import slice_of
+from robustkt.api.judging import ball, slice_of
 from robustkt.api.loading import load_data, load_network, pick_device, ready
 from robustkt.api.souping import soup_make
 from robustkt.attacks import named
@@ -90,14 +90,13 @@ def soup_sweep(
     wanted = [named(text).name for text in attacks]
     dataset = load_data(registry, found, None, data_dir)
     images = slice_of(dataset.held_out if split == "held-out" else dataset.test, max_images)
-    norm, own = found.recipe.threat or ("linf", Fraction(8, 255))
-    threat = ThreatModel(norm, own if eps is None else fraction(eps, "eps"))  # type: ignore[arg-type]
-    curve = Curve(registry, found, images, pick_device(device), progress)
+    threat = ball(found, eps=eps)
+    curve = Curve(registry, found, images, threat, pick_device(device), progress)
     asked = {
         "split": split, "attacks": wanted, "norm": threat.norm, "eps": exact(threat.eps), "seed": seed,
         "data": dataset.spec.fingerprint, "images": len(images),
     }  # fmt: skip
-    points = curve.points(steps, wanted, threat, asked, seed=seed, fresh=fresh)
+    points = curve.points(steps, wanted, asked, seed=seed, fresh=fresh)
     result = {
         "generation": found.name, "id": found.id, **{key: asked[key] for key in asked if key not in ("data", "seed")},
         "file": str(out) if out else None, "points": points,
@@ -180,8 +179,8 @@ def soup_pick(
     else:
         labelled, fingerprint, told = _shifted(registry, found, for_shift, shift, max_images, data_dir)
         asked = {"data": fingerprint, "images": len(labelled), "attacks": [], "split": told}
-        curve = Curve(registry, found, labelled, pick_device(device), progress)
-        points = curve.points(read_betas(betas), [], None, asked, seed=seed, fresh=fresh)
+        curve = Curve(registry, found, labelled, ball(found), pick_device(device), progress)
+        points = curve.points(read_betas(betas), [], asked, seed=seed, fresh=fresh)
         point, why = soup.chosen(points, "clean_accuracy"), "accuracy on the shifted images"
         images = f"{counted(len(labelled), 'image')} of {told}"
     beta = read_betas(betas)[points.index(point)]  # itself, not its float
@@ -271,6 +270,7 @@ class Curve:
     registry: Registry
     found: Generation
     images: datasets.Split
+    threat: ThreatModel  # of the attacks
     device: torch.device
     progress: Progress
 
@@ -278,7 +278,6 @@ class Curve:
         self,
         betas: Sequence[Fraction],
         attacks: Sequence[str],
-        threat: ThreatModel | None,
         asked: Mapping[str, Any],
         *,
         seed: int,
@@ -295,17 +294,15 @@ class Curve:
             with self.progress.bar(f"sweeping {self.found.name}", len(betas)) as bar:
                 for beta in betas:
                     if exact(beta) not in known:
-                        known[exact(beta)] = point = self._point(beta, attacks, threat, seed)
+                        known[exact(beta)] = point = self._point(beta, attacks, seed)
                         append_synced(path, canonical([exact(beta), point]) + b"\n")
                     bar.advance(1, f"β {exact(beta)}")
             return [known[exact(beta)] for beta in betas]
 
-    def _point(self, beta: Fraction, attacks: Sequence[str], threat: ThreatModel | None, seed: int) -> dict[str, Any]:
+    def _point(self, beta: Fraction, attacks: Sequence[str], seed: int) -> dict[str, Any]:
         network = load_network(self.registry, self.found.in_mode(f"beta={exact(beta)}"))
-        ball = threat or ThreatModel("linf", Fraction(1, 255))
-        told = attacked(
-            ready(network, self.device, "fp32"), self.images, ball, ["clean", *attacks], seed=seed, device=self.device
-        )
+        model, names = ready(network, self.device, "fp32"), ["clean", *attacks]
+        told = attacked(model, self.images, self.threat, names, seed=seed, device=self.device)
         count, right = len(self.images), told[0].right
         point: dict[str, Any] = {"beta": float(beta), **_accuracy("clean", int(right.sum()), count)}
         if attacks:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -128,10 +129,10 @@ class SigmaAdapters(Modal):
                 f"Write --set sigmas=0.12,{exact(self.sigma)}, say.",
             )
 
-    @property
+    @cached_property
     def levels(self) -> tuple[Fraction, ...]:
-        """The noise levels."""
-        return tuple(noise_level(text) for text in self.sigmas.split(","))
+        """The noise levels, rising, that of the default mode last."""
+        return tuple(sorted(map(noise_level, self.sigmas.split(",")), key=lambda level: (level == self.sigma, level)))
 
     @property
     def draws(self) -> int:
@@ -141,12 +142,11 @@ class SigmaAdapters(Modal):
     @property
     def domains(self) -> tuple[str, ...]:
         """`sigma0.25` …; the last is the default mode."""
-        return (*(named(level) for level in self.levels if level != self.sigma), named(self.sigma))
+        return tuple(named(level) for level in self.levels)
 
     def perturb(self, student: Model, batch: Batch) -> Tensor:
         """x + δ_σ for each level (levels·B, C, H, W), unclipped, in the order of the domains."""
-        levels = (*(level for level in self.levels if level != self.sigma), self.sigma)
-        return torch.cat([batch.x + noises(batch, level, 1)[0] for level in levels])
+        return torch.cat([batch.x + noises(batch, level, 1)[0] for level in self.levels])
 
     def loss(self, student: Model, batch: Batch, view: Tensor) -> Terms:
         """{"ce_σ"} for each level."""
