@@ -108,9 +108,9 @@ def command_line() -> Callable[[], Any]:
     """What `robustkt` runs; a process of the user's builds it once, and a test's process too."""
     from typer.main import get_command
 
-    from robustkt.cli import app
+    from robustkt.cli import application
 
-    return get_command(app)
+    return get_command(application())
 
 
 @pytest.fixture

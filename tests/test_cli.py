@@ -33,7 +33,7 @@ from robustkt.api import evaluating
 from robustkt.attacks import autoattack, named
 from robustkt.attacks.square import Square
 from robustkt.catalog import METHODS
-from robustkt.cli import app, early
+from robustkt.cli import FAMILIES, application, early
 from robustkt.cli.output import Output
 from robustkt.errors import IntegrityError
 from robustkt.progress import Silent
@@ -46,12 +46,25 @@ from tests.conftest import Ran
 Cli = Callable[..., Ran]
 TINY = {"epochs": 1, "batch_size": 128}
 FEW = ("--n", "50", "--n0", "10", "--max-images", "8", "--mode", "fixed")
-TREE: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+TREE: dict[str, Any] = typer.main.get_command(application()).commands  # type: ignore[attr-defined]
 COMMANDS = [  # of a family each command
     " ".join((name, *own))
     for name, command in sorted(TREE.items())
     for own in ([(one,) for one in sorted(command.commands)] if hasattr(command, "commands") else [()])
 ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_command_is_found_in_the_family_that_is_read_in_for_it(family: str) -> None:
+    for first in FAMILIES[family]:
+        assert set(typer.main.get_command(application(first)).commands) == set(FAMILIES[family])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("first", [None, "--help", "lsit", "--version"])
+def test_all_families_are_read_in_for_the_help_and_for_what_is_no_command(first: str | None) -> None:
+    everything = {command for commands in FAMILIES.values() for command in commands}
+    assert set(typer.main.get_command(application(first)).commands) == everything  # type: ignore[attr-defined]
+
 
 NET = """
 from torch import nn
@@ -763,7 +776,7 @@ EARLY = [
 
 def test_what_can_be_refused_without_torch_is(frozen: Registry) -> None:
     code = (
-        "import sys; from robustkt.cli import app\n"
+        "import sys; from robustkt.cli import application; app = application()\n"
         f"for command in {EARLY!r}:\n"
         "    code = app(command.split(), standalone_mode=False)\n"
         "    assert code in (1, 2), (command, code)\n"

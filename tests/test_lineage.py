@@ -105,9 +105,9 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 sys.argv = ["robustkt", *sys.argv[1:]]
-from robustkt.cli import app
+from robustkt.cli import application
 try:
-    app()
+    application(sys.argv[1])()
 except SystemExit:
     pass
 heavy = [m for m in ("torch", "scipy", "statsmodels", "matplotlib", "pandas") if m in sys.modules]

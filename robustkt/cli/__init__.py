@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -11,17 +12,37 @@ from typing import Annotated
 
 import typer
 
-from robustkt.cli import foreign, gate, hub, keeping, lineage, logs, measure, registry, reproduce, soup, train
+FAMILIES = {
+    "train": ("quickstart", "train", "distill"),
+    "reproduce": ("reproduce",),
+    "foreign": ("import", "export"),
+    "measure": ("certify", "evaluate", "predict", "bench"),
+    "logs": ("analyze", "audit"),
+    "registry": ("list", "show"),
+    "lineage": ("lineage",),
+    "gate": ("compare", "gate"),
+    "keeping": ("tag", "rename", "rm", "gc", "verify"),
+    "soup": ("soup",),
+    "hub": ("push", "pull", "copy"),
+}  # the commands of each module
 
-app = typer.Typer(
-    name="robustkt",
-    help="Carry the robustness of image classifiers from each generation to the next.",
-    epilog="Start with `robustkt quickstart`. Every command has --json and examples in its --help.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+def application(first: str | None = None) -> typer.Typer:
+    """The commands; if `first`, the first word of a command line, is one of them, its family alone is read in."""
+    app = typer.Typer(
+        name="robustkt",
+        help="Carry the robustness of image classifiers from each generation to the next.",
+        epilog="Start with `robustkt quickstart`. Every command has --json and examples in its --help.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    own = [family for family, commands in FAMILIES.items() if first in commands]
+    for family in own or FAMILIES:
+        importlib.import_module(f"robustkt.cli.{family}").register(app)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -32,17 +53,12 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """Carry the robustness of image classifiers from each generation to the next."""
-
-
-for family in (train, reproduce, foreign, measure, logs, registry, lineage, gate, keeping, soup, hub):
-    family.register(app)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -58,4 +74,4 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for σ instead of failing
-    app()
+    application(next(iter(sys.argv[1:]), None))()
