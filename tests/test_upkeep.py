@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -18,7 +20,7 @@ import pytest
 from robustkt import api
 from robustkt.api.keeping import duration
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
-from robustkt.registry import Registry, locks, refs, verify
+from robustkt.registry import Registry, locks, refs, upkeep, verify
 from robustkt.registry.files import TEMPORARY, write_atomic
 from robustkt.registry.locks import locked, owner_of, taken
 from robustkt.registry.repair import repair
@@ -175,6 +177,30 @@ def test_what_nothing_reaches_goes_when_its_grace_is_over(full: Registry) -> Non
     assert left == kept - {p.relative_to(full.root).as_posix() for p in (*own, full.object_path(source))}
     assert damage(full) == notes(full) == []
     assert api.gc(grace="0", registry=full)["files"] == []
+
+
+def test_a_dry_run_is_a_readers(full: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    age(full.root, 30)
+    api.rm(["gen2"], registry=full)
+    idle, busy = (full.job_path("train", key) for key in ("0" * 16, "1" * 16))
+    for job in (idle, busy):
+        job.mkdir(parents=True)
+        (job / "needs.json").write_text("[]")
+    busy.with_suffix(".lock").touch()  # nobody's, but a reader cannot find that out
+    age(full.root, 30)
+    before = {path: path.stat().st_mtime_ns for path in full.root.rglob("*")}
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "lock", refuse)
+        patch.setattr(upkeep, "taken", refuse)
+        told = api.gc(dry_run=True, registry=full)["files"]
+    assert {path: path.stat().st_mtime_ns for path in full.root.rglob("*")} == before
+    assert f"jobs/{idle.name}" in told
+    assert f"jobs/{busy.name}" not in told
+    assert set(told) < set(api.gc(registry=full)["files"])
 
 
 def test_a_young_one_keeps_all_that_it_needs(full: Registry) -> None:

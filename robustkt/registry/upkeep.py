@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,8 +166,8 @@ def collect(registry: Registry, *, grace: float, dry_run: bool = False) -> Colle
     """
     if not registry.exists:
         raise NotFoundError(f"there is no registry in {registry.root}", "Name one with --registry DIR.")
-    with registry.lock() as held:
-        now = _clock(registry)
+    with contextlib.nullcontext() if dry_run else registry.lock() as held:  # who only asks may be a mere reader
+        now = time.time() if held is None else _clock(registry)
         jobs = [path for path in sorted((registry.root / "jobs").glob("*/")) if path.is_dir()]
         active = [job for job in jobs if now - _youngest(job) <= grace or not _idle(job)]
         limit = min([now - grace, *(_changed(job / NEEDS) for job in active)])
@@ -174,7 +175,7 @@ def collect(registry: Registry, *, grace: float, dry_run: bool = False) -> Colle
         candidates += [job for job in jobs if job not in active]
         old = [path for path in candidates if _youngest(path) <= limit or path in jobs]
         size = sum(_size(path) for path in old)
-        if not dry_run:
+        if held is not None:
             _delete(old, held)
     paths = [path.relative_to(registry.root).as_posix() for path in old]
     return Collected(paths, size, len(candidates) - len(old))
@@ -224,7 +225,10 @@ def _idle(job: Path) -> bool:
     lock = job.with_suffix(".lock")
     if not lock.exists():
         return True
-    held = taken(lock)
+    try:
+        held = taken(lock)
+    except OSError:  # a registry that this user can only read
+        return False
     if held is not None:
         held.release(remove=True)
     return held is not None
