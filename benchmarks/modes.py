@@ -28,8 +28,11 @@ from robustkt.registry import Registry
 
 RECORD = Path(__file__).resolve().parent / "records" / "modes.json"
 SIDE = 16
-EPS = "0.1"  # linf
-ATTACKS = ("clean", "pgd-sat", "pgd:steps=50:restarts=2")
+EPS = "0.2"  # linf
+FIVE: Mapping[str, Any] = {"steps": 5}  # of PGD, a quarter of eps each
+ONE: Mapping[str, Any] = {"steps": 1, "step_size": "0.25"}  # a weak inner attack, which shared parameters get around
+INNER = {"figure2": ONE, "tokens": ONE, "strong": FIVE, "curve": FIVE, "rslad": FIVE}
+ATTACKS = ("clean", "pgd:steps=50:restarts=2", "apgd-dlr")
 NORMS = {"batch": "resnet8", "layer": "resnet8_ln", "group": "resnet8_gn"}
 ARMS = {
     "batch": ("none", "dualparams", "dualbatchnorm"),
@@ -78,20 +81,20 @@ class Bench:
         )
         return {"clean": told["clean_accuracy"], "robust": told["worst"]["accuracy"]}
 
-    def adversarial(self, name: str, seed: int, arch: str = "resnet8") -> str:
+    def adversarial(self, name: str, seed: int, inner: Mapping[str, Any], arch: str = "resnet8") -> str:
         """The network that modes are compared with: adversarial training alone."""
-        return self.train(name, "sat", arch, seed, eps=EPS, steps=5)
+        return self.train(name, "sat", arch, seed, eps=EPS, **inner)
 
     def parameters(self, name: str) -> dict[str, int]:
         """All of them, and those that belong to one mode each."""
         record = self.registry.record(self.registry.get(name).id)
         return {"parameters": record["parameters"], "adapters": record.get("adapter_parameters", 0)}
 
-    def modes(self, name: str, arch: str, adapter: str) -> list[dict[str, Any]]:
+    def modes(self, name: str, arch: str, adapter: str, inner: Mapping[str, Any]) -> list[dict[str, Any]]:
         """A row a seed: both modes of a co-trained network, or the one of a shared one."""
         rows = []
         for seed in self.seeds:
-            made = self.train(name, "cotraining", arch, seed, eps=EPS, steps=5, adapter=adapter)
+            made = self.train(name, "cotraining", arch, seed, eps=EPS, adapter=adapter, **inner)
             clean = f"{made}@clean" if adapter != "none" else made
             rows.append({
                 "seed": seed, "clean_mode": self.attacked(clean), "robust_mode": self.attacked(made),
@@ -99,19 +102,24 @@ class Bench:
             })  # fmt: skip
         return rows
 
+    def arms(self, norm: str, prefix: str, inner: Mapping[str, Any]) -> dict[str, Any]:
+        """One kind of normalisation: shared, its adapters, and adversarial training alone."""
+        arch = NORMS[norm]
+        table = {f"{norm} {a}": self.modes(f"{prefix}{norm}-{a}", arch, a, inner) for a in ARMS[norm]}
+        alone = [self.adversarial(f"{prefix}{norm}-sat", seed, inner, arch) for seed in self.seeds]
+        table[f"{norm} sat"] = [
+            {"seed": s, "robust_mode": self.attacked(n)} for s, n in zip(self.seeds, alone, strict=True)
+        ]
+        return table
+
     def figure2(self) -> dict[str, Any]:
-        """Shared norms against DualParams against dual BatchNorm, beside adversarial and natural training."""
-        table = {
-            f"{norm} {adapter}": self.modes(f"{norm}-{adapter}", NORMS[norm], adapter)
-            for norm, adapters in ARMS.items()
-            for adapter in adapters
-        }
-        for norm, arch in NORMS.items():
-            alone = [self.adversarial(f"{norm}-sat", seed, arch) for seed in self.seeds]
-            table[f"{norm} sat"] = [
-                {"seed": s, "robust_mode": self.attacked(n)} for s, n in zip(self.seeds, alone, strict=True)
-            ]
+        """Shared norms against DualParams against dual BatchNorm, beside adversarial training: a weak inner attack."""
+        return {name: rows for norm in NORMS for name, rows in self.arms(norm, "one-", ONE).items()}
+
+    def strong(self) -> dict[str, Any]:
+        """The same for BatchNorm with a stronger inner attack, beside natural training."""
         natural = [self.train("natural", "natural", "resnet8", seed) for seed in self.seeds]
+        table = self.arms("batch", "", FIVE)
         table["batch natural"] = [
             {"seed": s, "clean_mode": self.attacked(n)} for s, n in zip(self.seeds, natural, strict=True)
         ]
@@ -120,13 +128,14 @@ class Bench:
     def tokens(self) -> dict[str, Any]:
         """A ViT's class token, its norms, both, and its last layer as adapters."""
         kinds = ("none", "dualtoken", "dualparams", "dualtoken+dualhead")
-        return {kind: self.modes(f"vit-{kind}", "vit_tiny", kind) for kind in kinds}
+        return {kind: self.modes(f"vit-{kind}", "vit_tiny", kind, ONE) for kind in kinds}
 
     def curve(self) -> dict[str, Any]:
         """The trade-off over β on the test images, each mixture attacked through itself."""
         found = {}
         for seed in self.seeds:
-            made = self.train("batch-dualparams", "cotraining", "resnet8", seed, eps=EPS, steps=5, adapter="dualparams")
+            two = {"eps": EPS, "adapter": "dualparams", **FIVE}
+            made = self.train("batch-dualparams", "cotraining", "resnet8", seed, **two)
             swept = api.soup_sweep(
                 made, attacks=ATTACKS[1:], eps=EPS, split="test", max_images=self.tested, registry=self.registry,
                 device="cpu",
@@ -138,8 +147,8 @@ class Bench:
         """RSLAD against two-mode RSLAD: one teacher, one budget."""
         rows = []
         for seed in self.seeds:
-            teacher = self.adversarial("batch-sat", seed)
-            common: dict[str, Any] = {"teacher": "batch-sat", "steps": 5}
+            teacher = self.adversarial("batch-sat", seed, FIVE)
+            common: dict[str, Any] = {"teacher": "batch-sat", **FIVE}
             plain = self.train("rslad", "rslad", "smallcnn", seed, **common)
             two = self.train("dualrslad", "dualrslad", "smallcnn", seed, **common)
             rows.append({
@@ -179,8 +188,8 @@ class Bench:
 
 
 PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
-    "figure2": Bench.figure2, "curve": Bench.curve, "rslad": Bench.rslad, "sigmas": Bench.sigmas,
-    "tokens": Bench.tokens,
+    "strong": Bench.strong, "figure2": Bench.figure2, "curve": Bench.curve, "rslad": Bench.rslad,
+    "sigmas": Bench.sigmas, "tokens": Bench.tokens,
 }  # fmt: skip
 
 
@@ -201,14 +210,15 @@ def main() -> None:
     bench = Bench(options.work, options.data_dir, options.images, options.epochs, options.seeds, options.test_images)
     budget = {
         "data": f"fashion-mnist at {SIDE}x{SIDE}", "images": options.images, "test_images": options.test_images,
-        "epochs": options.epochs, "seeds": options.seeds, "eps": EPS, "norm": "linf", "train_steps": 5,
+        "epochs": options.epochs, "seeds": options.seeds, "eps": EPS, "norm": "linf",
         "attacks": list(ATTACKS),
     }  # fmt: skip
     for part in options.only:
         found = PARTS[part](bench)
         record = json.loads(options.record.read_text()) if options.record.is_file() else {}
         made = {key: value for key, value in circumstances(Path.cwd()).items() if key in ("git", "lock")}
-        record[part] = {"budget": budget, **made, "torch": torch.__version__, "found": found}
+        told = {"budget": budget | {"inner": INNER.get(part)}, **made, "torch": torch.__version__}
+        record[part] = {**told, "found": found}
         options.record.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 

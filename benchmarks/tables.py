@@ -337,10 +337,20 @@ def _budget(part: str) -> str:
     told = found["budget"]
     return (
         f"\n\n`python benchmarks/modes.py --only {part} --images {told['images']} --test-images {told['test_images']} "
-        f"--epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, {told['norm']} {told['eps']}, "
-        f"{told['train_steps']} steps of PGD in training, the worst of {' and '.join(told['attacks'][1:])} in "
-        f"evaluation; mean over {told['seeds']} seeds ± half the range, in %; torch {found['torch']}, commit "
-        f"{found['git']['commit'][:7]}."
+        f"--epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, {_inner(told)}; mean over "
+        f"{told['seeds']} seeds ± half the range, in %; torch {found['torch']}, commit {found['git']['commit'][:7]}."
+    )
+
+
+def _inner(told: dict[str, Any]) -> str:
+    """What networks were trained against, and how they were attacked."""
+    inner = told["inner"]
+    if inner is None:
+        return "trained under noise; n = 2,000, α = 0.001"
+    size = inner.get("step_size", "eps/4")
+    return (
+        f"{told['norm']} {told['eps']}, PGD of {inner['steps']} step{'s' * (inner['steps'] > 1)} of {size} in training, "
+        f"the worst of {' and '.join(told['attacks'][1:])} in evaluation"
     )
 
 
@@ -424,6 +434,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "startup": startup,
     "image": image,
     "modes-figure2": lambda: modes("figure2"),
+    "modes-strong": lambda: modes("strong"),
     "modes-tokens": lambda: modes("tokens"),
     "modes-curve": modes_curve,
     "modes-rslad": modes_rslad,
