@@ -347,9 +347,9 @@ def _inner(told: dict[str, Any]) -> str:
     inner = told["inner"]
     if inner is None:
         return "trained under noise; n = 2,000, α = 0.001"
-    size = inner.get("step_size", "eps/4")
+    steps = "one step" if inner["steps"] == 1 else f"{inner['steps']} steps"
     return (
-        f"{told['norm']} {told['eps']}, PGD of {inner['steps']} step{'s' * (inner['steps'] > 1)} of {size} in training, "
+        f"{told['norm']} {told['eps']}, PGD of {steps} of {inner.get('step_size', 'eps/4')} in training, "
         f"the worst of {' and '.join(told['attacks'][1:])} in evaluation"
     )
 
