@@ -63,8 +63,8 @@ class Votes:
 
     def close(self) -> None:
         """Wait until everything is on the disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with writing(Path(self._file.name)), self._file:
+            os.fsync(self._file.fileno())
 
     def _read(self, path: Path) -> float:
         total = 0.0

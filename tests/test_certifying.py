@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -19,6 +20,7 @@ import torch
 from robustkt import api, certlog
 from robustkt.api.loading import pick_device
 from robustkt.certificates import lower_bound
+from robustkt.errors import RobustKTError
 from robustkt.registry import Registry
 from robustkt.votes import Votes
 from tests.conftest import gaussian_digits, l2
@@ -203,6 +205,18 @@ def test_another_number_of_copies_draws_other_noise(trained: Registry) -> None:
         for n in (600, 601)
     ]
     assert sum(abs(one.successes - other.successes) > 1 for one, other in zip(*logs, strict=True)) > 6
+
+
+def test_a_disk_that_refuses_the_last_votes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    votes = Votes(tmp_path / "votes.tsv", job="a")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(RobustKTError, match="No space left") as told:
+        patch.setattr(os, "fsync", full)
+        votes.close()
+    assert "it continues" in told.value.fix
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 12, 17])
