@@ -213,8 +213,8 @@ def test_a_disk_that_refuses_the_last_votes(tmp_path: Path, monkeypatch: pytest.
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(RobustKTError, match="No space left") as told:
-        patch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RobustKTError, match="No space left") as told:
         votes.close()
     assert "it continues" in told.value.fix
 
