@@ -175,12 +175,13 @@ def collect(registry: Registry, *, grace: float, dry_run: bool = False) -> Colle
         candidates, kept = _unreached(registry, active, limit)
         candidates += [job for job in jobs if job not in active]
         old = [path for path in candidates if _youngest(path) <= limit or path in jobs]
+        spared = len(candidates) - len(old)
         old += _unused(registry, kept, limit)
         size = sum(_size(path) for path in old)
         if not dry_run:
             _delete(old, held)
     paths = [path.relative_to(registry.root).as_posix() for path in old]
-    return Collected(paths, size, len(candidates) - len(old))
+    return Collected(paths, size, spared)
 
 
 def _unreached(registry: Registry, jobs: Iterable[Path], limit: float) -> tuple[list[Path], set[str]]:
