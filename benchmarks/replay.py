@@ -1,6 +1,7 @@
 """What kept logits cost and save: quality by the number of views over seeds, and an epoch's price, on the digits.
 
     python benchmarks/replay.py --registry DIR
+    python benchmarks/replay.py --registry DIR --part crt    # or rslad, price: beside each other
 
 Everything is trained through `robustkt.api` into a registry of its own, and benchmarks/records/replay.json is written
 after every row, so an interrupted run continues. Prices are taken in turn in one process.
@@ -14,7 +15,6 @@ import os
 import resource
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from transfer import RADII, RECORDS, machine, shown
+from transfer import RADII, RECORDS, machine
 
 from robustkt import api, models, objectives
 from robustkt import data as datasets
@@ -37,15 +37,15 @@ from robustkt.progress import Silent
 from robustkt.registry import Registry
 from robustkt.replay import BLOCK, Replay
 
-SIGMA, EPS, EPOCHS = "0.25", "0.1", 40
-VIEWS: tuple[int | None, ...] = (None, 1, 8, 32, EPOCHS)  # none is a fresh one in every epoch
+SIGMA, EPS, EPOCHS = "0.25", "0.1", 32
+VIEWS: tuple[int | None, ...] = (None, 1, 8, EPOCHS)  # none is a fresh one in every epoch
 COMMON = {"epochs": EPOCHS, "batch_size": 64}
 CPU = torch.device("cpu")
 TEACHERS: dict[str, dict[str, Any]] = {
-    "crt": {"method": "smoothmix", "given": {"sigma": SIGMA, "epochs": 12}},
-    "rslad": {"method": "trades", "given": {"eps": EPS, "steps": 5, "pad": 1, "epochs": 20}},
+    "crt": {"method": "gaussian", "given": {"sigma": SIGMA, "epochs": 20}},
+    "rslad": {"method": "trades", "given": {"eps": EPS, "steps": 3, "pad": 1, "epochs": 20}},
 }
-STUDENTS: dict[str, dict[str, Any]] = {"crt": COMMON, "rslad": {**COMMON, "steps": 5, "pad": 1}}
+STUDENTS: dict[str, dict[str, Any]] = {"crt": COMMON, "rslad": {**COMMON, "steps": 3, "pad": 1}}
 
 
 def quality(registry: Registry, method: str, seed: int, views: int | None) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def measured(registry: Registry, name: str, method: str) -> dict[str, Any]:
     return {"accuracy": accuracy, "images": found["images"]}
 
 
-def price(registry: Registry, arch: str, side: int | None, count: int, rounds: int) -> dict[str, Any]:
+def price(registry: Registry, arch: str, side: int, count: int, rounds: int) -> dict[str, Any]:
     """CPU seconds of an epoch: Gaussian, CRT on kept logits, CRT that keeps them, CRT on fresh views, the teacher's."""
     dataset = datasets.load("digits", image_size=side)
     name = f"price-{arch}-{side}"
@@ -187,33 +187,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--part", choices=["price", *STUDENTS])
     parser.add_argument("--registry", type=Path, required=True)
     options = parser.parse_args()
-    registry, path = Registry(options.registry), RECORDS / "replay.json"
-    record = json.loads(path.read_text()) if path.is_file() else {"rows": [], "prices": [], "memory": []}
+    registry = Registry(options.registry)
 
-    def save() -> None:
-        record.update(command="python benchmarks/replay.py " + shown(sys.argv[1:]), machine=machine())
-        path.write_text(json.dumps(record, indent=1) + "\n")
+    def wanted(part: str) -> bool:
+        return options.part in (None, part)
 
-    for arch, side, count in (("smallcnn", None, 1_150), ("resnet8", None, 1_150), ("resnet20", 32, 640)):
-        if not any((found["arch"], found["side"]) == (arch, side or 8) for found in record["prices"]):
-            record["prices"].append(price(registry, arch, side, count, options.rounds))
-            print(json.dumps({k: v for k, v in record["prices"][-1].items() if k != "seconds"}), flush=True)
-            save()
+    for arch, side, count in (("smallcnn", 8, 1_150), ("resnet8", 8, 1_150), ("resnet20", 32, 640)):
+        if wanted("price") and not known("prices", arch=arch, side=side):
+            keep("prices", price(registry, arch, side, count, options.rounds))
     for images, classes in ((50_000, 10), (50_000, 1_000)):
-        if not any((found["images"], found["classes"]) == (images, classes) for found in record["memory"]):
-            record["memory"].append(memory(images, classes))
-            print(json.dumps(record["memory"][-1]), flush=True)
-            save()
+        if wanted("price") and not known("memory", images=images, classes=classes):
+            keep("memory", memory(images, classes))
     for seed in range(options.seeds):
-        for method in STUDENTS:
+        for method in filter(wanted, STUDENTS):
             for views in VIEWS:
-                wanted = (method, seed, views)
-                if not any((row["method"], row["seed"], row["views"]) == wanted for row in record["rows"]):
-                    record["rows"].append(quality(registry, method, seed, views))
-                    print(json.dumps(record["rows"][-1]), flush=True)
-                    save()
+                if not known("rows", method=method, seed=seed, views=views):
+                    keep("rows", quality(registry, method, seed, views))
+
+
+PATH = RECORDS / "replay.json"
+
+
+def record() -> dict[str, Any]:
+    """What has been measured so far."""
+    empty: dict[str, Any] = {"rows": [], "prices": [], "memory": []}
+    return json.loads(PATH.read_text()) if PATH.is_file() else empty
+
+
+def known(kind: str, **told: Any) -> bool:
+    """Whether the record has a row that says this."""
+    return any(all(row[key] == value for key, value in told.items()) for row in record()[kind])
+
+
+def keep(kind: str, row: dict[str, Any]) -> None:
+    """Add a row to the record; other parts may be adding theirs."""
+    print(json.dumps({key: value for key, value in row.items() if key != "seconds"}), flush=True)
+    told = record()
+    told[kind].append({**row, "machine": machine()})
+    PATH.write_text(json.dumps({"command": "python benchmarks/replay.py", **told}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
