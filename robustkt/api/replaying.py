@@ -14,7 +14,6 @@ from robustkt.api.loading import load_network, machine, ready
 from robustkt.core import InPrecision, Model, Objective
 from robustkt.data import Split
 from robustkt.generation import Generation, Recipe
-from robustkt.numbers import counted
 from robustkt.progress import Progress
 from robustkt.registry import Registry
 from robustkt.replay import Replay
@@ -90,15 +89,3 @@ def reused(recipe: Recipe, epochs: Sequence[Mapping[str, Any]]) -> dict[str, int
         if not entry.get("reused"):
             filled.add(view)
     return {"views": len(views), "reused": len(views - filled)}
-
-
-def told(record: Mapping[str, Any], teacher: str) -> str:
-    """What a training took from the kept logits, in one line; nothing where none are kept."""
-    replay = record.get("replay")
-    if not replay:
-        return ""
-    passes = (record.get("cost") or {}).get("teacher_forward", 0)
-    return (
-        f"re-used {replay['reused']} of {counted(replay['views'], 'view')} of {teacher}'s logits, "
-        f"{passes:,} teacher {'pass' if passes == 1 else 'passes'}"
-    )

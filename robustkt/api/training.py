@@ -17,7 +17,7 @@ from robustkt.api.judging import judge, slice_of
 from robustkt.api.loading import load_data, machine, pick_device, pick_precision, trust
 from robustkt.api.modes import adapter_bytes, count_of, state_of, weight_bytes
 from robustkt.api.recipes import assemble, inherited, overlong
-from robustkt.api.replaying import Teacher, reused, told
+from robustkt.api.replaying import Teacher, reused
 from robustkt.catalog import plain
 from robustkt.core import seed_of
 from robustkt.errors import IntegrityError, UsageError
@@ -27,7 +27,7 @@ from robustkt.modes import modes_of
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
-from robustkt.registry import Registry
+from robustkt.registry import Registry, replays
 from robustkt.registry.refs import name_taken
 from robustkt.shapes import to_json
 
@@ -72,7 +72,8 @@ def train(
         progress: where to report.
 
     Returns:
-        generation, id, method, arch, wall_seconds, selected, cost, parents, created.
+        generation, id, method, arch, data, wall_seconds, selected, cost, replay (views and reused, of a student whose
+        teacher's logits are kept, else None), parents, created.
 
     Raises:
         RobustKTError: anything the user can fix, before anything is registered.
@@ -231,7 +232,7 @@ class Job:
                 self.progress.note(f"the same id as {generation.name}: the run is reproduced")
             generation = self.registry.add(generation, record)
         selected = record["selected"]
-        if teacher is not None and (line := told(record, teacher.name)):
+        if teacher is not None and (line := replays.told(record, teacher.name)):
             self.progress.note(line)
         self.progress.note(
             f"{generation.name}: epoch {selected['epoch'] + 1} selected, {selected['metric']} "

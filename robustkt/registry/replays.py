@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkt.errors import IntegrityError, RobustKTError
-from robustkt.numbers import canonical, digest, parse_json
+from robustkt.numbers import canonical, counted, digest, parse_json
 from robustkt.registry.files import TEMPORARY, replacing
 from robustkt.registry.locks import locked
 
@@ -125,3 +125,15 @@ def filling(registry: Registry, content: Mapping[str, Any]) -> Iterator[None]:
     lock = registry.job_path("replay", place(registry.root, content).stem[:16]).with_suffix(".lock")
     with locked(lock, "this view of the teacher's logits", timeout=PATIENCE):
         yield
+
+
+def told(record: Mapping[str, Any], teacher: str) -> str:
+    """What a training took from kept logits, in one line, from its run record; nothing where none are kept."""
+    replay, cost = record.get("replay"), record.get("cost") or {}
+    if not replay:
+        return ""
+    views, passes = replay.get("views", 0), cost.get("teacher_forward", 0)
+    return (
+        f"re-used {replay.get('reused', 0)} of {counted(views, 'view')} of {teacher}'s logits, "
+        f"{passes:,} teacher {'pass' if passes == 1 else 'passes'}"
+    )
