@@ -407,6 +407,63 @@ def modes_sigmas() -> str:
     return rows(["noise", "", *(f"r = {r}" for r in radii)], *body) + _budget("sigmas") + told
 
 
+def _span(values: list[float], digits: int = 1) -> str:
+    return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def replay_quality(method: str) -> str:
+    """A student by the number of views: the mean over seeds, and the lowest and highest."""
+    found = [row for row in record("replay")["rows"] if row["method"] == method]
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in found:
+        groups.setdefault(row["views"], []).append(row)
+    figure, digits = ("certified_accuracy", 3) if method == "crt" else ("accuracy", 1)
+    names = list(found[0][figure])
+    body = []
+    for views, runs in groups.items():
+        cells = [_span([100 * run[figure][name] for run in runs]) for name in names]
+        cells += [_span([run["acr"] for run in runs], digits)] if method == "crt" else []
+        passes = statistics.fmean(run["cost"]["teacher_forward"] for run in runs)
+        body.append([str(views or "fresh"), *cells, f"{passes:,.0f}", str(len(runs))])
+    shown = [f"r = {name}" for name in names] + ["ACR"] if method == "crt" else names
+    command, machine = record("replay")["command"], found[-1]["machine"]
+    told = f"\n\n`{command} --part {method}`: {found[0]['images']} test images; commit {machine['commit']}."
+    return rows(["views", *shown, "teacher passes", "seeds"], *body) + told
+
+
+def replay_price() -> str:
+    """An epoch's CPU seconds over those of Gaussian training of the same student, in turn in one process."""
+    found = record("replay")["prices"]
+    kinds = {
+        "kept": "logits kept",
+        "fresh": "fresh views",
+        "filling": "keeping them",
+        "teacher": "teacher's pass alone",
+    }
+    body = [
+        [f"{one['arch']}, {one['side']}x{one['side']}"]
+        + [f"{one[k]['median']:.3f} ({one[k]['lowest']:.2f}–{one[k]['highest']:.2f})" for k in kinds]
+        + [str(one["rounds"])]
+        for one in found
+    ]
+    machine = found[-1]["machine"]
+    told = (
+        f"\n\n`{record('replay')['command']} --part price`: median (lowest–highest); {machine['processor']}, "
+        f"{machine['threads']} thread, torch {machine['torch']}, commit {machine['commit']}."
+    )
+    return rows(["student and teacher", *kinds.values(), "rounds"], *body) + told
+
+
+def replay_memory() -> str:
+    """The file of a view, and the memory of its own that a process needs to write it and to read it at random."""
+    found = record("replay")["memory"]
+    body = [
+        [f"{one['images']:,}", f"{one['classes']:,}", f"{one['file'] / 1e6:.1f}", f"{one['gained'] / 1e6:.1f}"]
+        for one in found
+    ]
+    return rows(["images", "classes", "file, MB", "memory, MB"], *body)
+
+
 def _settings(found: dict[str, Any]) -> str:
     first, machine = found["rows"][0], found["machine"]
     return (
@@ -439,6 +496,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "modes-curve": modes_curve,
     "modes-rslad": modes_rslad,
     "modes-sigmas": modes_sigmas,
+    "replay-crt": lambda: replay_quality("crt"),
+    "replay-rslad": lambda: replay_quality("rslad"),
+    "replay-price": replay_price,
+    "replay-memory": replay_memory,
 }
 
 

@@ -25,7 +25,9 @@ class Batch(NamedTuple):
     x: Tensor  # (B, C, H, W), float, in [0, 1]
     y: Tensor  # (B,), int64
     epoch: int  # from 0, for objectives that warm up
-    rng: torch.Generator  # every random number of the step comes from here
+    rng: torch.Generator  # every random number of the step comes from here, but those of a view that is kept
+    keys: Tensor | None = None  # (B,) int64, of the images in a view that is kept: its random numbers come from these
+    target: Tensor | None = None  # (m·B, K), the teacher's logits on that view, where they are known already
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from robustkt.errors import DivergedError, IntegrityError
 from robustkt.generation import Training
 from robustkt.numbers import counted
 from robustkt.progress import Progress
+from robustkt.replay import Replay
 from robustkt.schedules import learning_rate
 
 GUARD_EVERY = 25  # steps between looks at the loss on devices where a look is a synchronisation
@@ -81,6 +82,7 @@ class Trainer:
     seed: int = 0
     precision: str = "fp32"
     meters: Mapping[str, Meter] = field(default_factory=dict)
+    replay: Replay | None = None  # of the teacher's logits, where views are kept
 
     def run(self) -> Fit:
         """Train to the end, from the checkpoint in the folder if there is one.
@@ -126,6 +128,7 @@ class Trainer:
         started, rate = time.perf_counter(), 0.0
         for meter in self.meters.values():
             meter.take()  # what scoring or an interrupted epoch has added
+        reused = {} if self.replay is None else {"reused": self.replay.open(epoch)}
         totals: dict[str, Tensor] = {}
         for step in range(self.steps):
             done = epoch * self.steps + step
@@ -151,15 +154,20 @@ class Trainer:
             "loss": sum(means.values()),
             "terms": means,
             "images_per_second": count / seconds,
+            **reused,
         }
 
-    def _step(self, picked: Tensor, epoch: int, rng: torch.Generator, rate: float) -> dict[str, Tensor]:
+    def _batch(self, picked: Tensor, epoch: int, rng: torch.Generator) -> Batch:
+        if self.replay is not None:
+            return self.replay.batch(picked, epoch, rng)
         x = self.images.x[picked].to(self.device, non_blocking=True)
         y = self.images.y[picked].to(self.device, non_blocking=True)
-        x = to_float(crop_flip(x, pad=self.training.pad, flip=self.training.flip, rng=rng))
+        return Batch(to_float(crop_flip(x, pad=self.training.pad, flip=self.training.flip, rng=rng)), y, epoch, rng)
+
+    def _step(self, picked: Tensor, epoch: int, rng: torch.Generator, rate: float) -> dict[str, Tensor]:
+        batch = self._batch(picked, epoch, rng)
         self.student.train()
         adapters.hold(self.student)
-        batch = Batch(x, y, epoch, rng)
         view = self.objective.perturb(self.net, batch)
         terms = self.objective.loss(self.net, batch, view)
         loss = torch.stack(list(terms.values())).sum()

@@ -117,5 +117,10 @@ def _check_keys(method: str, chosen: Mapping[str, Any]) -> None:
     for key in chosen:
         if key in ("sigma", "norm", "eps") and key not in own:
             raise UsageError(f"{method} has no {key}", f"It takes: {', '.join([*own, *TRAINING])}.")
+        if key == "views" and key not in own and "teacher" in objectives.needs(method):
+            raise UsageError(
+                f"{method} has no views: its teacher answers images that the student decides, so nothing can be kept",
+                "Leave views out, or take a method whose teacher sees other images: --method rslad.",
+            )
         if key not in own and key not in TRAINING:
             raise unknown(f"setting for {method}", key, [*own, *TRAINING])

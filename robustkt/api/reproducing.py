@@ -31,7 +31,7 @@ CIRCUMSTANCES = (
 )  # fmt: skip
 OPTIONAL = ("lock", "image", "git")  # recorded where there is one, by every version that records the environment
 DECIDING = ("device", "machine", "system", "threads", "versions", "deterministic")  # other bits may come of these
-PASSING = ("images_per_second", "seconds")  # of an epoch, another in every run
+PASSING = ("images_per_second", "seconds", "reused")  # of an epoch, another in every run
 
 
 def reproduce(
@@ -101,6 +101,8 @@ def reproduce(
             scratch.put_object(registry.object(needed))
         job = Job(scratch, recipe, found.parents, found.name, dataset, source, target, False, progress, init)
         _forewarn(old, job.circumstances, progress)
+        if recipe.settings.get("views"):
+            progress.note("its teacher is asked again: no logits that the registry keeps are taken")
         again, record = job.make(job.student(), teacher, folder)
         after = _weights(scratch, again)
     same = all(getattr(again, name) == getattr(found, name) for name in MADE)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from robustkt import adapters, engine, models, objectives
 from robustkt import data as datasets
 from robustkt.api.judging import judge, slice_of
-from robustkt.api.loading import load_data, load_network, machine, pick_device, pick_precision, ready, trust
+from robustkt.api.loading import load_data, machine, pick_device, pick_precision, trust
 from robustkt.api.modes import adapter_bytes, count_of, state_of, weight_bytes
 from robustkt.api.recipes import assemble, inherited, overlong
+from robustkt.api.replaying import Teacher, reused
 from robustkt.catalog import plain
 from robustkt.core import seed_of
 from robustkt.errors import IntegrityError, UsageError
@@ -26,7 +27,7 @@ from robustkt.modes import modes_of
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
-from robustkt.registry import Registry
+from robustkt.registry import Registry, replays
 from robustkt.registry.refs import name_taken
 from robustkt.shapes import to_json
 
@@ -71,7 +72,8 @@ def train(
         progress: where to report.
 
     Returns:
-        generation, id, method, arch, wall_seconds, selected, cost, parents, created.
+        generation, id, method, arch, data, wall_seconds, selected, cost, replay (views and reused, of a student whose
+        teacher's logits are kept, else None), parents, created.
 
     Raises:
         RobustKTError: anything the user can fix, before anything is registered.
@@ -230,6 +232,8 @@ class Job:
                 self.progress.note(f"the same id as {generation.name}: the run is reproduced")
             generation = self.registry.add(generation, record)
         selected = record["selected"]
+        if teacher is not None and (line := replays.told(record, teacher.name)):
+            self.progress.note(line)
         self.progress.note(
             f"{generation.name}: epoch {selected['epoch'] + 1} selected, {selected['metric']} "
             f"{selected['score']:.1%} on held-out images, {record['seconds']:.0f} s"
@@ -272,11 +276,8 @@ class Job:
         """Train to the end, from the checkpoint in `folder` if there is one: the generation and its run record."""
         started = datetime.datetime.now(datetime.UTC)
         meters: dict[str, engine.Meter] = {}
-        guide: nn.Module | None = None
-        if teacher is not None:
-            network = load_network(self.registry, teacher).requires_grad_(False)
-            meters["teacher"] = engine.Meter(network)
-            guide = ready(network, self.device, self.recipe.precision)
+        guide = Teacher(self.registry, teacher, self.recipe, self.device, meters) if teacher is not None else None
+        objective = objectives.build(self.recipe.method, self.recipe.settings, guide.guide() if guide else None)
         meters["student"] = engine.Meter(student)
         split = slice_of(self.dataset.held_out, SELECTION_IMAGES)
         modes = modes_of(student)
@@ -287,7 +288,7 @@ class Job:
             self.progress.note(late)
         fit = engine.Trainer(
             student=student,
-            objective=objectives.build(self.recipe.method, self.recipe.settings, guide),
+            objective=objective,
             images=self.dataset.train,
             training=cast("Training", self.recipe.training),  # `assemble` has made it
             score=score,
@@ -297,6 +298,7 @@ class Job:
             precision=self.recipe.precision,
             device=self.device,
             meters=meters,
+            replay=guide.replay(objective, self.dataset.train, self.progress) if guide else None,
         ).run()
         if self.source is not None:
             self.registry.put_object(self.source.text)
@@ -307,7 +309,8 @@ class Job:
             "started": started.isoformat(timespec="seconds"),
             "seconds": history.seconds,
             "selected": selected,
-            "cost": history.cost,
+            "cost": {**({"teacher_forward": 0, "teacher_backward": 0} if guide else {}), **history.cost},
+            **({"replay": reused(self.recipe, history.epochs)} if self.recipe.settings.get("views") else {}),
             "parameters": count_of(student.parameters()),
             **({"adapter_parameters": own} if (own := count_of(adapters.own_parameters(student))) else {}),
             "epochs": history.epochs,
@@ -388,6 +391,7 @@ def outcome(generation: Generation, record: Mapping[str, Any], *, created: bool)
         "wall_seconds": record.get("seconds"),
         "selected": record.get("selected"),
         "cost": record.get("cost"),
+        "replay": record.get("replay"),
         "parents": dict(generation.parents),
         "created": created,
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkt.cli.tables import Columns, duration, facts, percent, shift
 from robustkt.numbers import counted, number
+from robustkt.registry import replays
 
 CLAIMED = "†"  # behind a figure that nobody has measured here
 NAMES = 16  # letters of the longest corruption's name
@@ -126,6 +127,8 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
     }
     if selected:
         told["selected"] = f"epoch {selected['epoch'] + 1}: {selected['metric']} {percent(selected['score'])}"
+    if (teacher := result["parents"].get("teacher")) and (line := replays.told(record, teacher["name"])):
+        told["teacher"] = line
     if measured := record.get("measured"):
         told["measured"] = f"{measured['metric']} {percent(measured['score'])}, {counted(measured['images'], 'image')}"
     if result["pulled"]:

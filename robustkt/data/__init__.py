@@ -14,7 +14,7 @@ from robustkt.catalog import plain, unknown
 from robustkt.corruptions import SEED, Corruption
 from robustkt.corruptions import fingerprint as corrupted_fingerprint
 from robustkt.data._arrays import Arrays, checked, drawn, fingerprint, image_side, mean_std, resized
-from robustkt.data._augment import crop_flip, to_float
+from robustkt.data._augment import crop_flip, keyed_crop_flip, to_float
 from robustkt.data._corrupted import corrupt
 from robustkt.data._folder import read_folder
 from robustkt.data._images import read_image
@@ -31,6 +31,7 @@ __all__ = [
     "corrupt",
     "corrupted",
     "crop_flip",
+    "keyed_crop_flip",
     "load",
     "read_image",
     "to_float",

@@ -16,9 +16,10 @@ from robustkt.errors import UsageError
 from robustkt.generation import Setting
 from robustkt.numbers import exact, fraction, noise_level
 from robustkt.objectives._modal import Modal
+from robustkt.objectives._replayed import Replayed
 from robustkt.settings import fill
 
-__all__ = ["Modal", "build", "hyperparameters", "needs", "resolve", "settings_of"]
+__all__ = ["Modal", "Replayed", "build", "hyperparameters", "needs", "resolve", "settings_of"]
 
 FROM_ZERO = ("begin_epoch", "adversarial_weight")  # whole numbers and fractions that may be 0
 OWN = ("teacher", "threat")  # fields that are not hyper-parameters themselves
@@ -51,14 +52,14 @@ def resolve(method: str, given: Mapping[str, Any], *, epochs: int | None = None)
     """
     kind = METHODS.get(method)
     if epochs is not None and hasattr(kind, "scaled"):
-        given = {**given, **{key: value for key, value in kind.scaled(epochs).items() if given.get(key) is None}}
+        given = {**given, **{key: value for key, value in kind.scaled(epochs).items() if key not in given}}
     objective = _construct(method, given, teacher=_absent)
     settings: dict[str, Setting] = {}
     for field in dataclasses.fields(objective):
         value = getattr(objective, field.name)
         if isinstance(value, ThreatModel):
             settings |= {"norm": value.norm, "eps": exact(value.eps)}
-        elif field.name not in OWN:
+        elif field.name not in OWN and not (value is None and field.metadata.get("later")):
             settings[field.name] = exact(value) if isinstance(value, Fraction) else value
     return settings | dict.fromkeys(key for key in unused(settings) if key != "sentinel")  # the engine's, not PGD's
 

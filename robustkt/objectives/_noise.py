@@ -10,15 +10,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustkt.core import Batch, gaussian
+from robustkt.core import Batch, gaussian, seed_of
 from robustkt.losses import ce
+from robustkt.streams import keys_of, normals_of
 
 T = TypeVar("T", int, float, Fraction)
 
 
 def noises(batch: Batch, sigma: Fraction, draws: int) -> Tensor:
     """(m, B, C, H, W) of N(0, σ² I)."""
-    return torch.stack([gaussian(batch.x, sigma, batch.rng) for _ in range(draws)])
+    return torch.stack([noise(batch, sigma, draw) for draw in range(draws)])
+
+
+def noise(batch: Batch, sigma: Fraction, draw: int) -> Tensor:
+    """(B, C, H, W) of N(0, σ² I); in a view that is kept that of each image and draw, whatever the batch."""
+    if batch.keys is None:
+        return gaussian(batch.x, sigma, batch.rng)
+    keys = keys_of(seed_of("noise", draw), batch.keys)
+    return normals_of(keys, batch.x.shape[1:]).to(batch.x.device) * float(sigma)
 
 
 def mean_probability(logits: Tensor, draws: int) -> Tensor:

@@ -14,6 +14,7 @@ from robustkt.core import Batch, Model, Terms, attacking
 from robustkt.errors import UsageError
 from robustkt.numbers import exact
 from robustkt.objectives._inner import Adversarial, near_start, prediction, toward, uniform_start
+from robustkt.objectives._replayed import Replayed, taught
 
 __all__ = ["ARD", "IAD", "RSLAD", "AdaAD"]
 
@@ -21,8 +22,8 @@ __all__ = ["ARD", "IAD", "RSLAD", "AdaAD"]
 # ARD's averages the KL over the ten classes too, as RSLAD's does: kl_scale 0.1.
 PRESETS = {
     "rslad-iccv21": {
-        "method": "rslad", "kl_scale": 0.1, "steps": 10, "epochs": 300, "batch_size": 128, "lr": 0.1, "momentum": 0.9,
-        "weight_decay": 2e-4, "decay_norm": True, "schedule": "multistep",
+        "method": "rslad", "kl_scale": 0.1, "steps": 10, "views": None, "epochs": 300, "batch_size": 128, "lr": 0.1,
+        "momentum": 0.9, "weight_decay": 2e-4, "decay_norm": True, "schedule": "multistep",
         "milestones": ["215/300", "260/300", "285/300"], "ema": None,
     },
     "rslad-fast": {
@@ -30,12 +31,12 @@ PRESETS = {
         "weight_decay": 5e-4, "decay_norm": False, "schedule": "onecycle", "ema": 0.995,
     },
     "ard-aaai20": {
-        "method": "ard", "temperature": 30.0, "alpha": 1.0, "kl_scale": 0.1, "steps": 10, "epochs": 200,
+        "method": "ard", "temperature": 30.0, "alpha": 1.0, "kl_scale": 0.1, "steps": 10, "views": None, "epochs": 200,
         "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "decay_norm": True,
         "schedule": "multistep", "milestones": ["100/200"], "ema": None,
     },
     "iad-iclr22": {
-        "method": "iad", "temperature": 1.0, "alpha": 1.0, "beta": 0.1, "steps": 10, "epochs": 200,
+        "method": "iad", "temperature": 1.0, "alpha": 1.0, "beta": 0.1, "steps": 10, "views": None, "epochs": 200,
         "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "decay_norm": True,
         "schedule": "multistep", "milestones": ["100/200"], "ema": None,
     },
@@ -59,7 +60,7 @@ class AdversarialView(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ARD(Distilled):
+class ARD(Replayed, Distilled):
     """Adversarially robust distillation (1905.09747).
 
     max_x' CE(S(x'), y) from a uniform start;  min_S α·τ²·KL_τ(T(x)‖S(x')) + (1 − α)·CE(S(x), y).
@@ -75,7 +76,7 @@ class ARD(Distilled):
 
     def perturb(self, student: Model, batch: Batch) -> AdversarialView:
         """x' and the teacher's logits at x."""
-        target = prediction(self.teacher, batch.x)
+        target = taught(self.teacher, batch, batch.x)
         x_adv = self.maximise(student, batch, lambda z: losses.ce(z, batch.y), uniform_start)
         return AdversarialView(x_adv, target, torch.ones_like(batch.y, dtype=target.dtype))
 
@@ -89,7 +90,7 @@ class ARD(Distilled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IAD(Distilled):
+class IAD(Replayed, Distilled):
     """Introspective adversarial distillation (2106.04928): the teacher is believed as far as it withstands x' itself.
 
     max_x' CE(S(x'), y) from a uniform start;
@@ -111,12 +112,12 @@ class IAD(Distilled):
     @staticmethod
     def scaled(epochs: int) -> dict[str, int]:
         """The settings that follow the length of the training, the paper's 60 of 200, where they are not given."""
-        return {"begin_epoch": round(epochs * 60 / 200)}
+        return {**Replayed.scaled(epochs), "begin_epoch": round(epochs * 60 / 200)}
 
     def perturb(self, student: Model, batch: Batch) -> AdversarialView:
         """x', the teacher's logits at x, and A."""
         x_adv = self.maximise(student, batch, lambda z: losses.ce(z, batch.y), uniform_start)
-        target = prediction(self.teacher, batch.x)
+        target = taught(self.teacher, batch, batch.x)
         trust = torch.ones_like(batch.y, dtype=target.dtype)
         if batch.epoch >= self.begin_epoch:
             trust = (-self.beta * losses.ce(prediction(self.teacher, x_adv), batch.y)).exp()  # p_T(y|x')^β
@@ -141,7 +142,7 @@ class SoftView(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RSLAD(Distilled):
+class RSLAD(Replayed, Distilled):
     """Robust soft label adversarial distillation (2108.07969); no hard label anywhere.
 
     max_x' KL(T(x)‖S(x')) from x + 0.001·N(0, I), S in eval mode;
@@ -156,7 +157,7 @@ class RSLAD(Distilled):
 
     def perturb(self, student: Model, batch: Batch) -> SoftView:
         """x' and the teacher's logits, which see the clean images only."""
-        target = prediction(self.teacher, batch.x)
+        target = taught(self.teacher, batch, batch.x)
         return SoftView(self.maximise(student, batch, toward(target), near_start), target)
 
     def loss(self, student: Model, batch: Batch, view: SoftView) -> Terms:

@@ -21,9 +21,10 @@ from robustkt.generation import DOMAIN, NOISY
 from robustkt.mixture import CLEAN, ROBUST
 from robustkt.modes import through
 from robustkt.numbers import exact, noise_level
-from robustkt.objectives._inner import Adversarial, near_start, prediction, toward, uniform_start
+from robustkt.objectives._inner import Adversarial, near_start, toward, uniform_start
 from robustkt.objectives._modal import Modal
 from robustkt.objectives._noise import noises
+from robustkt.objectives._replayed import taught
 from robustkt.objectives.distillation import RSLAD, SoftView, share
 
 __all__ = ["CoTraining", "DualRSLAD", "SigmaAdapters"]
@@ -93,7 +94,7 @@ class DualRSLAD(Modal, RSLAD):
 
     def perturb(self, student: Model, batch: Batch) -> SoftView:
         """x' and the teacher's logits, which see the clean images only."""
-        target = prediction(self.teacher, batch.x)
+        target = taught(self.teacher, batch, batch.x)
         with through(student, ROBUST):
             return SoftView(self.maximise(student, batch, toward(target), near_start), target)
 

@@ -7,23 +7,25 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from robustkt import losses
 from robustkt.catalog import unknown
 from robustkt.core import Batch, Model, Terms
 from robustkt.errors import UsageError
-from robustkt.objectives._inner import prediction
-from robustkt.objectives._noise import noises
+from robustkt.numbers import exact
+from robustkt.objectives._noise import noise
+from robustkt.objectives._replayed import Replayed, taught
 from robustkt.objectives.distillation import tempered, warm
 
 __all__ = ["CRT"]
 
 PRESETS = {
     "crt-neurips22": {
-        "method": "crt", "match": "l2", "draws": 1, "ce_weight": 0.0, "epochs": 200, "batch_size": 128, "lr": 0.1,
-        "momentum": 0.9, "weight_decay": 1e-4, "decay_norm": True, "schedule": "multistep", "milestones": [0.5, 0.75],
-        "ema": None,
+        "method": "crt", "match": "l2", "draws": 1, "ce_weight": 0.0, "views": None, "epochs": 200, "batch_size": 128,
+        "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "decay_norm": True, "schedule": "multistep",
+        "milestones": [0.5, 0.75], "ema": None,
     },
     "crt-fast": {
         "method": "crt", "match": "l2", "draws": 1, "ce_weight": 0.0, "epochs": 30, "batch_size": 128, "lr": 0.1,
@@ -61,7 +63,7 @@ class NoisyView(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CRT:
+class CRT(Replayed):
     """Certified robustness transfer (2210.14283): min_S ‖S(x + δ) − T(x + δ)‖₂ on raw logits, δ ~ N(0, σ² I).
 
     Un-squared, the same noise to both, one draw an image, no labels, no temperature: the paper's form and the default.
@@ -85,10 +87,24 @@ class CRT:
                 "would be no teacher: that is --method gaussian."
             )  # fmt: skip
 
+    @property
+    def copies(self) -> int:
+        """m noisy ones."""
+        return self.draws
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """The noise level."""
+        return {"sigma": exact(self.sigma)}
+
+    def seen(self, batch: Batch, copy: int) -> Tensor:
+        """x + δ of one draw."""
+        return batch.x + noise(batch, self.sigma, copy)
+
     def perturb(self, student: Model, batch: Batch) -> NoisyView:
         """The noisy images and the teacher's logits there."""
-        x = (batch.x + noises(batch, self.sigma, self.draws)).flatten(0, 1)
-        return NoisyView(x, prediction(self.teacher, x))
+        x = torch.cat([self.seen(batch, copy) for copy in range(self.copies)])
+        return NoisyView(x, taught(self.teacher, batch, x))
 
     def loss(self, student: Model, batch: Batch, view: NoisyView) -> Terms:
         """{the match's name} and, with a weight on it, {"ce"}."""

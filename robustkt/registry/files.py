@@ -23,7 +23,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         RobustKTError: the disk is full, or the place cannot be written.
     """
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(data)
 
 
@@ -33,12 +33,12 @@ def copy_atomic(source: Path, path: Path) -> None:
     Raises:
         RobustKTError: the disk is full, or the place cannot be written.
     """
-    with _replacing(path) as new, source.open("rb") as old:
+    with replacing(path) as new, source.open("rb") as old:
         shutil.copyfileobj(old, new, 2**20)
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write into that is at `path`, whole and synced, once the block has ended well."""
     with writing(path), temporary(path) as (name, file):
         yield file

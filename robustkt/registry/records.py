@@ -63,6 +63,7 @@ class Record:
     selected: Selected | None = None
     measured: Measured | None = None
     cost: Mapping[str, int] | None = None  # images through networks
+    replay: Mapping[str, int] | None = None  # views of the teacher's logits: how many, and of how many none was missing
     epochs: tuple[Epoch, ...] = ()
     parameters: int = 0
     adapter_parameters: int = 0

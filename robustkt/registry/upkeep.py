@@ -14,6 +14,7 @@ from pathlib import Path
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError
 from robustkt.generation import check_name
 from robustkt.numbers import parse_json
+from robustkt.registry import replays
 from robustkt.registry.files import TEMPORARY, writing
 from robustkt.registry.locks import Held, owner_of, taken
 from robustkt.registry.refs import name_taken
@@ -159,7 +160,8 @@ def collect(registry: Registry, *, grace: float, dry_run: bool = False) -> Colle
     """Remove what nothing reaches and what has not changed for `grace` seconds.
 
     Reached are generations with a name or a tag, those that an unfinished job needs, and all their ancestors; what is
-    younger than a job under way stays whatever the grace, as the job may be about to name it.
+    younger than a job under way stays whatever the grace, as the job may be about to name it. Kept logits of a teacher
+    go with it, or when no student has used them for `grace` seconds.
 
     Raises:
         IntegrityError: a manifest is damaged, so that nobody knows what it needs.
@@ -171,20 +173,23 @@ def collect(registry: Registry, *, grace: float, dry_run: bool = False) -> Colle
         jobs = [path for path in sorted((registry.root / "jobs").glob("*/")) if path.is_dir()]
         active = [job for job in jobs if now - _youngest(job) <= grace or not _idle(job)]
         limit = min([now - grace, *(_changed(job / NEEDS) for job in active)])
-        candidates = list(_unreached(registry, active, limit))
+        candidates, kept = _unreached(registry, active, limit)
         candidates += [job for job in jobs if job not in active]
         old = [path for path in candidates if _youngest(path) <= limit or path in jobs]
+        spared = len(candidates) - len(old)
+        old += _unused(registry, kept, limit)
         size = sum(_size(path) for path in old)
         if held is not None:
             _delete(old, held)
     paths = [path.relative_to(registry.root).as_posix() for path in old]
-    return Collected(paths, size, len(candidates) - len(old))
+    return Collected(paths, size, spared)
 
 
-def _unreached(registry: Registry, jobs: Iterable[Path], limit: float) -> Iterator[Path]:
-    """Files that nothing reaches; of a generation the manifest first, so that a half-done removal leaves orphans only.
+def _unreached(registry: Registry, jobs: Iterable[Path], limit: float) -> tuple[list[Path], set[str]]:
+    """Files that nothing reaches, and the ids of the generations that are.
 
-    A generation that is younger than `limit` keeps all that it needs.
+    Of a generation the manifest comes first, so that a half-done removal leaves orphans only. A generation that is
+    younger than `limit` keeps all that it needs.
     """
     refs = registry.refs()
     manifests = {f"sha256:{path.stem}": path for path in sorted((registry.root / "generations").glob("*.json"))}
@@ -193,7 +198,12 @@ def _unreached(registry: Registry, jobs: Iterable[Path], limit: float) -> Iterat
     kept = roots | _above(registry, roots)
     young = {identity for identity, path in manifests.items() if identity not in kept and _changed(path) > limit}
     kept |= young | _above(registry, young)
-    yield from (path for identity, path in manifests.items() if identity not in kept or identity in young)
+    found = [path for identity, path in manifests.items() if identity not in kept or identity in young]
+    return [*found, *_beside(registry, kept)], kept
+
+
+def _beside(registry: Registry, kept: set[str]) -> Iterator[Path]:
+    """Files that belong to none of the generations `kept`."""
     stems = {identity.removeprefix("sha256:") for identity in kept}
     objects = {registry.object_path(stored) for i in sorted(kept) for stored in registry.by_id(i, i).objects}
     for beside in ("records", "claims"):
@@ -205,6 +215,12 @@ def _unreached(registry: Registry, jobs: Iterable[Path], limit: float) -> Iterat
             yield from sorted(set(folder.glob("*.tsv")) - named)
     yield from sorted(set((registry.root / "objects").glob("*/*")) - objects)
     yield from (p for p in sorted(registry.root.rglob(f"{TEMPORARY}*")) if p.parent.parent.name != "objects")
+
+
+def _unused(registry: Registry, kept: set[str], limit: float) -> list[Path]:
+    """Kept logits whose teacher is none of the generations `kept`, or that no student has read since `limit`."""
+    found = replays.files(registry.root)
+    return [path for path in found if _changed(path) <= limit or replays.teacher_of(path) not in kept]
 
 
 def _needs(job: Path) -> list[str]:

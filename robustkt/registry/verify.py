@@ -9,7 +9,7 @@ from pathlib import Path
 from robustkt.errors import IntegrityError, RobustKTError
 from robustkt.generation import HASH, Generation
 from robustkt.numbers import digest
-from robustkt.registry import claims
+from robustkt.registry import claims, replays
 from robustkt.registry import refs as refs_file
 from robustkt.registry.binding import read_binding
 from robustkt.registry.files import TEMPORARY
@@ -20,7 +20,8 @@ from robustkt.registry.store import MARKER, MEASURE, Registry
 
 QUARANTINE = "quarantine"  # where `repair` puts what is damaged
 KNOWN = {MARKER, refs_file.FILE, "lock", "lock.owner", "README.md", ".gitignore", ".gitattributes"}
-FOLDERS = {"objects": 2, "generations": 1, "records": 1, "claims": 1, "results": 2}  # how deep their files lie
+# how deep the files of each folder lie
+FOLDERS = {"objects": 2, "generations": 1, "records": 1, "claims": 1, "results": 2, replays.FOLDER: 1}
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def _files(registry: Registry, named: Mapping[str, str]) -> Iterator[Finding]:
     yield from _records(registry)
     yield from _objects(registry, needed)
     yield from _results(registry)
+    yield from _replays(registry)
     yield from _strangers(registry)
 
 
@@ -194,6 +196,14 @@ def _results(registry: Registry) -> Iterator[Finding]:
         yield Finding("a log that no result names", path, damage=False)
 
 
+def _replays(registry: Registry) -> Iterator[Finding]:
+    for path in replays.files(registry.root):
+        try:
+            replays.checked(path)
+        except IntegrityError as error:
+            yield Finding(error.what, path)
+
+
 def _strangers(registry: Registry) -> Iterator[Finding]:
     """Files that the registry's format does not know, half-written ones among them."""
     yield from (Finding("an unfinished write", p, damage=False) for p in sorted(registry.root.rglob(f"{TEMPORARY}*")))
@@ -222,7 +232,7 @@ def _told(error: Exception) -> str:
 
 
 def _suffixes(folder: str) -> set[str]:
-    return {"objects": {""}, "results": {".json", ".tsv"}}.get(folder, {".json"})
+    return {"objects": {""}, "results": {".json", ".tsv"}, replays.FOLDER: {replays.SUFFIX}}.get(folder, {".json"})
 
 
 def _has_generation(registry: Registry, stem: str) -> bool:
