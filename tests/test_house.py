@@ -16,7 +16,7 @@ PACKAGE = ROOT / "robustkt"
 LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "mixture", "progress", "provenance"}
     | {"shapes", "texts"},
-    {"core", "losses"},
+    {"core", "losses", "ranks", "syncnorm"},
     {
         "registry",
         "metadata",
@@ -33,7 +33,20 @@ LAYERS = [
         "streams",
     }
     | {"foreignlog", "lattice", "logchecks", "paired"},
-    {"imports", "exports", "objectives", "inference", "smooth", "soup", "votes", "card", "report", "checkpoint"},
+    {
+        "imports",
+        "exports",
+        "objectives",
+        "inference",
+        "smooth",
+        "soup",
+        "votes",
+        "card",
+        "report",
+        "checkpoint",
+        "parts",
+        "decided",
+    },
     {"engine", "bench", "evaluate", "hub"},
     {"masking"},
     {"api"},
