@@ -8,8 +8,9 @@ processes take them is a circumstance, and decides nothing but the order in whic
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ from robustkt.ranks import Ranks, node
 from robustkt.syncnorm import synchronised
 
 MOST = 65_536  # parts of a step
+# the argument by which buffers are left alone in every forward pass, as this version of torch calls it
+BUFFERS = next(
+    n for n in ("forward_sync_buffers", "broadcast_buffers") if n in signature(DistributedDataParallel).parameters
+)
 
 
 class Outer(nn.Module):
@@ -93,7 +98,8 @@ class Parts:
             return outer
         # Where it looks for unused parameters, a bucket keeps its place from the first step to the last; otherwise the
         # order of additions would change after the first step of every start, and a resumed run differ by rounding.
-        return DistributedDataParallel(outer, broadcast_buffers=False, find_unused_parameters=True)
+        quiet: dict[str, Any] = {BUFFERS: False}
+        return DistributedDataParallel(outer, find_unused_parameters=True, **quiet)
 
     def step(
         self, outer: nn.Module, rows: Tensor, key: tuple[int, int], terms_of: Callable[[Tensor, torch.Generator], Terms]
@@ -101,7 +107,7 @@ class Parts:
         """Gradients of the mean loss of all parts, in `.grad`; the means of the terms.
 
         BatchNorm's running statistics, and all other floating-point buffers, begin each part as they were before the
-        step, and become the mean of what the parts make of them.
+        step, and become the mean of what the parts make of them; counters become what one part makes of them.
 
         Args:
             outer: what `prepared` gave.
@@ -113,13 +119,15 @@ class Parts:
             terms = terms_of(rows, self.generators[0])
             torch.stack(list(terms.values())).sum().backward()
             return {name: value.detach() for name, value in terms.items()}
-        buffers = [buffer for buffer in outer.buffers() if buffer.is_floating_point()]
-        before = [buffer.clone() for buffer in buffers]
+        every = list(outer.buffers())
+        start = [buffer.clone() for buffer in every]
+        buffers = [buffer for buffer in every if buffer.is_floating_point()]
+        before = [value for value in start if value.is_floating_point()]
         size, last = len(rows) // self.count, self.mine[-1]
         names: list[str] = []
         sums = torch.zeros(0)
         for place in self.mine:
-            _put(buffers, before)
+            _put(every, start)
             torch.manual_seed(seed_of(self.seed, "layers", *key, "part", place))
             early = isinstance(outer, DistributedDataParallel) and place != last  # gradients stay here until the last
             with outer.no_sync() if early else contextlib.nullcontext():  # type: ignore[operator]
@@ -155,7 +163,7 @@ class Parts:
             )
 
 
-def _put(buffers: list[Tensor], values: list[Tensor]) -> None:
+def _put(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for buffer, value in zip(buffers, values, strict=True):
             buffer.copy_(value)

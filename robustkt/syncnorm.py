@@ -8,15 +8,18 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class HostSyncBatchNorm(nn.SyncBatchNorm):
-    """torch.nn.SyncBatchNorm where the tensors are on a CPU, which torch's own refuses; by all-reduced sums in fp32.
+class HostSyncBatchNorm(_BatchNorm):
+    """BatchNorm over all ranks where the tensors are on a CPU, which torch's own refuses; by all-reduced sums in fp32.
 
     Two passes, the mean and then the squares around it: E[x²] − E[x]² would lose the digits that it is compared in.
     """
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any: the layer whose place it has taken has been used already."""
+
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, …), the same number of rows on every rank."""
-        if not self.training or input.is_cuda:
+        if not self.training:
             found: Tensor = super().forward(input)
             return found
         x = input.float()
@@ -46,8 +49,15 @@ def synchronised(network: nn.Module, device: torch.device) -> None:
     """Put synchronised BatchNorm in the place of BatchNorm everywhere in `network`, with the same parameters."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
-                made = nn.SyncBatchNorm.convert_sync_batchnorm(child)
-                if device.type != "cuda":
-                    made.__class__ = HostSyncBatchNorm
-                setattr(parent, name, made.train(child.training))
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, _made(child, device).train(child.training))
+
+
+def _made(norm: _BatchNorm, device: torch.device) -> nn.Module:
+    if device.type == "cuda":
+        made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+        return made
+    host = HostSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for name, value in [*norm.named_parameters(), *norm.named_buffers()]:
+        setattr(host, name, value)
+    return host

@@ -31,7 +31,7 @@ MADE = ("weights", "last_weights", "adapters", "last_adapters")  # what a run gi
 TOLERANCE = 1e-3  # of the weights, as the length of the difference over the length of the weights
 CIRCUMSTANCES = (
     "device", "machine", "system", "threads", "versions", "environment", "lock", "image", "git", "deterministic",
-    "ranks", "hosts",
+    "ranks",
 )  # fmt: skip
 OPTIONAL = (
     "lock",
@@ -121,9 +121,18 @@ def reproduce(
             if group.rank == 0:
                 for needed in dict.fromkeys(identity for one in (teacher, init) if one for identity in one.objects):
                     scratch.put_object(registry.object(needed))
-            group.wait()
-            place = scratch if (folder / "registry").is_dir() else registry  # a machine that sees another registry
-            job = Job(place, recipe, found.parents, found.name, dataset, source, target, False, progress, init)
+            job = Job(
+                scratch if group.rank == 0 else registry,
+                recipe,
+                found.parents,
+                found.name,
+                dataset,
+                source,
+                target,
+                False,
+                progress,
+                init,
+            )
             _forewarn(old, job.circumstances, progress)
             again, record = job.make(job.student(), teacher, folder, group)
             answer: dict[str, Any] = {}

@@ -27,7 +27,7 @@ from robustkt.modes import modes_of
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
-from robustkt.ranks import Ranks, ranks
+from robustkt.ranks import Ranks, ranks, world
 from robustkt.registry import Registry
 from robustkt.registry.refs import name_taken
 from robustkt.shapes import to_json
@@ -177,6 +177,7 @@ class Job:
             **circumstances(Path.cwd()),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             **machine(device),
+            **({"ranks": processes} if (processes := world()) > 1 else {}),
         }
         self.lost: str | None = None  # id of a generation of this recipe whose weights are damaged
         self.key = digest(canonical({"recipe": to_json(recipe), "parents": self.parents}))[7:23]
@@ -312,7 +313,7 @@ class Job:
             "epochs": history.epochs,
             "paths": {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {},
             **self.circumstances,
-            **({"ranks": group.world, "hosts": hosts} if group.world > 1 else {}),
+            **({"hosts": hosts} if group.world > 1 else {}),
             "threads": history.threads,  # a continued run takes the number that it began with
         }
 

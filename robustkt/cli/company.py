@@ -65,7 +65,7 @@ def company(command: str) -> Iterator[Company]:
         return
     if command not in SHARED:
         raise UsageError(
-            f"{command.replace('_', ' ')} runs in one process, and torchrun has started {os.environ['WORLD_SIZE']}",
+            f"this command runs in one process, and torchrun has started {os.environ['WORLD_SIZE']}",
             f"Type it without torchrun; processes can share {', '.join(SHARED)}.",
         )
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what goes wrong is told in our own words, once
