@@ -34,7 +34,7 @@ from robustkt.objectives.gaussian import Gaussian
 from robustkt.parts import Parts, check_parts
 from robustkt.progress import Silent
 from robustkt.ranks import Ranks, lost, ranks, world
-from robustkt.registry import Registry
+from robustkt.registry import Registry, locks
 from tests.conftest import gaussian_digits
 
 CPU = torch.device("cpu")
@@ -330,6 +330,16 @@ def test_commands_that_no_ranks_can_share_say_so_once(cli: Callable[..., Any], m
     assert "ROBUSTKT_RANK_TIMEOUT" in cli("evaluate").err
 
 
+def test_ranks_that_were_started_again_outwait_the_lease_of_a_machine_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert locks.for_a_job() == 1
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert locks.for_a_job() == 1
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert locks.for_a_job() > locks.STALE + locks.BEAT
+
+
 def test_a_lost_neighbour_is_told_from_a_bug() -> None:
     assert lost(RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"))
     assert lost(RuntimeError("NCCL communicator was aborted"))
@@ -357,29 +367,32 @@ def command(registry: Path, rank_one: tuple[str, ...] = (), only: tuple[str, ...
     return 0, out.getvalue(), err.getvalue()
 
 
-def test_evaluate_and_certify_on_two_ranks_give_the_bytes_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("attacks", "images"), [("fgsm,square:queries=5", 300), ("smoothadv:steps=1", 30)], ids=["batches", "smoothed"]
+)
+def test_evaluate_on_two_ranks_gives_the_bytes_of_one(attacks: str, images: int, tmp_path: Path) -> None:
     registry = gaussian_digits(tmp_path, epochs=1)
-    attacks = "fgsm,apgd-ce,smoothadv:steps=2"
-    asked = {"attacks": attacks.split(","), "eps": "0.1", "max_images": 60, "base": True, "registry": registry}
+    asked = {"attacks": attacks.split(","), "eps": "0.05", "max_images": images, "base": True, "registry": registry}
     alone = api.evaluate("gen0", **asked, device="cpu")
     (result,) = registry.results(alone["id"], "evaluation")
     log = registry.log(result)
-    words = ("evaluate", "gen0", "--attack", attacks, "--eps", "0.1", "--max-images", "60", "--base", "--device", "cpu")
-    told = together(command, tmp_path / "two", registry.root, (), (*words, "--fresh", "--json"))
-    assert [code for (code, _, _), _ in told] == [0, 0]
-    (_, out, _), (_, silent, noise) = told[0][0], told[1][0]
-    assert silent == noise == "", "the first rank speaks alone"
-    answer = json.loads(out)
-    assert {**answer, "reused": None} == {**json.loads(json.dumps(alone)), "reused": None}
+    words = ("evaluate", "gen0", "--attack", attacks, "--eps", "0.05", "--max-images", str(images), "--base", "--json")
+    told = together(command, tmp_path / "two", registry.root, (), (*words, "--fresh", "--device", "cpu"))
+    assert [code for (code, _, _), _ in told] == [0, 0], told
+    assert told[1][0][1:] == ("", ""), "the first rank speaks alone"
+    assert json.loads(told[0][0][1]) == json.loads(json.dumps(alone))
     (again,) = registry.results(alone["id"], "evaluation")
     assert again.content["ranks"] == 2
     assert registry.log(again) == log
     assert not any((registry.root / "jobs").glob("*/*"))
+
+
+def test_a_table_of_corruptions_on_two_ranks_is_that_of_one(tmp_path: Path) -> None:
+    registry = gaussian_digits(tmp_path, epochs=1)
     words = ("evaluate", "gen0", "--attack", "clean", "--corruption", "contrast:1,contrast:3", "--max-images", "40")
-    table = together(command, tmp_path / "table", registry.root, (), (*words, "--json"))
+    table = together(command, tmp_path / "table", registry.root, (), (*words, "--json", "--device", "cpu"))
     plain = api.evaluate_corruptions("gen0", corruption="contrast:1,contrast:3", max_images=40, registry=registry)
-    assert json.loads(table[0][0][1])["mean"] == plain["mean"]
-    assert plain["reused"] == 2
+    assert {**json.loads(table[0][0][1]), "reused": 2} == json.loads(json.dumps(plain))
 
 
 def test_an_error_of_one_rank_ends_all_and_is_told_once(tmp_path: Path) -> None:
@@ -431,37 +444,72 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
         "3",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*launch, "-m", "--", "robustkt", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    words = [*launch, "--max-restarts", "3", "-m", "--", "robustkt", *arguments]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_been(victim: int, tmp_path: Path) -> None:
-    plan = ["train", "-m", "gaussian", "-a", "resnet8", "-d", "digits", "--sigma", "0.25", "--epochs", "6", "--device",
-            "cpu", "--json"]  # fmt: skip
-    whole = torchrun(*plan, "--registry", str(tmp_path / "whole"))
-    out, err = whole.communicate(timeout=600)
-    assert whole.returncode == 0, err
-    process = torchrun(*plan, "--registry", str(tmp_path / "hit"))
+PLAN = [
+    "train", "-m", "gaussian", "-a", "resnet8", "-d", "digits", "--sigma", "0.25", "--epochs", "6", "--device", "cpu",
+    "--json", "--registry",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of an undisturbed run of two ranks."""
+    process = torchrun(*PLAN, str(tmp_path_factory.mktemp("whole") / "registry"))
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return str(json.loads(out)["id"])
+
+
+def underway(registry: Path) -> subprocess.Popen[str]:
+    """A run of two ranks that has written a checkpoint."""
+    process = torchrun(*PLAN, str(registry))
     deadline = time.monotonic() + 300
-    while not list((tmp_path / "hit" / "jobs").glob("train-*/checkpoint.safetensors")):
+    while not list((registry / "jobs").glob("train-*/checkpoint.safetensors")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    ranked = {}
-    for pid in subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
-    ).stdout.split():
+    return process
+
+
+def ranks_of(launcher: int) -> dict[str, int]:
+    """Process numbers by rank."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, text=True, check=False)
+    found = {}
+    for pid in listed.stdout.split():
         with contextlib.suppress(OSError):
             told = dict(v.split("=", 1) for v in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in v)
-            ranked[told.get("RANK")] = int(pid)
-    os.kill(ranked[str(victim)], signal.SIGKILL)
-    again, err = process.communicate(timeout=600)
+            found[told.get("RANK", "")] = int(pid)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_been(
+    victim: str, undisturbed: str, tmp_path: Path
+) -> None:
+    process = underway(tmp_path / "registry")
+    os.kill(ranks_of(process.pid)[victim], signal.SIGKILL)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert "continuing after epoch" in err
-    assert json.loads(again)["id"] == json.loads(out)["id"]
-    record = Registry(tmp_path / "hit").record(json.loads(again)["id"])
+    assert json.loads(out)["id"] == undisturbed
+    record = Registry(tmp_path / "registry").record(undisturbed)
     assert [entry["epoch"] for entry in record["epochs"]] == list(range(6))
+
+
+@pytest.mark.slow
+def test_a_terminated_group_says_so_once_and_goes_on_when_it_is_started_again(undisturbed: str, tmp_path: Path) -> None:
+    process = underway(tmp_path / "registry")
+    process.terminate()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode != 0
+    assert err.count("error: interrupted") == 1, err
+    assert len(out.splitlines()) == 1
+    again = torchrun(*PLAN, str(tmp_path / "registry"))
+    out, err = again.communicate(timeout=600)
+    assert again.returncode == 0, err
+    assert "continuing after epoch" in err
+    assert json.loads(out)["id"] == undisturbed

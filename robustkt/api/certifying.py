@@ -158,6 +158,7 @@ def certify(
     if out is not None:
         check_place(out)
     with ranks() as group:
+        group.agree({"generation": found.id, "data set": settings["data"], "certificate": settings})
         stored = there()
         if not group.first_says(stored is not None):
             alone = registry.working(folder, "this very certification", [found.id], fresh=fresh)
