@@ -167,6 +167,27 @@ def bench_train() -> str:
     return rows(["what", "ours, s", "plain loop, s", "times faster"], *body) + told
 
 
+def scale() -> str:
+    """Two ranks on two cores against one process."""
+    found = record("scale")
+    alone = found["speed"]["one process, 2 threads"]["images_per_second"]
+    body = []
+    for name, way in found["speed"].items():
+        ratios = [mine / theirs for mine, theirs in zip(way["images_per_second"], alone, strict=True)]
+        body.append(
+            [name, f"{way['median']:.0f}", f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"]
+        )
+    curves = "; ".join(f"{name} {value:.1e}" for name, value in found["curves"].items())
+    machine = found["machine"]
+    told = (
+        f"\n\n`{found['command']}`: plain training of {found['arch']} on 32×32 images, {found['batch_size']} a step, "
+        f"{len(alone)} rounds of {found['steps']} steps in turn. Largest difference of the loss over "
+        f"{found['curve_steps']} steps: {curves}. {machine['processors']} cores, load {machine['load']:.1f}, "
+        f"torch {machine['torch']}, commit {machine['commit']}."
+    )
+    return rows(["way", "images/s", "of two threads"], *body) + told
+
+
 def sequential() -> str:
     """What each mode of certification costs and finds, on coins with a published model's probabilities."""
     found = record("sequential")
@@ -482,6 +503,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "founding": founding,
     "parity": parity,
     "bench-train": bench_train,
+    "scale": scale,
     "sequential": sequential,
     "bench-certify": bench_certify,
     "gate-margin": gate_margin,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustkt.errors import IntegrityError
 from robustkt.numbers import digest
+from robustkt.ranks import ALONE, Ranks
 from robustkt.registry.files import write_atomic
 
 FILE = "checkpoint.safetensors"
@@ -27,16 +28,17 @@ def save(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], history: Mapp
     write_atomic(folder / FILE, digest(body).encode() + b"\n" + body)
 
 
-def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """The checkpoint in `folder`, or None when there is none.
+def load(folder: Path, company: Ranks = ALONE) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """The checkpoint in `folder`, the first rank's at all of them, or None when there is none.
 
     Raises:
         IntegrityError: it is damaged.
     """
     path = folder / FILE
-    if not path.is_file():
+    found = company.first(b"there " + path.read_bytes() if company.rank == 0 and path.is_file() else b"")
+    if not found:
         return None
-    data = path.read_bytes()
+    data = found.removeprefix(b"there ")
     body = data[HASH_LENGTH + 1 :]
     if digest(body).encode() != data[:HASH_LENGTH]:
         raise IntegrityError(f"the checkpoint {path} is damaged", "Start over with --fresh.")

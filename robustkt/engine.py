@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from robustkt import adapters, checkpoint
-from robustkt.core import PRECISIONS, Batch, InPrecision, Objective, generator, seed_of
+from robustkt.core import PRECISIONS, Batch, InPrecision, Objective, Terms, generator, seed_of
 from robustkt.data import Split, crop_flip, to_float
 from robustkt.errors import DivergedError, IntegrityError
 from robustkt.generation import Training
 from robustkt.numbers import counted
+from robustkt.parts import Parts, check_parts
 from robustkt.progress import Progress
+from robustkt.ranks import ALONE, Ranks
 from robustkt.replay import Replay
 from robustkt.schedules import learning_rate
 
@@ -83,12 +85,15 @@ class Trainer:
     precision: str = "fp32"
     meters: Mapping[str, Meter] = field(default_factory=dict)
     replay: Replay | None = None  # of the teacher's logits, where views are kept
+    world_size: int = 1  # parts of a step, each with its own BatchNorm statistics and random numbers
+    group: Ranks = ALONE  # who share the parts
 
     def run(self) -> Fit:
         """Train to the end, from the checkpoint in the folder if there is one.
 
         Raises:
             DivergedError: the loss stopped being a number; the checkpoint holds the last good epoch.
+            UsageError: the ranks cannot share the parts of a step, or a step not be split into them.
         """
         threads = torch.get_num_threads()
         try:
@@ -97,6 +102,9 @@ class Trainer:
             torch.set_num_threads(threads)  # a continued run takes the number that it began with
 
     def _run(self) -> Fit:
+        rows, sync_bn = min(self.training.batch_size, len(self.images)), bool(self.training.sync_bn)
+        check_parts(self.world_size, rows, self.group.world, sync_bn=sync_bn)
+        self.parts = Parts(self.group, self.world_size, self.device, self.seed)
         self.net = InPrecision(self.student, PRECISIONS[self.precision])
         self.optimizer = sgd(self.student, self.training)
         ema = self.training.ema
@@ -104,6 +112,7 @@ class Trainer:
         self.history = History()
         self.best = self._state()
         self._restore()
+        self.outer = self.parts.prepared(self.student, self.objective, self.net, sync_bn=sync_bn)
         size = self.training.batch_size
         self.steps = max(1, len(self.images) // size)  # an epoch; the remainder differs each time
         title = f"training {counted(self.training.epochs, 'epoch')}"
@@ -123,18 +132,18 @@ class Trainer:
 
     def _epoch(self, epoch: int, advance: Callable[[float, str], None]) -> dict[str, Any]:
         torch.manual_seed(seed_of(self.seed, "layers", epoch))  # for networks with dropout
-        rng = generator(self.device, self.seed, "step", epoch)
+        self.parts.begin(epoch)
         order = torch.randperm(len(self.images), generator=generator("cpu", self.seed, "order", epoch))
         started, rate = time.perf_counter(), 0.0
         for meter in self.meters.values():
             meter.take()  # what scoring or an interrupted epoch has added
-        reused = {} if self.replay is None else {"reused": self.replay.open(epoch)}
+        reused = {} if self.replay is None else {"reused": self.group.all(self.replay.open(epoch))}
         totals: dict[str, Tensor] = {}
         for step in range(self.steps):
             done = epoch * self.steps + step
             rate = learning_rate(self.training, done, self.training.epochs * self.steps)
             picked = order[step * self.training.batch_size : (step + 1) * self.training.batch_size]
-            terms = self._step(picked, epoch, rng, rate)
+            terms = self._step(picked, epoch, step, rate)
             for name, value in terms.items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
             if self.device.type == "cpu" or step % GUARD_EVERY == 0 or step == self.steps - 1:
@@ -164,15 +173,16 @@ class Trainer:
         y = self.images.y[picked].to(self.device, non_blocking=True)
         return Batch(to_float(crop_flip(x, pad=self.training.pad, flip=self.training.flip, rng=rng)), y, epoch, rng)
 
-    def _step(self, picked: Tensor, epoch: int, rng: torch.Generator, rate: float) -> dict[str, Tensor]:
-        batch = self._batch(picked, epoch, rng)
+    def _step(self, picked: Tensor, epoch: int, step: int, rate: float) -> dict[str, Tensor]:
+        def terms_of(rows: Tensor, rng: torch.Generator) -> Terms:
+            batch = self._batch(rows, epoch, rng)
+            found: Terms = self.outer(batch, self.objective.perturb(self.net, batch))
+            return found
+
         self.student.train()
         adapters.hold(self.student)
-        view = self.objective.perturb(self.net, batch)
-        terms = self.objective.loss(self.net, batch, view)
-        loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        terms = self.parts.step(self.outer, picked, (epoch, step), terms_of)
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.training.clip)
         for group in self.optimizer.param_groups:
@@ -180,7 +190,7 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.student)
-        return {name: value.detach() for name, value in terms.items()}
+        return terms
 
     def _guard(self, totals: dict[str, Tensor], epoch: int, step: int) -> None:
         bad = [name for name, total in totals.items() if not math.isfinite(float(total))]
@@ -206,7 +216,7 @@ class Trainer:
 
     def _go_back(self, epoch: int, score: float, entry: dict[str, Any]) -> None:
         """Catastrophic overfitting of single-step training: take the state before this epoch, and go on."""
-        found = checkpoint.load(self.folder)
+        found = checkpoint.load(self.folder, self.group)
         if found is not None:
             self._load(found[0])
             entry["restored"] = True
@@ -223,18 +233,21 @@ class Trainer:
         return {name: value.detach().cpu().clone() for name, value in self._selected().state_dict().items()}
 
     def _add_cost(self) -> None:
-        for name, meter in self.meters.items():
-            for way, images in meter.take().items():
-                self.history.cost[f"{name}_{way}"] = self.history.cost.get(f"{name}_{way}", 0) + images
+        taken = {f"{name}_{way}": n for name, meter in self.meters.items() for way, n in meter.take().items()}
+        for name, images in self.parts.total(taken).items():
+            self.history.cost[name] = self.history.cost.get(name, 0) + images
 
     def _save(self) -> None:
+        self.parts.check(self.student)
+        if self.group.rank:
+            return
         tensors = {"student": self.student.state_dict(), "best": self.best, "optimizer": momentum(self.optimizer)}
         if self.average is not None:
             tensors["average"] = self.average.state_dict()
         checkpoint.save(self.folder, tensors, asdict(self.history))
 
     def _restore(self) -> None:
-        found = checkpoint.load(self.folder)
+        found = checkpoint.load(self.folder, self.group)
         if found is not None:
             tensors, history = found
             try:

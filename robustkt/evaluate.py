@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -9,14 +10,16 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from robustkt.attacks import Journal, Named, ascend, named
+from robustkt.attacks import Named, ascend, named
 from robustkt.attacks.gradient import pgd_sat
 from robustkt.certificates import Certificate, Certifying
 from robustkt.core import ThreatModel, attacking, gaussian, generator
 from robustkt.data import Split, to_float
+from robustkt.decided import Answers, Decided, Part
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.losses import ce
 from robustkt.noises.gaussian import Gaussian
+from robustkt.ranks import ALONE, Ranks
 from robustkt.smooth import certify
 
 BATCH = 250  # images at a time; the noise of a batch is keyed by its first image, so this is part of the result
@@ -41,119 +44,31 @@ class Attacked:
         return float(self.right.double().mean())
 
 
-class Part(Journal):
-    """One attack's pages of what has been decided: rows of the images attacked, told on as rows of the split."""
-
-    def __init__(
-        self,
-        owner: Decided,
-        attack: str,
-        rows: Sequence[int],
-        advance: Callable[[float], None],
-        milestone: Callable[[str, int], None],
-    ) -> None:
-        super().__init__()
-        self.owner, self.attack, self.rows, self.advance, self.milestone = owner, attack, rows, advance, milestone
-        self.names: Sequence[str] = []
-
-    def plan(self, stages: Sequence[str], standing: int) -> None:
-        """Progress counts an image once for all stages."""
-        self.names = stages
-        self.advance(sum(self._done(row) for row in self.rows))
-
-    def image(self, row: int) -> int:
-        """The row of the split: images attacked beside it make no difference."""
-        return self.rows[row]
-
-    def known(self, stage: str) -> Mapping[int, bool]:
-        """By place among the images attacked."""
-        kept = self.owner.known(f"{self.attack}/{stage}")
-        return {place: kept[row] for place, row in enumerate(self.rows) if row in kept}
-
-    def tell(self, stage: str, rows: Sequence[int], broken: Sequence[bool]) -> None:
-        """By place among the images attacked."""
-        before = sum(self._done(self.rows[place]) for place in rows)
-        self.owner.tell(f"{self.attack}/{stage}", [self.rows[place] for place in rows], broken)
-        self.advance(sum(self._done(self.rows[place]) for place in rows) - before)
-
-    def ended(self, stage: str) -> None:
-        """A stage of several is a milestone."""
-        left = self.survivors().get(stage)
-        if left is not None:
-            self.milestone(f"{self.attack}, {stage}", left)
-
-    def _done(self, row: int) -> float:
-        """The share of the stages that are behind a row of the split; all of them, once it is broken."""
-        for number, stage in enumerate(self.names):
-            broken = self.owner.known(f"{self.attack}/{stage}").get(row)
-            if broken is not False:
-                return 1.0 if broken else number / len(self.names)
-        return 1.0
-
-    def fallen(self, images: int) -> dict[str, Tensor]:
-        """(images,) bool for each stage: the rows of the split that it broke."""
-        out = {stage: torch.zeros(images, dtype=torch.bool) for stage in self.names}
-        for stage, mask in out.items():
-            mask[[row for row, broken in self.owner.known(f"{self.attack}/{stage}").items() if broken]] = True
-        return out
-
-    def survivors(self) -> dict[str, int]:
-        """Images left after each stage, where there are several."""
-        left, out = len(self.rows), {}
-        for stage in self.names:
-            left -= sum(self.owner.known(f"{self.attack}/{stage}").values())
-            out[stage] = left
-        return out if len(self.names) > 1 else {}
-
-
-class Decided(Journal):
-    """What a whole evaluation has decided, attack by attack."""
-
-    def part(
-        self,
-        attack: str,
-        rows: Sequence[int],
-        advance: Callable[[float], None],
-        milestone: Callable[[str, int], None] = lambda attack, right: None,
-    ) -> Part:
-        """The pages of one attack on these rows of the split."""
-        return Part(self, attack, rows, advance, milestone)
-
-
-class Answers:
-    """What a smoothed classifier answered, row by row, in pages of what has been decided: one a class."""
-
-    def __init__(self, owner: Decided, attack: str) -> None:
-        self.owner, self.page = owner, f"{attack}/answer "
-        pages = {name: rows for name, rows in owner.stages.items() if name.startswith(self.page)}
-        self.known = {row: int(name.removeprefix(self.page)) for name, rows in pages.items() for row in rows}
-
-    def tell(self, row: int, label: int) -> None:
-        """A row has been answered; −1 is an abstention."""
-        self.known[row] = label
-        self.owner.tell(f"{self.page}{label}", [row], [True])
-
-
-def noisy_accuracy(model: nn.Module, split: Split, sigma: Fraction, *, draws: int, device: torch.device) -> float:
+def noisy_accuracy(
+    model: nn.Module, split: Split, sigma: Fraction, *, draws: int, device: torch.device, group: Ranks = ALONE
+) -> float:
     """Mean accuracy of the base classifier over `draws` noisy copies of each image, the same noise at every call."""
     return _accuracy(
-        model, split, device, lambda x, y, rng: x + gaussian(x, sigma, rng), key="held-out noise", repeats=draws
-    )
+        model, split, device, lambda x, y, rng: x + gaussian(x, sigma, rng), key="held-out noise", repeats=draws,
+        group=group,
+    )  # fmt: skip
 
 
-def robust_accuracy(model: nn.Module, split: Split, threat: ThreatModel, *, steps: int, device: torch.device) -> float:
+def robust_accuracy(
+    model: nn.Module, split: Split, threat: ThreatModel, *, steps: int, device: torch.device, group: Ranks = ALONE
+) -> float:
     """Accuracy under a short PGD of steps of eps/4 from a uniform start, the same at every call."""
 
     def view(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         start = threat.random_start(x, rng)
         return ascend(model, x, threat, lambda z: ce(z, y), steps=steps, step_size=threat.eps / 4, start=start)
 
-    return _accuracy(model, split, device, view, key="held-out attack")
+    return _accuracy(model, split, device, view, key="held-out attack", group=group)
 
 
-def clean_accuracy(model: nn.Module, split: Split, *, device: torch.device) -> float:
+def clean_accuracy(model: nn.Module, split: Split, *, device: torch.device, group: Ranks = ALONE) -> float:
     """Accuracy on the images as they are."""
-    return _accuracy(model, split, device, lambda x, y, rng: x, key="clean")
+    return _accuracy(model, split, device, lambda x, y, rng: x, key="clean", group=group)
 
 
 def vote(*, n: int, alpha: float) -> Certifying:
@@ -176,8 +91,9 @@ def _accuracy(
     *,
     key: str,
     repeats: int = 1,
+    group: Ranks = ALONE,
 ) -> float:
-    right = [_right(model, split, device, view, seed=repeat, key=key) for repeat in range(repeats)]
+    right = [_right(model, split, device, view, seed=repeat, key=key, group=group) for repeat in range(repeats)]
     return float(torch.cat(right).double().mean())
 
 
@@ -190,14 +106,15 @@ def _right(
     seed: int,
     key: str,
     advance: Callable[[float], None] = lambda images: None,
+    group: Ranks = ALONE,
 ) -> Tensor:
-    """(N,) bool: which images of `split` are classified rightly in the given view of them.
+    """(N,) bool: which images of `split` are classified rightly in the given view of them; batches are shared by rank.
 
     Raises:
         IntegrityError: the network gives logits that are not finite numbers.
     """
-    right = [torch.zeros(0, dtype=torch.bool)]
-    for start in range(0, len(split), BATCH):
+    right = torch.zeros(len(split), dtype=torch.bool)
+    for start in _mine(len(split), BATCH, group):
         x = to_float(split.x[start : start + BATCH].to(device))
         y = split.y[start : start + BATCH].to(device)
         x = view(x, y, generator(device, seed, key, start))
@@ -205,9 +122,15 @@ def _right(
             logits = model(x)
         if not bool(logits.isfinite().all()):
             raise IntegrityError("the network gives logits that are not finite numbers", "It cannot be scored.")
-        right.append((logits.argmax(dim=1) == y).cpu())
+        right[start : start + BATCH] = (logits.argmax(dim=1) == y).cpu()
         advance(len(x))
-    return torch.cat(right)
+    parts = [torch.tensor(list(part), dtype=torch.bool) for part in group.gather(bytes(right.tolist()))]
+    return torch.stack(parts).any(dim=0)
+
+
+def _mine(images: int, size: int, group: Ranks) -> Sequence[int]:
+    """Where the batches begin that this rank takes."""
+    return range(0, images, size)[group.rank :: group.world]
 
 
 def attacked(
@@ -222,6 +145,7 @@ def attacked(
     advance: Callable[[float], None] = lambda images: None,
     milestone: Callable[[str, int], None] = lambda attack, right: None,
     decided: Decided | None = None,
+    group: Ranks = ALONE,
 ) -> list[Attacked]:
     """Every named attack on the images of `split` (N images); the same seed gives the same attacks.
 
@@ -239,10 +163,11 @@ def attacked(
         advance: called with the images that are done, N in all for each attack; parts of one where attacks are stages.
         milestone: called with the name and the images still right when an attack, or a stage of one, has ended.
         decided: what an interrupted run has decided; images it knows are not attacked again.
+        group: the ranks that share the images; each gets every verdict, the ones that a single process would give.
     """
     wanted = [named(text) for text in attacks]
     decided = decided or Decided()
-    right = _right(model, split, device, lambda x, y, rng: x, seed=seed, key="clean")
+    right = _right(model, split, device, lambda x, y, rng: x, seed=seed, key="clean", group=group)
     rows = right.nonzero().squeeze(1)
     standing = Split(split.x[rows], split.y[rows])
     results = []
@@ -252,12 +177,14 @@ def attacked(
             results.append(Attacked("clean", right))
         elif attack.takes("sigma"):
             answers = Answers(decided, attack.name)
-            results.append(_smoothed(model, split, threat, attack, seed, device, sigma, answers, advance))
+            _smoothed(model, split, threat, attack, seed, device, sigma, answers, advance, group)
+            decided.share(group)
+            known = Answers(decided, attack.name).known
+            predicted = torch.tensor([known[row] for row in range(len(split))], dtype=torch.int64)
+            results.append(Attacked(attack.name, predicted == split.y, predicted=predicted))
         else:
             advance(len(split) - len(rows))
-            journal = decided.part(attack.name, rows.tolist(), advance, milestone)
-            run = _pooled if attack.takes("journal") else _batched
-            run(model, standing, threat, attack, seed, device, journal)
+            journal = _standing(model, standing, threat, attack, seed, device, decided, rows, advance, milestone, group)
             broken = journal.fallen(len(split))
             left = right.clone()
             for mask in broken.values():
@@ -265,6 +192,39 @@ def attacked(
             results.append(Attacked(attack.name, left, journal.survivors(), broken))
         milestone(attack.name, int(results[-1].right.sum()))
     return results
+
+
+def _standing(
+    model: nn.Module,
+    standing: Split,
+    threat: ThreatModel,
+    attack: Named,
+    seed: int,
+    device: torch.device,
+    decided: Decided,
+    rows: Tensor,
+    advance: Callable[[float], None],
+    milestone: Callable[[str, int], None],
+    group: Ranks,
+) -> Part:
+    """An attack on the images that stand: each rank on its own, then everybody's verdicts."""
+    whole = decided.part(attack.name, rows.tolist(), advance, milestone)
+    if not attack.takes("journal"):
+        _batched(model, standing, threat, attack, seed, device, whole, group)
+        decided.share(group)
+        return whole
+    own = slice(group.rank, None, group.world)
+    some = Split(standing.x[own], standing.y[own])
+    part = decided.part(attack.name, rows[own].tolist(), advance, milestone if group.world == 1 else _unsaid)
+    _pooled(model, some, threat, attack, seed, device, part)
+    decided.share(group)
+    planned = [json.loads(names) for names in group.gather(json.dumps(list(part.names)).encode())]
+    whole.names = max(planned, key=len)  # a rank without images has planned nothing
+    return whole
+
+
+def _unsaid(attack: str, right: int) -> None:
+    """A milestone of one rank's images is none of the evaluation's."""
 
 
 def transferred(
@@ -300,7 +260,14 @@ def _allowed(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
 
 
 def _batched(
-    model: nn.Module, split: Split, threat: ThreatModel, attack: Named, seed: int, device: torch.device, journal: Part
+    model: nn.Module,
+    split: Split,
+    threat: ThreatModel,
+    attack: Named,
+    seed: int,
+    device: torch.device,
+    journal: Part,
+    group: Ranks,
 ) -> None:
     """An attack that takes a batch at a time; its verdicts go to the journal."""
     known = journal.known("")
@@ -309,7 +276,7 @@ def _batched(
     def view(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         return _allowed(attack.run(model, x, y, threat, rng=rng, **attack.options), x, threat)
 
-    for start in range(0, len(split), BATCH):
+    for start in _mine(len(split), BATCH, group):
         places = range(start, min(start + BATCH, len(split)))
         if all(place in known for place in places):
             continue
@@ -337,14 +304,15 @@ def _smoothed(
     sigma: Fraction | None,
     answers: Answers,
     advance: Callable[[float], None],
-) -> Attacked:
-    """An attack on the smoothed classifier: right where it predicts the label at the attacked image."""
+    group: Ranks,
+) -> None:
+    """An attack on the smoothed classifier, which answers for every attacked image."""
     options = {"sigma": sigma, **attack.options}
     if options["sigma"] is None:
         raise UsageError(
             f"{attack.name} attacks a smoothed classifier and needs its σ", f"Write {attack.name}:sigma=S."
         )
-    for start in range(0, len(split), SMOOTHED_BATCH):
+    for start in _mine(len(split), SMOOTHED_BATCH, group):
         rows = range(start, min(start + SMOOTHED_BATCH, len(split)))
         advance(len(rows))
         if all(row in answers.known for row in rows):
@@ -361,5 +329,3 @@ def _smoothed(
         )  # fmt: skip
         for row, made in votes:
             answers.tell(row, -1 if made.label is None else made.label)
-    predicted = torch.tensor([answers.known[row] for row in range(len(split))], dtype=torch.int64)
-    return Attacked(attack.name, predicted == split.y, predicted=predicted)

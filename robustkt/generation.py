@@ -82,7 +82,7 @@ class Training:
     """How the parameters moved: everything of the recipe that is neither data, network nor objective."""
 
     epochs: int = 30
-    batch_size: int = 128
+    batch_size: int = 128  # images of a step, those of all parts together
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -96,8 +96,10 @@ class Training:
     clip: float | None = None  # largest gradient norm
     pad: int = 0  # random crops from images padded by this many pixels
     flip: bool = False  # random horizontal flips
+    sync_bn: bool | None = field(default=None, metadata=LATER)  # BatchNorm over all parts of a step; False is None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sync_bn", self.sync_bn or None)
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
         for name, value in positive.items():
             if not 0 < value < float("inf"):
@@ -129,7 +131,7 @@ class Recipe:
     training: Training | None  # None of imported weights: how they were trained is not known here
     precision: str = "fp32"
     seed: int = 0
-    world_size: int = 1
+    world_size: int = 1  # parts that the batch of a step is split into, as among so many ranks (`robustkt.parts`)
     arch_version: str | None = field(default=None, metadata=LATER)  # "timm 1.0.19", of the library `arch` is taken from
 
     @property

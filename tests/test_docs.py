@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
-from tests.conftest import Ran
+from robustkt.cli.company import SHARED
+from tests.conftest import Ran, command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +43,47 @@ def test_a_changed_number_is_noticed(tables: ModuleType) -> None:
 @pytest.mark.parametrize("record", sorted((ROOT / "benchmarks" / "records").glob("*.json")), ids=lambda p: p.name)
 def test_records_name_no_place_of_the_machine_that_made_them(record: Path) -> None:
     assert not re.search(r'"(/|[A-Za-z]:\\\\|file:|~)', record.read_text())
+
+
+def _blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
+
+
+def _launched() -> list[list[str]]:
+    """What torchrun starts in the page on scale, word by word, after its own options."""
+    scripts = "".join(_blocks("") + _blocks("sbatch")).replace("\\\n", " ")
+    found = [shlex.split(line) for line in scripts.splitlines() if "torchrun" in line]
+    jobs = [job for block in _blocks("yaml") for job in yaml.safe_load_all(block) if job["kind"] == "TrainJob"]
+    found += [[*job["spec"]["trainer"]["command"], *job["spec"]["trainer"]["args"]] for job in jobs]
+    return found
+
+
+def test_commands_for_several_machines_are_ones_that_torchrun_and_we_understand() -> None:
+    from torch.distributed.run import get_args_parser
+
+    assert len(_launched()) >= 6
+    for words in _launched():
+        place = words.index("robustkt")
+        mine = [word for word in words[words.index("torchrun") + 1 : place] if word != "--"]
+        replaced = ["2" if word.startswith("$") else word for word in mine]
+        told = get_args_parser().parse_args([*replaced, "robustkt"])
+        assert told.module
+        name, *rest = words[place + 1 :]
+        assert name in SHARED
+        command_line().commands[name].make_context(name, rest)  # raises where an option is unknown or lacks its value
+
+
+def test_the_batch_script_and_the_manifests_are_well_formed() -> None:
+    (script,) = _blocks("sbatch")
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert all(line.startswith("#SBATCH --") for line in script.splitlines() if "SBATCH" in line)
+    (block,) = _blocks("yaml")
+    runtime, job = yaml.safe_load_all(block)
+    assert (runtime["kind"], job["kind"]) == ("TrainingRuntime", "TrainJob")
+    assert job["spec"]["runtimeRef"] == {"kind": runtime["kind"], "name": runtime["metadata"]["name"]}
+    trainer = job["spec"]["trainer"]
+    assert f"world_size={trainer['numNodes'] * trainer['numProcPerNode']}" in trainer["args"]
+    assert all(isinstance(word, str) for word in trainer["args"])
 
 
 def test_readme_is_short() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from robustkt.core import ThreatModel
 from robustkt.data import Split
+from robustkt.decided import Decided
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.evaluate import (
     BATCH,
     Attacked,
-    Decided,
     attacked,
     clean_accuracy,
     noisy_accuracy,

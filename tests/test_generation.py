@@ -117,6 +117,7 @@ FOR_NONE = {
     "ema": 0.5,
     "clip": 1.0,
     "arch_version": "timm 1.0.19",
+    "sync_bn": True,
 }
 
 LIMITED = {"shape": (1, 9, 8), "mean": (0.5,), "std": (0.5,), "precision": "bf16"}  # not everything is one

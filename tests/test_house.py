@@ -16,7 +16,7 @@ PACKAGE = ROOT / "robustkt"
 LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "mixture", "progress", "provenance"}
     | {"shapes", "texts"},
-    {"core", "losses"},
+    {"core", "losses", "ranks", "syncnorm"},
     {
         "registry",
         "metadata",
@@ -33,8 +33,21 @@ LAYERS = [
         "streams",
     }
     | {"foreignlog", "lattice", "logchecks", "paired"},
-    {"imports", "exports", "objectives", "inference", "smooth", "soup", "votes", "card", "report", "checkpoint"}
-    | {"replay"},
+    {
+        "imports",
+        "exports",
+        "objectives",
+        "inference",
+        "smooth",
+        "soup",
+        "votes",
+        "card",
+        "report",
+        "checkpoint",
+        "parts",
+        "decided",
+        "replay",
+    },
     {"engine", "bench", "evaluate", "hub"},
     {"masking"},
     {"api"},

@@ -17,7 +17,6 @@ from torch import nn
 from robustkt import certlog, corruptions, inference, smooth
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, machine, pick_device, pick_precision, spread
-from robustkt.api.sharding import Ranks, ranks
 from robustkt.api.smoothing import (
     SAMPLES,
     certifier,
@@ -36,6 +35,7 @@ from robustkt.generation import Generation
 from robustkt.noises import Noise, spelled
 from robustkt.numbers import canonical, digest, exact
 from robustkt.progress import Progress, Silent
+from robustkt.ranks import Ranks, ranks
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import write_atomic
 from robustkt.registry.measurements import key_of, settled
@@ -158,6 +158,7 @@ def certify(
     if out is not None:
         check_place(out)
     with ranks() as group:
+        group.agree({"generation": found.id, "data set": settings["data"], "certificate": settings})
         stored = there()
         if not group.first_says(stored is not None):
             alone = registry.working(folder, "this very certification", [found.id], fresh=fresh)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,12 +25,14 @@ from robustkt.api.verdicts import earlier, written
 from robustkt.attacks import Named, named
 from robustkt.core import ThreatModel
 from robustkt.corruptions import Corruption
+from robustkt.decided import Decided
 from robustkt.errors import IntegrityError, UsageError
-from robustkt.evaluate import ALGORITHM, Attacked, Decided, attacked
+from robustkt.evaluate import ALGORITHM, Attacked, attacked
 from robustkt.generation import Generation
 from robustkt.masking import masking_warnings
 from robustkt.numbers import canonical, digest, exact, wilson
 from robustkt.progress import Progress, Silent
+from robustkt.ranks import ALONE, Ranks, ranks
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced
 from robustkt.registry.measurements import key_of, settled
@@ -98,11 +102,24 @@ def evaluate(
     found = asked.found
     if transfer:
         teacher_of(registry, found)
-    result, reused = asked.measure(shift)
+    with ranks() as group:
+        result, reused = asked.measure(shift, group)
+        told = _told(asked, shift, result, reused)
+        if transfer and group.rank == 0:
+            told["transfer"] = transfer_rate(
+                generation, threat=asked.threat, max_images=max_images, seed=seed, data=data, data_dir=data_dir,
+                registry=registry, device=device, fresh=fresh, progress=progress,
+            )  # fmt: skip
+        return json.loads(group.first(json.dumps(told).encode()))  # type: ignore[no-any-return]
+
+
+def _told(asked: Asked, shift: Corruption | None, result: Result, reused: bool) -> dict[str, Any]:
+    """What `evaluate` answers, but for transfer."""
+    found = asked.found
     if reused:
-        progress.note(f"{found.name} has this very evaluation already; --fresh measures it again")
+        asked.progress.note(f"{found.name} has this very evaluation already; --fresh measures it again")
     figures = result.content["figures"]
-    told = {
+    return {
         "generation": found.name,
         "id": found.id,
         "images": len(asked.chosen),
@@ -114,12 +131,6 @@ def evaluate(
         "network": asked.network,
         "reused": reused,
     }
-    if transfer:
-        told["transfer"] = transfer_rate(
-            generation, threat=asked.threat, max_images=max_images, seed=seed, data=data, data_dir=data_dir,
-            registry=registry, device=device, fresh=fresh, progress=progress,
-        )  # fmt: skip
-    return told
 
 
 @dataclass(frozen=True)
@@ -161,25 +172,39 @@ class Asked:
             **({} if shift is None else {"corruption": str(shift)}),
         }  # fmt: skip
 
-    def measure(self, shift: Corruption | None) -> tuple[Result, bool]:
-        """The stored result, and whether it was there before."""
+    def measure(self, shift: Corruption | None, group: Ranks = ALONE) -> tuple[Result, bool]:
+        """The stored result, and whether it was there before; the ranks share the images, and all get it."""
+        key = key_of(settings := self.settings(shift))
+        group.agree({"generation": self.found.id, "data set": settings["data"], "evaluation": settings})
+        stored = None
+        if group.rank == 0 and not self.fresh:
+            stored = settled(self.registry.result(self.found.id, "evaluation", key))
+            if stored is not None and _outdated(stored.content["figures"]):
+                stored = None
+        there = group.first_says(stored is not None)
+        result = stored if there else self._measured(shift, settings, key, group)
+        content = json.loads(group.first(json.dumps(result.content if result else None).encode()))
+        path = self.registry.result_path(self.found.id, "evaluation", key)
+        return result or Result("evaluation", key, content, path), there
+
+    def _measured(self, shift: Corruption | None, settings: Mapping[str, Any], key: str, group: Ranks) -> Result | None:
+        """What the ranks measure together, stored by the first; None at the others."""
         registry, found, progress, target = self.registry, self.found, self.progress, self.device
-        settings, names, threat, chosen = self.settings(shift), self.names, self.threat, self.chosen
-        key = key_of(settings)
-        stored = None if self.fresh else settled(registry.result(found.id, "evaluation", key))
-        if stored is not None and not _outdated(stored.content["figures"]):
-            return stored, True
+        names, threat, chosen = self.names, self.threat, self.chosen
         # the lock also tells at once, not after the work, that nothing can be written here
         # an evaluation is continued by the algorithm and on the kind of device that it began with
         job = registry.job_path("evaluate", digest(canonical([found.id, key, ALGORITHM, target.type]))[7:23])
-        with registry.working(job, "this very evaluation", [found.id], fresh=self.fresh):
-            before = {} if self.fresh else earlier(registry, found, settings, names)
-            todo = [name for name in names if name not in before]
+        own = job / (f"decided-{group.rank}.tsv" if group.rank else "decided.tsv")
+        alone = registry.working(job, "this very evaluation", [found.id], fresh=self.fresh)
+        with alone if group.rank == 0 else removed(own, fresh=self.fresh):
+            before = earlier(registry, found, settings, names) if group.rank == 0 and not self.fresh else {}
+            todo = json.loads(group.first(json.dumps([name for name in names if name not in before]).encode()))
             dataset = self.dataset
             if shift is not None:
                 dataset = datasets.corrupted(dataset, shift, chosen.tolist())
             split = datasets.Split(dataset.test.x[chosen], dataset.test.y[chosen])
-            decided = Kept(job / "decided.tsv", len(split))
+            decided = Kept(own, len(split), job.glob("decided*.tsv"))
+            group.wait()  # everybody has read before anybody writes
             if decided.stages:
                 progress.note(
                     f"continuing an interrupted evaluation of {len(chosen)} images; attacked so far: {decided.told()}"
@@ -190,9 +215,11 @@ class Asked:
             with progress.bar(title, len(todo) * len(chosen)) as bar:
                 made = attacked(
                     self.model, split, threat, todo, seed=self.seed, device=target, sigma=found.sigma,
-                    advance=bar.advance, decided=decided,
+                    advance=bar.advance, decided=decided, group=group,
                     milestone=lambda attack, right: bar.line(f"{attack}: {right} of {len(chosen)} images still right"),
                 )  # fmt: skip
+            if group.rank:
+                return None
             by_name = {result.name: result for result in made} | {name: old.attacked for name, old in before.items()}
             results = [by_name[name] for name in names]
             told = {result.name: _figures(result, threat) for result in made}
@@ -205,8 +232,18 @@ class Asked:
             content = {
                 "settings": settings, "figures": figures, "algorithm": ALGORITHM,
                 "earlier": {name: old.key for name, old in before.items()}, **machine(target),
+                **({"ranks": group.world} if group.world > 1 else {}),
             }  # fmt: skip
-            return registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results)), False
+            return registry.put_result(found.id, "evaluation", key, content, written(chosen, split.y, results))
+
+
+@contextlib.contextmanager
+def removed(path: Path, *, fresh: bool) -> Iterator[None]:
+    """A file of a rank that holds no lock: it goes when the block ends well, and with `fresh` before."""
+    if fresh:
+        path.unlink(missing_ok=True)
+    yield
+    path.unlink(missing_ok=True)
 
 
 def ask(
@@ -267,11 +304,15 @@ def ask(
 class Kept(Decided):
     """What an evaluation has decided, in a file: a row of tabs a verdict, appended and synced."""
 
-    def __init__(self, path: Path, images: int) -> None:
+    def __init__(self, path: Path, images: int, everybody: Iterable[Path] = ()) -> None:
         super().__init__()
         self.path = path
-        text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
-        for line in text.splitlines(keepends=True):
+        for file in sorted({path, *everybody}):  # of all ranks that an earlier run had
+            if file.is_file():
+                self._read(file, images)
+
+    def _read(self, path: Path, images: int) -> None:
+        for line in path.read_bytes().decode(errors="replace").splitlines(keepends=True):
             verdict = VERDICT.fullmatch(line)
             if verdict is not None and int(verdict[2]) < images:
                 super().tell(verdict[1], [int(verdict[2])], [verdict[3] == "1"])

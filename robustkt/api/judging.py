@@ -18,6 +18,7 @@ from robustkt.errors import UsageError
 from robustkt.evaluate import clean_accuracy, noisy_accuracy, robust_accuracy
 from robustkt.generation import Generation
 from robustkt.numbers import exact, fraction
+from robustkt.ranks import ALONE, Ranks
 from robustkt.soup import View
 
 DRAWS = 4  # noisy copies of an image
@@ -63,17 +64,24 @@ def seen(sigma: Fraction | None, threat: tuple[str, Fraction] | None) -> View:
 
 
 def judge(
-    sigma: Fraction | None, threat: tuple[str, Fraction] | None, split: Split, device: torch.device
+    sigma: Fraction | None,
+    threat: tuple[str, Fraction] | None,
+    split: Split,
+    device: torch.device,
+    group: Ranks = ALONE,
 ) -> tuple[str, Score]:
-    """What it is called, and the score of a network on `device`: under its noise, under its threat, else clean."""
+    """What it is called, and the score of a network on `device`: under its noise, under its threat, else clean.
+
+    The ranks of `group` share the images; each gets the figure of all.
+    """
     if sigma is not None:
         level = sigma
         return f"accuracy under noise {exact(sigma)}", lambda model: noisy_accuracy(
-            model, split, level, draws=DRAWS, device=device
+            model, split, level, draws=DRAWS, device=device, group=group
         )
     if threat is None:
-        return "clean accuracy", lambda model: clean_accuracy(model, split, device=device)
+        return "clean accuracy", lambda model: clean_accuracy(model, split, device=device, group=group)
     ball = ThreatModel(threat[0], threat[1])  # type: ignore[arg-type]  # checked by ThreatModel itself
     return f"accuracy under {STEPS} steps of PGD", lambda model: robust_accuracy(
-        model, split, ball, steps=STEPS, device=device
+        model, split, ball, steps=STEPS, device=device, group=group
     )

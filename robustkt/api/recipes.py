@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from robustkt import objectives, schedules
-from robustkt.catalog import METHODS, unknown
+from robustkt import models, objectives, schedules
+from robustkt.api.loading import trust
+from robustkt.catalog import METHODS, plain, unknown
 from robustkt.catalog import preset as preset_of
 from robustkt.data import Dataset
 from robustkt.errors import UsageError
 from robustkt.generation import Generation, Recipe, Training
 from robustkt.models import library_version
 from robustkt.numbers import counted
-from robustkt.settings import fill
+from robustkt.parts import check_parts
+from robustkt.ranks import world
+from robustkt.settings import fill, parse
 
-TRAINING = tuple(field.name for field in dataclasses.fields(Training))
+TRAINING = (*(field.name for field in dataclasses.fields(Training)), "world_size")  # the last is the recipe's own
 
 
 def assemble(
@@ -32,14 +36,20 @@ def assemble(
 ) -> Recipe:
     """The recipe that options describe: defaults for the data's size, then the preset, then what was given.
 
+    A step has as many parts as there are ranks, unless `world_size` says otherwise.
+
     Raises:
-        UsageError: an unknown method, preset or key, a missing σ or eps, a value out of range.
+        UsageError: an unknown method, preset or key, a missing σ or eps, a value out of range, or parts that the ranks
+            cannot share.
     """
     method = METHODS.get(method).__name__.lower()
     chosen = {**preset_of(preset, method), **given}
     _check_keys(method, chosen)
     training = Training(**{**defaults(data), **fill(Training, chosen)})
     schedules.check(training)
+    ranks = world()
+    parts = parse(int, chosen.get("world_size", ranks), "world_size")
+    check_parts(parts, min(training.batch_size, len(data.train)), ranks, sync_bn=bool(training.sync_bn))
     return Recipe(
         method=method,
         settings=objectives.resolve(method, chosen, epochs=training.epochs),
@@ -49,8 +59,38 @@ def assemble(
         training=training,
         precision=precision,
         seed=seed,
+        world_size=parts,
         arch_version=library_version(arch),
     )
+
+
+def named_source(arch: str) -> models.UserSource | None:
+    """The user's own file behind `arch`, trusted because it was named; None for a known architecture, checked."""
+    if not models.is_user_arch(arch):
+        models.known(arch)
+        return None
+    source = models.read_source(arch)
+    trust(source)
+    return source
+
+
+def spelling(source: models.UserSource | None, arch: str) -> str:
+    """The one spelling of an architecture: a user's file without its folder, a catalog name in its own case."""
+    if source is None:
+        return arch if ":" in arch else plain(arch)
+    place, _, name = source.spec.rpartition(":")
+    return f"{Path(place).name}:{name}" if place.endswith(".py") else source.spec
+
+
+def started_from(start: Generation | None, recipe: Recipe) -> dict[str, str]:
+    """The parent that the first weights come from.
+
+    Raises:
+        UsageError: only adapters are to be trained, but on nothing.
+    """
+    if start is None and recipe.settings.get("frozen"):
+        raise UsageError("with frozen only adapters are trained, on a network that is there", "Add --init GEN.")
+    return {} if start is None else {"init": start.id}
 
 
 def defaults(data: Dataset) -> dict[str, Any]:

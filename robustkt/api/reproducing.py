@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,15 +24,19 @@ from robustkt.models import UserSource
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
+from robustkt.ranks import ranks
 from robustkt.registry import Registry
 
 MADE = ("weights", "last_weights", "adapters", "last_adapters")  # what a run gives
 TOLERANCE = 1e-3  # of the weights, as the length of the difference over the length of the weights
 CIRCUMSTANCES = (
     "device", "machine", "system", "threads", "versions", "environment", "lock", "image", "git", "deterministic",
+    "ranks",
 )  # fmt: skip
-OPTIONAL = ("lock", "image", "git")  # recorded where there is one, by every version that records the environment
-DECIDING = ("device", "machine", "system", "threads", "versions", "deterministic")  # other bits may come of these
+# recorded where there is one, by every version that records the environment
+OPTIONAL = ("lock", "image", "git", "ranks", "hosts")
+# other bits may come of these
+DECIDING = ("device", "machine", "system", "threads", "versions", "deterministic", "ranks")
 PASSING = ("images_per_second", "seconds", "reused")  # of an epoch, another in every run
 
 
@@ -95,18 +101,36 @@ def reproduce(
     dataset = load_data(registry, found, data, data_dir)
     teacher, init = (registry.by_id(found.parents[r]) if r in found.parents else None for r in ("teacher", "init"))
     folder = registry.job_path("reproduce", digest(canonical([found.id, target.type]))[7:23])
-    with registry.working(folder, "this very reproduction", [found.id], fresh=fresh):
-        scratch = Registry(folder / "registry")
-        for needed in dict.fromkeys(identity for one in (teacher, init) if one for identity in one.objects):
-            scratch.put_object(registry.object(needed))
-        job = Job(scratch, recipe, found.parents, found.name, dataset, source, target, False, progress, init)
-        _forewarn(old, job.circumstances, progress)
-        if recipe.settings.get("views"):
-            progress.note("its teacher is asked again: no logits that the registry keeps are taken")
-        again, record = job.make(job.student(), teacher, folder)
-        after = _weights(scratch, again)
-    same = all(getattr(again, name) == getattr(found, name) for name in MADE)
-    return _verdict(found, before, after, same, tolerance, old, record)
+    with ranks() as group:
+        group.agree({"generation": found.id})
+        alone = registry.working(folder, "this very reproduction", [found.id], fresh=fresh)
+        with alone if group.rank == 0 else contextlib.nullcontext():
+            scratch = Registry(folder / "registry")
+            if group.rank == 0:
+                for needed in dict.fromkeys(identity for one in (teacher, init) if one for identity in one.objects):
+                    scratch.put_object(registry.object(needed))
+            job = Job(
+                scratch if group.rank == 0 else registry,
+                recipe,
+                found.parents,
+                found.name,
+                dataset,
+                source,
+                target,
+                False,
+                progress,
+                init,
+            )
+            _forewarn(old, job.circumstances, progress)
+            if recipe.settings.get("views"):
+                progress.note("its teacher is asked again: no logits that the registry keeps are taken")
+            again, record = job.make(job.student(), teacher, folder, group)
+            answer: dict[str, Any] = {}
+            if group.rank == 0:
+                same = all(getattr(again, name) == getattr(found, name) for name in MADE)
+                answer = _verdict(found, before, _weights(scratch, again), same, tolerance, old, record)
+            answer = json.loads(group.first(json.dumps(answer).encode()))
+    return answer
 
 
 def _verdict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor
 from robustkt import corruptions
 from robustkt.api.evaluating import Asked, ask
 from robustkt.api.verdicts import table
+from robustkt.corruptions import Corruption
 from robustkt.numbers import wilson
 from robustkt.progress import Progress, Silent
+from robustkt.ranks import Ranks, ranks
 from robustkt.registry import Registry, Result
 
 
@@ -72,18 +75,29 @@ def evaluate_corruptions(
         generation, attacks=attacks, norm=norm, eps=eps, max_images=max_images, seed=seed, last=last, data=data,
         data_dir=data_dir, registry=registry, device=device, fresh=fresh, base=base, progress=progress,
     )  # fmt: skip
-    clean, _ = asked.measure(None)
+    with ranks() as group:
+        answer = _table(asked, wanted, group)
+        return json.loads(group.first(json.dumps(answer).encode()))  # type: ignore[no-any-return]
+
+
+def _table(asked: Asked, wanted: Sequence[Corruption], group: Ranks) -> dict[str, Any]:
+    """The answer, at the first rank; all of them measure."""
+    registry = asked.registry
+    clean, _ = asked.measure(None, group)
     right: dict[str, dict[int, Tensor]] = {}
     told: dict[str, dict[str, Any]] = {}
     reused = 0
     for shift in wanted:
-        result, before = asked.measure(shift)
+        result, before = asked.measure(shift, group)
         reused += before
-        right.setdefault(shift.name, {})[shift.severity] = _right(registry, result)
+        if group.rank == 0:
+            right.setdefault(shift.name, {})[shift.severity] = _right(registry, result)
         severities = told.setdefault(shift.name, {"severities": {}})["severities"]
         severities[str(shift.severity)] = _worst(result)
     for name, by_severity in right.items():
         told[name]["mean"] = _mean(by_severity.values())
+    if group.rank:
+        return {}
     return {
         "generation": asked.found.name,
         "id": asked.found.id,

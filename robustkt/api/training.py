@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,14 +12,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+import robustkt
 from robustkt import adapters, engine, models, objectives
 from robustkt import data as datasets
 from robustkt.api.judging import judge, slice_of
-from robustkt.api.loading import load_data, machine, pick_device, pick_precision, trust
+from robustkt.api.loading import load_data, machine, pick_device, pick_precision
 from robustkt.api.modes import adapter_bytes, count_of, state_of, weight_bytes
-from robustkt.api.recipes import assemble, inherited, overlong
+from robustkt.api.recipes import assemble, inherited, named_source, overlong, spelling, started_from
 from robustkt.api.replaying import Teacher, reused
-from robustkt.catalog import plain
 from robustkt.core import seed_of
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation, Recipe, Training, check_name
@@ -27,6 +28,7 @@ from robustkt.modes import modes_of
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import circumstances
+from robustkt.ranks import Ranks, ranks, world
 from robustkt.registry import Registry, replays
 from robustkt.registry.refs import name_taken
 from robustkt.shapes import to_json
@@ -96,7 +98,9 @@ def train(
         precision=pick_precision(precision),
         seed=seed,
     )
-    return Job(registry, recipe, _from(start, recipe), name, dataset, source, target, fresh, progress, start).run(None)
+    return Job(
+        registry, recipe, started_from(start, recipe), name, dataset, source, target, fresh, progress, start
+    ).run(None)
 
 
 def distill(
@@ -146,37 +150,8 @@ def distill(
         seed=seed,
     )
     start = registry.get(init) if init is not None else None
-    parents = {"teacher": origin.id, **_from(start, recipe)}
+    parents = {"teacher": origin.id, **started_from(start, recipe)}
     return Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start).run(origin)
-
-
-def _from(start: Generation | None, recipe: Recipe) -> dict[str, str]:
-    """The parent that the first weights come from.
-
-    Raises:
-        UsageError: only adapters are to be trained, but on nothing.
-    """
-    if start is None and recipe.settings.get("frozen"):
-        raise UsageError("with frozen only adapters are trained, on a network that is there", "Add --init GEN.")
-    return {} if start is None else {"init": start.id}
-
-
-def named_source(arch: str) -> models.UserSource | None:
-    """The user's own file behind `arch`, trusted because it was named; None for a known architecture, checked."""
-    if not models.is_user_arch(arch):
-        models.known(arch)
-        return None
-    source = models.read_source(arch)
-    trust(source)
-    return source
-
-
-def spelling(source: models.UserSource | None, arch: str) -> str:
-    """The one spelling of an architecture: a user's file without its folder, a catalog name in its own case."""
-    if source is None:
-        return arch if ":" in arch else plain(arch)
-    place, _, name = source.spec.rpartition(":")
-    return f"{Path(place).name}:{name}" if place.endswith(".py") else source.spec
 
 
 class Job:
@@ -204,6 +179,7 @@ class Job:
             **circumstances(Path.cwd()),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             **machine(device),
+            **({"ranks": processes} if (processes := world()) > 1 else {}),
         }
         self.lost: str | None = None  # id of a generation of this recipe whose weights are damaged
         self.key = digest(canonical({"recipe": to_json(recipe), "parents": self.parents}))[7:23]
@@ -212,20 +188,36 @@ class Job:
         self.seed = seed_of(recipe.seed, *sorted(parents.values())) if parents else recipe.seed
 
     def run(self, teacher: Generation | None) -> dict[str, Any]:
-        """Train, or continue, or return the generation that this recipe has made already."""
-        done = None if self.fresh else self._done()
-        if done is not None:
-            return done
-        self._check_free()
+        """Train, or continue, or return the generation that this recipe has made already; all ranks get the answer."""
+        with ranks() as group:
+            group.agree(self._told())
+            return json.loads(group.first(json.dumps(self._answer(teacher, group)).encode()))  # type: ignore[no-any-return]
+
+    def _told(self) -> dict[str, Any]:
+        """What all ranks must have alike."""
+        alike = {"data set": self.recipe.data.fingerprint, "teacher or start": self.parents}
+        return {"version": robustkt.__version__, **alike, "recipe": to_json(self.recipe)}
+
+    def _answer(self, teacher: Generation | None, group: Ranks) -> dict[str, Any]:
+        """What `run` answers, at the first rank."""
+        done = self._done() if group.rank == 0 and not self.fresh else None
+        if group.first_says(done is not None):
+            return done or {}
+        if group.rank == 0:
+            self._check_free()
         student = self.student()  # a network that cannot be built is refused before anything is written
+        folder = self.registry.job_path("train", self.key)
+        if group.rank:
+            if not group.first_says(False):
+                self.make(student, teacher, folder, group)
+            return {}
         if self.registry.create():
             self.progress.note(f"made a registry in {self.registry.root}")
-        folder = self.registry.job_path("train", self.key)
         with self.registry.working(folder, "this very training", self.parents.values(), fresh=self.fresh):
             done = None if self.fresh else self._done()  # by the process that held the lock before
-            if done is not None:
-                return done
-            generation, record = self.make(student, teacher, folder)
+            if group.first_says(done is not None):
+                return done or {}
+            generation, record = self.make(student, teacher, folder, group)
             there = self.registry.has(generation.id)
             if there:
                 generation = dataclasses.replace(generation, name=self.name or self.registry.names_of(generation.id)[0])
@@ -272,8 +264,13 @@ class Job:
         if self.registry.refs()["names"].get(self.name) not in (None, self.lost):
             raise name_taken(self.name)
 
-    def make(self, student: nn.Module, teacher: Generation | None, folder: Path) -> tuple[Generation, dict[str, Any]]:
-        """Train to the end, from the checkpoint in `folder` if there is one: the generation and its run record."""
+    def make(
+        self, student: nn.Module, teacher: Generation | None, folder: Path, group: Ranks
+    ) -> tuple[Generation, dict[str, Any]]:
+        """Train to the end, from the checkpoint in `folder` if there is one: the generation and its run record.
+
+        All ranks train; the first of them stores objects.
+        """
         started = datetime.datetime.now(datetime.UTC)
         meters: dict[str, engine.Meter] = {}
         guide = Teacher(self.registry, teacher, self.recipe, self.device, meters) if teacher is not None else None
@@ -282,7 +279,7 @@ class Job:
         split = slice_of(self.dataset.held_out, SELECTION_IMAGES)
         modes = modes_of(student)
         threat = self.recipe.threat if modes is None or modes.default != CLEAN else None
-        metric, score = judge(self.recipe.sigma, threat, split, self.device)
+        metric, score = judge(self.recipe.sigma, threat, split, self.device, group)
         self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {self.recipe.data.name}, {self.device}")
         if late := overlong(self.recipe):
             self.progress.note(late)
@@ -299,10 +296,13 @@ class Job:
             device=self.device,
             meters=meters,
             replay=guide.replay(objective, self.dataset.train, self.progress) if guide else None,
+            world_size=self.recipe.world_size,
+            group=group,
         ).run()
         if self.source is not None:
-            self.registry.put_object(self.source.text)
-        generation = self._stored(student, fit)
+            self._put(self.source.text, group)
+        generation = self._stored(student, fit, group)
+        hosts = group.hosts()
         history = fit.history
         selected = {"epoch": history.best_epoch, "metric": metric, "score": history.best_score}
         return generation, {
@@ -316,6 +316,7 @@ class Job:
             "epochs": history.epochs,
             "paths": {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {},
             **self.circumstances,
+            **({"hosts": hosts} if group.world > 1 else {}),
             "threads": history.threads,  # a continued run takes the number that it began with
         }
 
@@ -349,21 +350,25 @@ class Job:
                 f"Start with the same architecture: {init.recipe.arch}.",
             ) from None
 
-    def _stored(self, student: nn.Module, fit: engine.Fit) -> Generation:
+    def _put(self, data: bytes, group: Ranks) -> str:
+        """The hash of bytes that the first rank stores."""
+        return self.registry.put_object(data) if group.rank == 0 else digest(data)
+
+    def _stored(self, student: nn.Module, fit: engine.Fit, group: Ranks) -> Generation:
         """The generation, its weights and adapters put into the registry."""
 
         kept = None  # of a frozen base the very object that it was, of one with modes the default mode put together
         if self.recipe.settings.get("frozen") and self.init is not None:
             kept = self.init.weights
             if self.init.adapters:
-                kept = self.registry.put_object(weight_bytes(state_of(self.registry, self.init)))
+                kept = self._put(weight_bytes(state_of(self.registry, self.init)), group)
 
         def stored(state: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
             shared, own = adapters.split(student, state)
-            base = kept or self.registry.put_object(weight_bytes(shared))
+            base = kept or self._put(weight_bytes(shared), group)
             kind = str(self.recipe.settings.get("adapter"))
             files = {d: adapter_bytes(t, base=base, kind=kind, domain=d) for d, t in own.items() if t}
-            return base, {domain: self.registry.put_object(data) for domain, data in files.items()}
+            return base, {domain: self._put(data, group) for domain, data in files.items()}
 
         (weights, best), (last_weights, last) = stored(fit.best), stored(fit.last)
         modes = modes_of(student)

@@ -115,7 +115,7 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         + (f" of {recipe['arch_version']}" if recipe.get("arch_version") else "")
         + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
         "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
-        "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}, "
+        "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}{_split(recipe)}, "
         f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}"
         if training
         else "none: mixed from its parents"
@@ -166,6 +166,12 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         by = "  ".join(f"{percent(value)} @{severity}" for severity, value in sorted(figures.items()))
         console.print(f"  {name:<{NAMES}}  {by}")
         before = done
+
+
+def _split(recipe: Mapping[str, Any]) -> str:
+    """How many parts a batch has, where there are several."""
+    parts, sync = recipe.get("world_size", 1), recipe["training"].get("sync_bn")
+    return (f" in {parts} parts" if parts > 1 else "") + (", BatchNorm over all of them" if sync else "")
 
 
 def _corrupted(evaluations: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:

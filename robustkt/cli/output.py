@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
+from robustkt.cli.company import Alone, Company, company, where
 from robustkt.errors import RobustKTError, anonymous
 from robustkt.progress import Bar
 
@@ -140,39 +141,67 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs.get("as_json"))
         try:
-            command(*args, **kwargs)
-        except RobustKTError as error:
-            if kwargs.get("verbose"):
-                _show_where(error)
-            _complain(error.what, error.fix, as_json=bool(kwargs.get("as_json")))
-            if os.environ.get("ROBUSTKT_DEBUG") == "1":
-                raise
+            with company(command.__name__) as group:
+                _run(functools.partial(command, *args, **kwargs), group, as_json, bool(kwargs.get("verbose")))
+        except RobustKTError as error:  # of coming together itself
+            if Alone().speaks(error.exit_code):
+                _complain(error.what, error.fix, as_json=as_json)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            from robustkt.cli.tables import program
-
-            again = shlex.join(a for a in sys.argv[1:] if a != "--fresh")  # which would start over
-            _complain(
-                "interrupted; what is done is kept",
-                f"To continue, type: {program()} {again}",
-                as_json=bool(kwargs.get("as_json")),
-            )
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # `robustkt list | head`: the reader has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except OSError as error:  # the rest of what the operating system refuses, such as reading
-            if (error.filename is None and error.errno != errno.ENOSPC) or os.environ.get("ROBUSTKT_DEBUG") == "1":
-                raise
-            _complain(
-                f"cannot use {error.filename or 'the output'}: {error.strerror}",
-                "Check that it is there and yours to read; ROBUSTKT_DEBUG=1 shows where it happened.",
-                as_json=bool(kwargs.get("as_json")),
-            )
-            raise typer.Exit(1) from None
 
     return run
+
+
+def _run(command: Callable[[], None], group: Company, as_json: bool, verbose: bool) -> None:
+    """The command; one process of several says why it ended, and all end with that status."""
+
+    def end(status: int, what: str, fix: str) -> typer.Exit:
+        if group.speaks(status):
+            _complain(where(group) + what, fix, as_json=as_json)
+        return typer.Exit(group.ended() or status)
+
+    try:
+        command()
+    except typer.Exit:
+        raise
+    except RobustKTError as error:
+        if verbose:
+            _show_where(error)
+        code = end(error.exit_code, error.what, error.fix)
+        if os.environ.get("ROBUSTKT_DEBUG") == "1":
+            raise
+        raise code from None
+    except KeyboardInterrupt:
+        from robustkt.cli.tables import program
+
+        again = shlex.join(a for a in sys.argv[1:] if a != "--fresh")  # which would start over
+        start = "start it with the same torchrun command" if group.world > 1 else f"type: {program()} {again}"
+        raise end(INTERRUPTED, "interrupted; what is done is kept", f"To continue, {start}") from None
+    except BrokenPipeError:  # `robustkt list | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except OSError as error:  # the rest of what the operating system refuses, such as reading
+        if (error.filename is None and error.errno != errno.ENOSPC) or os.environ.get("ROBUSTKT_DEBUG") == "1":
+            group.speaks(1)
+            raise
+        what = f"cannot use {error.filename or 'the output'}: {error.strerror}"
+        fix = "Check that it is there and yours to read; ROBUSTKT_DEBUG=1 shows where it happened."
+        raise end(1, what, fix) from None
+    except Exception as error:
+        if (status := group.ended()) is not None:  # another has said why; what came of it here says nothing
+            raise typer.Exit(status) from None
+        if group.world > 1 and _lost(error):
+            fix = "torchrun --max-restarts 3 starts all again from the last checkpoint; so does the same command."
+            raise end(1, "another rank was lost", fix) from None
+        group.speaks(1)  # a bug: its traceback is enough
+        raise
+
+
+def _lost(error: Exception) -> bool:
+    from robustkt.ranks import lost
+
+    return lost(error)
 
 
 def _show_where(error: RobustKTError) -> None:

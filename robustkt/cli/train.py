@@ -131,7 +131,8 @@ def distill(
 
     Data, σ or threat model and image size come from the teacher unless given.
 
-    Example: `robustkt distill --from gen2 --to resnet18`
+    Examples: `robustkt distill --from gen2 --to resnet18`,
+    `torchrun --nproc-per-node 8 -m -- robustkt distill --from gen2 --to resnet18`
     """
     from robustkt import api
 

@@ -31,6 +31,11 @@ BEAT = 5.0  # seconds between two signs of life
 STALE = 30.0  # seconds without one after which a lease is nobody's
 
 
+def for_a_job() -> float:
+    """Seconds to wait for a job's lock; ranks that torchrun has started again outwait the lease of a killed machine."""
+    return STALE + 2 * BEAT if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else 1.0
+
+
 @dataclass
 class Held:
     """A lock while it is held."""

@@ -72,6 +72,8 @@ class Record:
     system: str | None = None
     processors: int | None = None
     threads: int | None = None
+    ranks: int | None = None  # processes that shared the training, where there were several
+    hosts: int | None = None  # machines that they were on
     versions: Mapping[str, str] | None = None
     deterministic: bool | None = None
     environment: str | None = None

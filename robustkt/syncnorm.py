@@ -1,0 +1,63 @@
+"""BatchNorm whose statistics are those of the parts of all ranks together: torch's on GPUs, the same on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class HostSyncBatchNorm(_BatchNorm):
+    """BatchNorm over all ranks where the tensors are on a CPU, which torch's own refuses; by all-reduced sums in fp32.
+
+    Two passes, the mean and then the squares around it: E[x²] − E[x]² would lose the digits that it is compared in.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any: the layer whose place it has taken has been used already."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, …), the same number of rows on every rank."""
+        if not self.training:
+            found: Tensor = super().forward(input)
+            return found
+        x = input.float()
+        across, column = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
+        count = x.numel() // x.shape[1] * distributed.get_world_size()
+        mean = all_reduce(x.sum(across)) / count
+        centred = x - mean.view(column)
+        variance = all_reduce(centred.square().sum(across)) / count
+        self._follow(mean.detach(), variance.detach() * count / max(1, count - 1))
+        scale = (variance + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight
+        out = centred * scale.view(column)
+        shifted: Tensor = out + self.bias.view(column) if self.affine else out
+        return shifted.to(input.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+def synchronised(network: nn.Module, device: torch.device) -> None:
+    """Put synchronised BatchNorm in the place of BatchNorm everywhere in `network`, with the same parameters."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, _made(child, device).train(child.training))
+
+
+def _made(norm: _BatchNorm, device: torch.device) -> nn.Module:
+    if device.type == "cuda":
+        made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+        return made
+    host = HostSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for name, value in [*norm.named_parameters(), *norm.named_buffers()]:
+        setattr(host, name, value)
+    return host
