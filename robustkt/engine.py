@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from robustkt import adapters, checkpoint
+from robustkt.attacked import Attacked, attacked
 from robustkt.core import PRECISIONS, Batch, InPrecision, Objective, generator, seed_of
 from robustkt.data import Split, crop_flip, to_float
 from robustkt.errors import DivergedError, IntegrityError
+from robustkt.feed import Feed
 from robustkt.generation import Training
+from robustkt.inference import Compiled
 from robustkt.numbers import counted
 from robustkt.progress import Progress
 from robustkt.schedules import learning_rate
 
+FUSED = ("cpu", "cuda", "mps")  # kinds of devices with a fused SGD
 GUARD_EVERY = 25  # steps between looks at the loss on devices where a look is a synchronisation
 
 
@@ -31,6 +36,10 @@ class Meter:
     def __init__(self, module: nn.Module) -> None:
         self.forward = 0
         self.backward = 0
+        self.watch(module)
+
+    def watch(self, module: nn.Module) -> None:
+        """Count the images through `module` too: another way through the same network."""
         module.register_forward_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -55,6 +64,8 @@ class History:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, int] = field(default_factory=dict)  # images through each network, those of scoring left out
     threads: int = field(default_factory=torch.get_num_threads)  # another number rounds sums in another order
+    folded: bool = False  # whether attacks ran on the folded network, which rounds in another order too
+    compiled: bool = False  # whether torch.compile had a part
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,9 @@ class Trainer:
     seed: int = 0
     precision: str = "fp32"
     meters: Mapping[str, Meter] = field(default_factory=dict)
+    folded: bool = True  # attack the student with its BatchNorm folded, where that is exact
+    compiled: bool = False  # run the student's passes through torch.compile; a continued run does as it began
+    lap: Callable[[str], None] = lambda phase: None  # told at the end of each phase of a step, by a benchmark
 
     def run(self) -> Fit:
         """Train to the end, from the checkpoint in the folder if there is one.
@@ -94,16 +108,41 @@ class Trainer:
         finally:
             torch.set_num_threads(threads)  # a continued run takes the number that it began with
 
-    def _run(self) -> Fit:
-        self.net = InPrecision(self.student, PRECISIONS[self.precision])
+    def begin(self) -> None:
+        """Make ready for the first step: optimiser, data, and the ways through the network; continue a checkpoint."""
         self.optimizer = sgd(self.student, self.training)
         ema = self.training.ema
         self.average = AveragedModel(self.student, multi_avg_fn=warmed_up(ema), use_buffers=True) if ema else None
-        self.history = History()
+        self.history = History(folded=self.folded, compiled=self.compiled)
         self.best = self._state()
         self._restore()
+        self.feed = Feed(self.images, self.device)
+        self._ways()
         size = self.training.batch_size
         self.steps = max(1, len(self.images) // size)  # an epoch; the remainder differs each time
+
+    def _ways(self) -> None:
+        """The student as the loss sees it, and as attacks do; both are counted as passes through it."""
+        dtype, meter = PRECISIONS[self.precision], self.meters.get("student")
+        way = Compiled(self.student, self._uncompiled) if self.history.compiled else self.student
+        self.net = InPrecision(way, dtype)
+        self.victim: nn.Module = self.net
+        if meter is not None and way is not self.student:
+            meter.watch(way)
+        if self.history.folded:
+            shape, compiled = tuple(self.images.x.shape[1:]), self.history.compiled
+            folded = attacked(self.student, shape, dtype, compiled=compiled, note=self._uncompiled)
+            self.victim, self.history.folded = folded or self.net, folded is not None
+            if meter is not None and folded is not None:
+                meter.watch(folded)
+
+    def _uncompiled(self, reason: str) -> None:
+        if self.history.compiled:
+            self.history.compiled = False
+            self.progress.note(reason)
+
+    def _run(self) -> Fit:
+        self.begin()
         title = f"training {counted(self.training.epochs, 'epoch')}"
         devices = [self.device] if self.device.type == "cuda" else []
         with (
@@ -127,11 +166,13 @@ class Trainer:
         for meter in self.meters.values():
             meter.take()  # what scoring or an interrupted epoch has added
         totals: dict[str, Tensor] = {}
-        for step in range(self.steps):
+        size = self.training.batch_size
+        picked = [order[step * size : (step + 1) * size] for step in range(self.steps)]
+        for step, (x, y) in enumerate(self.feed.batches(picked)):
             done = epoch * self.steps + step
             rate = learning_rate(self.training, done, self.training.epochs * self.steps)
-            picked = order[step * self.training.batch_size : (step + 1) * self.training.batch_size]
-            terms = self._step(picked, epoch, rng, rate)
+            with shortened(self.device, self.precision):
+                terms = self.step(x, y, epoch, rng, rate)
             for name, value in terms.items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
             if self.device.type == "cpu" or step % GUARD_EVERY == 0 or step == self.steps - 1:
@@ -153,18 +194,23 @@ class Trainer:
             "images_per_second": count / seconds,
         }
 
-    def _step(self, picked: Tensor, epoch: int, rng: torch.Generator, rate: float) -> dict[str, Tensor]:
-        x = self.images.x[picked].to(self.device, non_blocking=True)
-        y = self.images.y[picked].to(self.device, non_blocking=True)
+    def step(self, x: Tensor, y: Tensor, epoch: int, rng: torch.Generator, rate: float) -> dict[str, Tensor]:
+        """One update from images (B, C, H, W), uint8, and labels (B,) at the learning rate `rate`: the loss's terms."""
         x = to_float(crop_flip(x, pad=self.training.pad, flip=self.training.flip, rng=rng))
         self.student.train()
         adapters.hold(self.student)
         batch = Batch(x, y, epoch, rng)
-        view = self.objective.perturb(self.net, batch)
+        self.lap("data")
+        if isinstance(self.victim, Attacked):
+            self.victim.stale = True
+        view = self.objective.perturb(self.victim, batch)
+        self.lap("attack")
         terms = self.objective.loss(self.net, batch, view)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
+        self.lap("forward")
         loss.backward()
+        self.lap("backward")
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.training.clip)
         for group in self.optimizer.param_groups:
@@ -172,6 +218,7 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.student)
+        self.lap("optimiser")
         return {name: value.detach() for name, value in terms.items()}
 
     def _guard(self, totals: dict[str, Tensor], epoch: int, step: int) -> None:
@@ -246,14 +293,33 @@ class Trainer:
         self.student.load_state_dict(tensors["student"])
         for index, parameter in enumerate(all_parameters(self.optimizer)):
             if str(index) in tensors["optimizer"]:
-                buffer = tensors["optimizer"][str(index)].to(self.device)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+                self.optimizer.state[parameter]["momentum_buffer"].copy_(tensors["optimizer"][str(index)])
         if self.average is not None:
             self.average.load_state_dict(tensors["average"])
 
 
+@contextmanager
+def shortened(device: torch.device, precision: str) -> Iterator[None]:
+    """Let CUDA multiply the fp32 that is left in a bf16 step as TF32, the finer of the two."""
+    if device.type != "cuda" or precision == "fp32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def sgd(student: nn.Module, training: Training) -> torch.optim.SGD:
-    """SGD over the parameters; weight decay on matrices and kernels only unless `decay_norm`, on adapters never."""
+    """SGD over the parameters; weight decay on matrices and kernels only unless `decay_norm`, on adapters never.
+
+    In one fused kernel where the device has it. The momentum begins as zeros, laid out as the parameters are: that is
+    the same first step, and the kernel takes neither a missing buffer nor one in another layout.
+    """
     spared, own = undecayed(student), adapters.own_parameters(student)
     groups: list[dict[str, Any]] = [
         {"params": [], "weight_decay": training.weight_decay},
@@ -263,12 +329,14 @@ def sgd(student: nn.Module, training: Training) -> torch.optim.SGD:
         if parameter.requires_grad:
             weight = parameter.dim() > 1 and name not in spared
             groups[parameter in own or not (weight or training.decay_norm)]["params"].append(parameter)
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=training.lr,
-        momentum=training.momentum,
-        nesterov=training.nesterov,
+    chosen = [group for group in groups if group["params"]]
+    fused = all(parameter.device.type in FUSED for group in chosen for parameter in group["params"])
+    optimizer = torch.optim.SGD(
+        chosen, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov, fused=fused
     )
+    for parameter in all_parameters(optimizer) if training.momentum else []:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def undecayed(student: nn.Module) -> set[str]:

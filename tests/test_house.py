@@ -33,7 +33,8 @@ LAYERS = [
         "streams",
     }
     | {"foreignlog", "lattice", "logchecks", "paired"},
-    {"imports", "exports", "objectives", "inference", "smooth", "soup", "votes", "card", "report", "checkpoint"},
+    {"imports", "exports", "objectives", "inference", "smooth", "soup", "votes", "card", "report", "checkpoint"}
+    | {"attacked", "feed"},
     {"engine", "bench", "evaluate", "hub"},
     {"masking"},
     {"api"},

@@ -17,7 +17,8 @@ from robustkt import data as datasets
 from robustkt import models
 from robustkt.api.loading import machine, pick_device, ready, spread
 from robustkt.api.modes import weight_bytes
-from robustkt.api.training import named_source, outcome, spelling
+from robustkt.api.recipes import named_source, spelling
+from robustkt.api.training import outcome
 from robustkt.catalog import ARCHITECTURES, unknown
 from robustkt.core import ThreatModel
 from robustkt.errors import IntegrityError, RobustKTError, UsageError

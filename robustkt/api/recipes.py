@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from robustkt import objectives, schedules
-from robustkt.catalog import METHODS, unknown
+from robustkt import models, objectives, schedules
+from robustkt.api.loading import trust
+from robustkt.catalog import METHODS, plain, unknown
 from robustkt.catalog import preset as preset_of
 from robustkt.data import Dataset
 from robustkt.errors import UsageError
@@ -51,6 +53,24 @@ def assemble(
         seed=seed,
         arch_version=library_version(arch),
     )
+
+
+def named_source(arch: str) -> models.UserSource | None:
+    """The user's own file behind `arch`, trusted because it was named; None for a known architecture, checked."""
+    if not models.is_user_arch(arch):
+        models.known(arch)
+        return None
+    source = models.read_source(arch)
+    trust(source)
+    return source
+
+
+def spelling(source: models.UserSource | None, arch: str) -> str:
+    """The one spelling of an architecture: a user's file without its folder, a catalog name in its own case."""
+    if source is None:
+        return arch if ":" in arch else plain(arch)
+    place, _, name = source.spec.rpartition(":")
+    return f"{Path(place).name}:{name}" if place.endswith(".py") else source.spec
 
 
 def defaults(data: Dataset) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from robustkt import adapters, engine, models, objectives
 from robustkt import data as datasets
 from robustkt.api.judging import judge, slice_of
-from robustkt.api.loading import load_data, load_network, machine, pick_device, pick_precision, ready, trust
+from robustkt.api.loading import load_data, load_network, machine, pick_compile, pick_device, pick_precision, ready
 from robustkt.api.modes import adapter_bytes, count_of, state_of, weight_bytes
-from robustkt.api.recipes import assemble, inherited, overlong
-from robustkt.catalog import plain
+from robustkt.api.recipes import assemble, inherited, named_source, overlong, spelling
 from robustkt.core import seed_of
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation, Recipe, Training, check_name
@@ -30,6 +29,7 @@ from robustkt.registry import Registry
 from robustkt.registry.refs import name_taken
 from robustkt.shapes import to_json
 
+COMPILE_FROM = 500_000  # images in all epochs that are worth the minute that compiling takes
 SELECTION_IMAGES = 1_000  # held-out images that an epoch is judged by
 
 
@@ -48,6 +48,7 @@ def train(
     data_dir: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    compile: str = "auto",
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def train(
         data_dir: where named data sets lie.
         device: auto, cpu, cuda or mps.
         precision: auto, fp32 or bf16.
+        compile: `on`, `off`, or `auto`: torch.compile where there is a compiler and enough work.
         fresh: start over instead of continuing an interrupted run.
         progress: where to report.
 
@@ -94,7 +96,8 @@ def train(
         precision=pick_precision(precision),
         seed=seed,
     )
-    return Job(registry, recipe, _from(start, recipe), name, dataset, source, target, fresh, progress, start).run(None)
+    parents = _from(start, recipe)
+    return Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start, compile).run(None)
 
 
 def distill(
@@ -112,6 +115,7 @@ def distill(
     data_dir: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    compile: str = "auto",
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def distill(
     )
     start = registry.get(init) if init is not None else None
     parents = {"teacher": origin.id, **_from(start, recipe)}
-    return Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start).run(origin)
+    return Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start, compile).run(origin)
 
 
 def _from(start: Generation | None, recipe: Recipe) -> dict[str, str]:
@@ -157,24 +161,6 @@ def _from(start: Generation | None, recipe: Recipe) -> dict[str, str]:
     if start is None and recipe.settings.get("frozen"):
         raise UsageError("with frozen only adapters are trained, on a network that is there", "Add --init GEN.")
     return {} if start is None else {"init": start.id}
-
-
-def named_source(arch: str) -> models.UserSource | None:
-    """The user's own file behind `arch`, trusted because it was named; None for a known architecture, checked."""
-    if not models.is_user_arch(arch):
-        models.known(arch)
-        return None
-    source = models.read_source(arch)
-    trust(source)
-    return source
-
-
-def spelling(source: models.UserSource | None, arch: str) -> str:
-    """The one spelling of an architecture: a user's file without its folder, a catalog name in its own case."""
-    if source is None:
-        return arch if ":" in arch else plain(arch)
-    place, _, name = source.spec.rpartition(":")
-    return f"{Path(place).name}:{name}" if place.endswith(".py") else source.spec
 
 
 class Job:
@@ -192,11 +178,14 @@ class Job:
         fresh: bool,
         progress: Progress,
         init: Generation | None = None,
+        compile: str = "auto",
     ) -> None:
         self.init = init  # whose weights the training starts from
         self.registry, self.recipe, self.parents, self.name = registry, recipe, dict(parents), name
         self.dataset, self.source, self.device = dataset, source, device
         self.fresh, self.progress = fresh, progress
+        training = cast("Training", recipe.training)  # `assemble` has made it
+        self.compiled = pick_compile(compile, device, training.epochs * len(dataset.train) >= COMPILE_FROM)
         # asked before the work: a wrong $ROBUSTKT_IMAGE is refused, and the working copy is told as it was then
         self.circumstances = {
             **circumstances(Path.cwd()),
@@ -295,6 +284,7 @@ class Job:
             progress=self.progress,
             seed=self.seed,
             precision=self.recipe.precision,
+            compiled=self.compiled,
             device=self.device,
             meters=meters,
         ).run()
@@ -313,7 +303,9 @@ class Job:
             "epochs": history.epochs,
             "paths": {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {},
             **self.circumstances,
-            "threads": history.threads,  # a continued run takes the number that it began with
+            "threads": history.threads,  # a continued run takes what it began with
+            "folded": history.folded,
+            "compiled": history.compiled,
         }
 
     def student(self) -> nn.Module:

@@ -54,7 +54,7 @@ def certify(
     registry: o.Where = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
-    compiled: Annotated[str, typer.Option("--compile", help="torch.compile: auto, on or off.")] = "auto",
+    compiled: o.Compiled = "auto",
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Noisy images a forward pass.", show_default="by device")
     ] = None,

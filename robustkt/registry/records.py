@@ -71,6 +71,8 @@ class Record:
     system: str | None = None
     processors: int | None = None
     threads: int | None = None
+    folded: bool | None = None  # attacks in training ran on a folded network
+    compiled: bool | None = None
     versions: Mapping[str, str] | None = None
     deterministic: bool | None = None
     environment: str | None = None
