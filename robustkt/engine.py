@@ -108,14 +108,15 @@ class Trainer:
         finally:
             torch.set_num_threads(threads)  # a continued run takes the number that it began with
 
-    def begin(self) -> None:
-        """Make ready for the first step: optimiser, data, and the ways through the network; continue a checkpoint."""
+    def begin(self, *, fresh: bool = False) -> None:
+        """Make ready for the first step: optimiser, data, ways through the network; unless `fresh` go on as it was."""
         self.optimizer = sgd(self.student, self.training)
         ema = self.training.ema
         self.average = AveragedModel(self.student, multi_avg_fn=warmed_up(ema), use_buffers=True) if ema else None
         self.history = History(folded=self.folded, compiled=self.compiled)
         self.best = self._state()
-        self._restore()
+        if not fresh:
+            self._restore()
         self.feed = Feed(self.images, self.device)
         self._ways()
         size = self.training.batch_size

@@ -138,6 +138,11 @@ def can_compile(device: torch.device) -> bool:
     return any(shutil.which(name) for name in compilers.get(device.type, ()))
 
 
+def pays(device: torch.device, precision: str) -> bool:
+    """Whether torch.compile makes training faster: on CUDA and in bf16; fp32 on a CPU is bound by its convolutions."""
+    return device.type == "cuda" or precision == "bf16"
+
+
 Shape = tuple[int, ...]  # (C, H, W)
 
 

@@ -590,13 +590,13 @@ def test_methods_are_frozen_and_take_only_what_they_need(name: str, teacher: Tin
 def test_settings_are_complete_plain_and_stable(name: str, teacher: Tiny) -> None:
     found = objectives.resolve(name, given_for(name))
     wanted = set(objectives.hyperparameters(name)) | ({"norm", "eps"} if "threat" in objectives.needs(name) else set())
-    assert set(found) == wanted
+    assert set(found) == wanted - {"extra_steps"}  # which came later: left out while it is none, so that old ids stay
     assert json.loads(json.dumps(found)) == found
     assert objectives.resolve(name, found) == found
     built = objectives.build(name, found, teacher)
     for key in objectives.hyperparameters(name):
         value = getattr(built, key)
-        assert found[key] == (value if not isinstance(value, Fraction) else found[key])
+        assert found.get(key) == (value if not isinstance(value, Fraction) else found[key])
         if isinstance(value, Fraction):
             assert Fraction(str(found[key])) == value
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from robustkt import adapters, engine, models, objectives
+from robustkt import adapters, engine, inference, models, objectives
 from robustkt import data as datasets
 from robustkt.api.judging import judge, slice_of
 from robustkt.api.loading import load_data, load_network, machine, pick_compile, pick_device, pick_precision, ready
@@ -185,7 +185,8 @@ class Job:
         self.dataset, self.source, self.device = dataset, source, device
         self.fresh, self.progress = fresh, progress
         training = cast("Training", recipe.training)  # `assemble` has made it
-        self.compiled = pick_compile(compile, device, training.epochs * len(dataset.train) >= COMPILE_FROM)
+        enough = training.epochs * len(dataset.train) >= COMPILE_FROM and inference.pays(device, recipe.precision)
+        self.compiled = pick_compile(compile, device, enough)
         # asked before the work: a wrong $ROBUSTKT_IMAGE is refused, and the working copy is told as it was then
         self.circumstances = {
             **circumstances(Path.cwd()),
