@@ -34,7 +34,7 @@ LAYERS = [
     }
     | {"foreignlog", "lattice", "logchecks", "paired"},
     {"imports", "exports", "objectives", "inference", "smooth", "soup", "votes", "card", "report", "checkpoint"}
-    | {"attacked", "feed"},
+    | {"attacked", "feed", "passes", "plain"},
     {"engine", "bench", "evaluate", "hub"},
     {"masking"},
     {"api"},

@@ -115,7 +115,7 @@ class Steps:
             "of_minimum": _ratio(least, step) if least else None,
             "plain_seconds": statistics.median(loop) if loop else None,
             "times_plain_loop": _ratio(loop, step) if loop else None,
-            "peak_bytes": timing.peak_bytes(self._step(self.trainers[method]), self.device),
+            "peak_bytes": self._peak(method),
             "profile": self._profile(method),
         }
 
@@ -153,6 +153,11 @@ class Steps:
                     trainer.step(x, y, EPOCH, rng, 1e-3)
 
         return step
+
+    def _peak(self, method: str) -> int:
+        """Bytes of a step's tensors at its peak, gradients among them, beyond what stays from step to step."""
+        self.trainers[method].optimizer.zero_grad(set_to_none=True)
+        return timing.peak_bytes(self._step(self.trainers[method]), self.device)
 
     def _profile(self, method: str) -> dict[str, float]:
         """Seconds of each phase of a step, by the trainer's own marks."""
@@ -202,7 +207,7 @@ class Steps:
         x, y = to_float(self.images.x).to(self.device), self.images.y.to(self.device)
         twin = attacked(student, self.shape, dtype, note=self.progress.note)
         still: nn.Module = twin or InPrecision(copy.deepcopy(student).eval().requires_grad_(False), dtype)
-        ways = {
+        ways: dict[str, Callable[[], object]] = {
             "forward": lambda: _forward(still, x),
             "attack": lambda: _slope(still, x, y),
             "train": lambda: _trained(InPrecision(student.train(), dtype), x, y),
