@@ -43,8 +43,8 @@ def test_plain_loops_take_the_step_of_the_objective(method: str, monkeypatch: py
     loop()
     before = steps.network.state_dict()
     for (name, mine), other in zip(trainer.student.named_parameters(), theirs.parameters(), strict=True):
-        moved = other - before[name]
-        torch.testing.assert_close(mine - before[name], moved, rtol=0.05, atol=0.05 * float(moved.abs().max()))
+        moved = other.detach() - before[name]  # an attack's rounding may turn the sign of a few pixels
+        assert (mine.detach() - before[name] - moved).norm() <= 0.1 * moved.norm(), name
 
 
 def drawn(size: Any) -> torch.Tensor:
