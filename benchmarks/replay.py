@@ -167,7 +167,8 @@ def memory(images: int, classes: int) -> dict[str, Any]:
         before = min(held)
         rng = generator("cpu", 0)
         for _ in range(50):
-            replay.batch(torch.randint(images, (128,), generator=rng), 0, rng)
+            picked = torch.randint(images, (128,), generator=rng)
+            replay.batch(picked, split.x[picked], split.y[picked], 0, rng)
             held.append(_own_memory())
         gained = max(held) - before
         size = next(Path(folder).glob("replay/*")).stat().st_size

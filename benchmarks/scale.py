@@ -63,8 +63,9 @@ class Watched(Trainer):
 
     told: list[tuple[float, float]] = field(default_factory=list)
 
-    def _step(self, *arguments: Any) -> dict[str, Tensor]:
-        terms = super()._step(*arguments)
+    def step(self, *arguments: Any) -> dict[str, Tensor]:
+        """A step, timed."""
+        terms = super().step(*arguments)
         self.told.append((time.perf_counter(), float(terms["ce"])))
         return terms
 

@@ -188,6 +188,28 @@ def scale() -> str:
     return rows(["way", "images/s", "of two threads"], *body) + told
 
 
+def training() -> str:
+    """Steps of training against plain training, their arithmetic minimum and plain loops."""
+    found = record("training")
+    body = []
+    for run in found["runs"]:
+        for name, f in run["figures"].items():
+            shares = [f"{f[key]:.2f}" if f[key] else "–" for key in ("cost", "of_minimum", "times_plain_loop")]
+            network = f"{run['arch']}, {run['image_size']}², {run['batch_size']}"
+            peak = f"{f['peak_bytes'] / 2**20:,.0f}"
+            body.append([network, name, f"{f['images_per_second']:,.0f}", *shares, peak])
+    first = found["runs"][0]
+    machine = first["machine"]
+    told = (
+        f"\n\n`{found['command']}`: medians of {first['repeats']} rounds; {first['precision']}, "
+        f"{'compiled' if first['compiled'] else 'not compiled'}; {machine['processors']} cores, {machine['threads']} "
+        f"threads, {found['load_before']:.1f} processes waiting when it began, torch {machine['versions']['torch']}, "
+        f"commit {found['git']['commit'][:7]}."
+    )
+    head = ["network, size, batch", "objective", "images/s", "× natural", "of minimum", "× plain loop", "peak MiB"]
+    return rows(head, *body) + told
+
+
 def sequential() -> str:
     """What each mode of certification costs and finds, on coins with a published model's probabilities."""
     found = record("sequential")
@@ -504,6 +526,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parity": parity,
     "bench-train": bench_train,
     "scale": scale,
+    "training": training,
     "sequential": sequential,
     "bench-certify": bench_certify,
     "gate-margin": gate_margin,

@@ -37,7 +37,8 @@ def methods() -> str:
             for n in sorted(objectives.needs(name))
         ]
         own = set(objectives.hyperparameters(name)) - {"sigma"}
-        fields = [f"`{f.name}={shown(f.default)}`" for f in dataclasses.fields(kind) if f.name in own]
+        told = {f.name: "none" if f.metadata.get("later") else shown(f.default) for f in dataclasses.fields(kind)}
+        fields = [f"`{name}={value}`" for name, value in told.items() if name in own]
         mine = [f"`{p}`" for p, table in sorted(presets.items()) if table["method"] == name]
         title = (inspect.getdoc(kind) or "").splitlines()[0].partition(":")[0].rstrip(".")
         lines.append(f"| `{name}` | {title} | {' '.join(needs)} | {' '.join(fields)} | {' '.join(mine)} |")

@@ -2,78 +2,124 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustkt.attacks._rolling import Search
-from robustkt.core import Batch, Objective, ThreatModel
+from robustkt.core import ThreatModel
+
+
+def rounds(tasks: Mapping[str, Callable[[], object]], count: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each task in each of `count` rounds, in turn and in changing order, after one of each to warm up."""
+
+    def seconds(run: Callable[[], object]) -> float:
+        wait(device)
+        began = time.perf_counter()
+        run()
+        wait(device)
+        return time.perf_counter() - began
+
+    for run in tasks.values():
+        run()
+    found: dict[str, list[float]] = {name: [] for name in tasks}
+    for turn in range(count):
+        for name in list(tasks)[:: 1 if turn % 2 == 0 else -1]:
+            found[name].append(seconds(tasks[name]))
+    return found
 
 
 def pairs(ours: Callable[[], object], theirs: Callable[[], object], count: int, device: torch.device) -> dict[str, Any]:
     """Seconds of both, in turn and in changing order, after one of each to warm up; the ratio is theirs over ours."""
-
-    def seconds(run: Callable[[], object]) -> float:
-        _wait(device)
-        began = time.perf_counter()
-        run()
-        _wait(device)
-        return time.perf_counter() - began
-
-    ours(), theirs()
-    times = []
-    for turn in range(count):
-        first, second = (seconds(ours), seconds(theirs)) if turn % 2 == 0 else (seconds(theirs), seconds(ours))
-        times.append((first, second) if turn % 2 == 0 else (second, first))
-    ratios = [b / a for a, b in times]
+    found = rounds({"ours": ours, "plain": theirs}, count, device)
+    ratios = [b / a for a, b in zip(found["ours"], found["plain"], strict=True)]
     return {
-        "ours_seconds": statistics.median(a for a, _ in times),
-        "plain_seconds": statistics.median(b for _, b in times),
+        "ours_seconds": statistics.median(found["ours"]),
+        "plain_seconds": statistics.median(found["plain"]),
         "ratio": statistics.median(ratios),
         "ratios": ratios,
     }
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def our_step(student: nn.Module, objective: Objective[Any], batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-    """One step as the engine takes it."""
-    student.train()
-    terms = objective.loss(student, batch, objective.perturb(student, batch))
-    loss = torch.stack(list(terms.values())).sum()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+class Laps:
+    """Seconds of each phase of a training step, as the trainer's `lap` is told; a watched teacher's are its own."""
+
+    def __init__(self, device: torch.device, teacher: nn.Module | None = None) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self._asked = self._teacher = 0.0
+        self._last = time.perf_counter()
+        self._hooks = []
+        if teacher is not None:
+            self._hooks = [
+                teacher.register_forward_pre_hook(self._asking),
+                teacher.register_forward_hook(self._answered),
+            ]
+
+    def __call__(self, phase: str) -> None:
+        """A phase has ended."""
+        wait(self.device)
+        now = time.perf_counter()
+        self._add(phase, now - self._last - self._teacher)
+        self._add("teacher", self._teacher)
+        self._last, self._teacher = now, 0.0
+
+    def start(self) -> None:
+        """A step begins: what was before is nobody's."""
+        wait(self.device)
+        self._last, self._teacher = time.perf_counter(), 0.0
+
+    def close(self) -> None:
+        """Watch the teacher no longer."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _add(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def _asking(self, module: nn.Module, inputs: Any) -> None:
+        wait(self.device)
+        self._asked = time.perf_counter()
+
+    def _answered(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        wait(self.device)
+        self._teacher += time.perf_counter() - self._asked
 
 
-def plain_rslad_step(
-    student: nn.Module, teacher: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer, *, eps: float, steps: int
-) -> None:
-    """One step of RSLAD as training scripts of the field write it: fp32, weights' gradients in the attack too."""
-    with torch.no_grad():
-        soft = F.softmax(teacher(x), dim=1)
-    student.eval()
-    x_adv = x + 0.001 * torch.randn_like(x)
-    for _ in range(steps):
-        x_adv = x_adv.detach().requires_grad_(True)
-        F.kl_div(F.log_softmax(student(x_adv), dim=1), soft, reduction="sum").backward()
-        assert x_adv.grad is not None
-        x_adv = x_adv.detach() + eps / 4 * x_adv.grad.sign()
-        x_adv = torch.min(torch.max(x_adv, x - eps), x + eps).clamp(0, 1)
-    student.train()
-    optimizer.zero_grad()
-    adversarial = F.kl_div(F.log_softmax(student(x_adv.detach()), dim=1), soft, reduction="batchmean")
-    clean = F.kl_div(F.log_softmax(student(x), dim=1), soft, reduction="batchmean")
-    (5 / 6 * adversarial + 1 / 6 * clean).backward()
-    optimizer.step()
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """The most bytes of tensors that `run` has at once, beyond those that are there before it.
+
+    On CUDA as the allocator counts them; else from the allocations and releases that torch's profiler sees, which are
+    those of every tensor but not the scratch memory that a kernel takes for itself.
+    """
+    if device.type == "cuda":
+        wait(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        wait(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells people about its own start, and of no GPU
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    results = profiler.profiler.kineto_results
+    changes = [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]
+    peak = now = 0
+    for _, change in sorted(changes, key=lambda event: event[0]):
+        now += change
+        peak = max(peak, now)
+    return peak
 
 
 def plain_counts(model: nn.Module, x: Tensor, num: int, sigma: float, batch_size: int, classes: int) -> list[int]:

@@ -107,7 +107,10 @@ class Objective(Protocol[V]):
     """A training method: a frozen dataclass whose fields are its hyper-parameters; it owns its teacher."""
 
     def perturb(self, student: Model, batch: Batch) -> V:
-        """The inner maximisation: the views of the batch that the loss is taken on."""
+        """The inner maximisation: the views of the batch that the loss is taken on.
+
+        `student` gives logits in eval mode and gradients on images; it may be a folded copy, so none reaches a weight.
+        """
         ...
 
     def loss(self, student: Model, batch: Batch, view: V) -> Terms:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,21 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from robustkt import adapters, checkpoint
+from robustkt.attacked import Attacked, attacked
 from robustkt.core import PRECISIONS, Batch, InPrecision, Objective, Terms, generator, seed_of
 from robustkt.data import Split, crop_flip, to_float
 from robustkt.errors import DivergedError, IntegrityError
+from robustkt.feed import Feed
 from robustkt.generation import Training
+from robustkt.inference import Compiled
 from robustkt.numbers import counted
 from robustkt.parts import Parts, check_parts
 from robustkt.progress import Progress
 from robustkt.ranks import ALONE, Ranks
 from robustkt.replay import Replay
 from robustkt.schedules import learning_rate
+from robustkt.syncnorm import synchronised
+from robustkt.updates import all_parameters, momentum, sgd, warmed_up
 
 GUARD_EVERY = 25  # steps between looks at the loss on devices where a look is a synchronisation
 
@@ -34,6 +40,10 @@ class Meter:
     def __init__(self, module: nn.Module) -> None:
         self.forward = 0
         self.backward = 0
+        self.watch(module)
+
+    def watch(self, module: nn.Module) -> None:
+        """Count the images through `module` too: another way through the same network."""
         module.register_forward_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -58,6 +68,8 @@ class History:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, int] = field(default_factory=dict)  # images through each network, those of scoring left out
     threads: int = field(default_factory=torch.get_num_threads)  # another number rounds sums in another order
+    folded: bool = False  # whether attacks ran on the folded network, which rounds in another order too
+    compiled: bool = False  # whether torch.compile had a part
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,9 @@ class Trainer:
     replay: Replay | None = None  # of the teacher's logits, where views are kept
     world_size: int = 1  # parts of a step, each with its own BatchNorm statistics and random numbers
     group: Ranks = ALONE  # who share the parts
+    folded: bool = True  # attack the student with its BatchNorm folded, where that is exact
+    compiled: bool = False  # run the student's passes through torch.compile; a continued run does as it began
+    lap: Callable[[str], None] = lambda phase: None  # told at the end of each phase of a step, by a benchmark
 
     def run(self) -> Fit:
         """Train to the end, from the checkpoint in the folder if there is one.
@@ -101,20 +116,53 @@ class Trainer:
         finally:
             torch.set_num_threads(threads)  # a continued run takes the number that it began with
 
-    def _run(self) -> Fit:
+    def begin(self, *, fresh: bool = False) -> None:
+        """Make ready for the first step: optimiser, data, ways through the network; unless `fresh` go on as it was.
+
+        Raises:
+            UsageError: the ranks cannot share the parts of a step, or a step not be split into them.
+        """
         rows, sync_bn = min(self.training.batch_size, len(self.images)), bool(self.training.sync_bn)
         check_parts(self.world_size, rows, self.group.world, sync_bn=sync_bn)
         self.parts = Parts(self.group, self.world_size, self.device, self.seed)
-        self.net = InPrecision(self.student, PRECISIONS[self.precision])
         self.optimizer = sgd(self.student, self.training)
         ema = self.training.ema
         self.average = AveragedModel(self.student, multi_avg_fn=warmed_up(ema), use_buffers=True) if ema else None
-        self.history = History()
+        self.history = History(folded=self.folded, compiled=self.compiled)
         self.best = self._state()
-        self._restore()
-        self.outer = self.parts.prepared(self.student, self.objective, self.net, sync_bn=sync_bn)
+        if not fresh:
+            self._restore()
+        if sync_bn:
+            synchronised(self.student, self.device)
+        self.feed = Feed(self.images, self.device)
+        self._ways()
+        self.outer = self.parts.prepared(self.objective, self.net)
+        self.parts.begin(self.history.epoch)
         size = self.training.batch_size
         self.steps = max(1, len(self.images) // size)  # an epoch; the remainder differs each time
+
+    def _ways(self) -> None:
+        """The student as the loss sees it, and as attacks do; both are counted as passes through it."""
+        dtype, meter = PRECISIONS[self.precision], self.meters.get("student")
+        way = Compiled(self.student, self._uncompiled) if self.history.compiled else self.student
+        self.net = InPrecision(way, dtype)
+        self.victim: nn.Module = self.net
+        if meter is not None and way is not self.student:
+            meter.watch(way)
+        if self.history.folded:
+            shape, compiled = tuple(self.images.x.shape[1:]), self.history.compiled
+            folded = attacked(self.student, shape, dtype, compiled=compiled, note=self._uncompiled)
+            self.victim, self.history.folded = folded or self.net, folded is not None
+            if meter is not None and folded is not None:
+                meter.watch(folded)
+
+    def _uncompiled(self, reason: str) -> None:
+        if self.history.compiled:
+            self.history.compiled = False
+            self.progress.note(reason)
+
+    def _run(self) -> Fit:
+        self.begin()
         title = f"training {counted(self.training.epochs, 'epoch')}"
         devices = [self.device] if self.device.type == "cuda" else []
         with (
@@ -139,11 +187,13 @@ class Trainer:
             meter.take()  # what scoring or an interrupted epoch has added
         reused = {} if self.replay is None else {"reused": self.group.all(self.replay.open(epoch))}
         totals: dict[str, Tensor] = {}
-        for step in range(self.steps):
+        size = self.training.batch_size
+        own = [self.parts.own(order[step * size : (step + 1) * size]) for step in range(self.steps)]
+        for step, (x, y) in enumerate(self.feed.batches(own)):
             done = epoch * self.steps + step
             rate = learning_rate(self.training, done, self.training.epochs * self.steps)
-            picked = order[step * self.training.batch_size : (step + 1) * self.training.batch_size]
-            terms = self._step(picked, epoch, step, rate)
+            with shortened(self.device, self.precision):
+                terms = self.step(own[step], x, y, (epoch, step), rate)
             for name, value in terms.items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
             if self.device.type == "cpu" or step % GUARD_EVERY == 0 or step == self.steps - 1:
@@ -166,23 +216,33 @@ class Trainer:
             **reused,
         }
 
-    def _batch(self, picked: Tensor, epoch: int, rng: torch.Generator) -> Batch:
-        if self.replay is not None:
-            return self.replay.batch(picked, epoch, rng)
-        x = self.images.x[picked].to(self.device, non_blocking=True)
-        y = self.images.y[picked].to(self.device, non_blocking=True)
-        return Batch(to_float(crop_flip(x, pad=self.training.pad, flip=self.training.flip, rng=rng)), y, epoch, rng)
+    def step(self, picked: Tensor, x: Tensor, y: Tensor, key: tuple[int, int], rate: float) -> dict[str, Tensor]:
+        """One update at the learning rate `rate`: the terms of the loss.
 
-    def _step(self, picked: Tensor, epoch: int, step: int, rate: float) -> dict[str, Tensor]:
-        def terms_of(rows: Tensor, rng: torch.Generator) -> Terms:
-            batch = self._batch(rows, epoch, rng)
-            found: Terms = self.outer(batch, self.objective.perturb(self.net, batch))
+        Args:
+            picked: (B,), the places of this rank's images in the training set.
+            x: (B, C, H, W), uint8, these images.
+            y: (B,), their labels.
+            key: epoch and step.
+            rate: the learning rate.
+        """
+
+        def terms_of(rows: slice, rng: torch.Generator) -> Terms:
+            batch = self._batch(picked[rows], x[rows], y[rows], key[0], rng)
+            self.lap("data")
+            view = self.objective.perturb(self.victim, batch)
+            self.lap("attack")
+            found: Terms = self.outer(batch, view)
+            self.lap("forward")
             return found
 
         self.student.train()
         adapters.hold(self.student)
+        if isinstance(self.victim, Attacked):
+            self.victim.stale = True
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.parts.step(self.outer, picked, (epoch, step), terms_of)
+        terms = self.parts.step(self.outer, len(picked), key, terms_of)
+        self.lap("backward")
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.training.clip)
         for group in self.optimizer.param_groups:
@@ -190,7 +250,13 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.student)
+        self.lap("optimiser")
         return terms
+
+    def _batch(self, picked: Tensor, x: Tensor, y: Tensor, epoch: int, rng: torch.Generator) -> Batch:
+        if self.replay is not None:
+            return self.replay.batch(picked, x, y, epoch, rng)
+        return Batch(to_float(crop_flip(x, pad=self.training.pad, flip=self.training.flip, rng=rng)), y, epoch, rng)
 
     def _guard(self, totals: dict[str, Tensor], epoch: int, step: int) -> None:
         bad = [name for name, total in totals.items() if not math.isfinite(float(total))]
@@ -267,66 +333,25 @@ class Trainer:
         self.student.load_state_dict(tensors["student"])
         for index, parameter in enumerate(all_parameters(self.optimizer)):
             if str(index) in tensors["optimizer"]:
-                buffer = tensors["optimizer"][str(index)].to(self.device)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+                self.optimizer.state[parameter]["momentum_buffer"].copy_(tensors["optimizer"][str(index)])
         if self.average is not None:
             self.average.load_state_dict(tensors["average"])
 
 
-def sgd(student: nn.Module, training: Training) -> torch.optim.SGD:
-    """SGD over the parameters; weight decay on matrices and kernels only unless `decay_norm`, on adapters never."""
-    spared, own = undecayed(student), adapters.own_parameters(student)
-    groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": training.weight_decay},
-        {"params": [], "weight_decay": 0.0},
-    ]
-    for name, parameter in student.named_parameters():
-        if parameter.requires_grad:
-            weight = parameter.dim() > 1 and name not in spared
-            groups[parameter in own or not (weight or training.decay_norm)]["params"].append(parameter)
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=training.lr,
-        momentum=training.momentum,
-        nesterov=training.nesterov,
-    )
-
-
-def undecayed(student: nn.Module) -> set[str]:
-    """Parameters that a network says are no weights, such as a ViT's position embeddings, by timm's convention."""
-    found = set()
-    for place, module in student.named_modules():
-        if callable(method := getattr(module, "no_weight_decay", None)):
-            found |= {f"{place}.{name}".removeprefix(".") for name in method()}
-    return found
-
-
-def all_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters of all groups in order."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def momentum(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The momentum buffers by the parameter's place."""
-    buffers = {str(i): optimizer.state[p].get("momentum_buffer") for i, p in enumerate(all_parameters(optimizer))}
-    return {index: buffer for index, buffer in buffers.items() if buffer is not None}
-
-
-def warmed_up(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Averaging with decay min(`decay`, (1 + t)/(10 + t)) after t updates; counters are copied."""
-
-    @torch.no_grad()
-    def average(kept: list[Tensor], new: list[Tensor], updates: Tensor | int) -> None:
-        t = int(updates)
-        share = 1 - min(decay, (1 + t) / (10 + t))
-        floating = [(a, b) for a, b in zip(kept, new, strict=True) if a.is_floating_point()]
-        if floating:
-            torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], share)
-        for a, b in zip(kept, new, strict=True):
-            if not a.is_floating_point():
-                a.copy_(b)
-
-    return average
+@contextmanager
+def shortened(device: torch.device, precision: str) -> Iterator[None]:
+    """Let CUDA multiply the fp32 that is left in a bf16 step as TF32, the finer of the two."""
+    if device.type != "cuda" or precision == "fp32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def describe(entry: Mapping[str, Any], epochs: int) -> str:

@@ -27,6 +27,7 @@ MODAL = ("adapters", "last_adapters", "mode")  # written of generations with ada
 
 MOST_VALUES = 2**24  # of an image: 16 million
 PRECISIONS = ("fp32", "bf16")  # of forward passes
+COMPILE = ("auto", "on", "off")  # whether torch.compile has a part: a circumstance, told in run records and logs
 
 LATER = {"later": True}  # of a field that came after format 1: left out while it is None, so that old ids stay
 LATEST = "latest"  # @latest is no tag, and nobody's name

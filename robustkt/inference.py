@@ -1,18 +1,25 @@
-"""A network as fast as its machine runs it, for forward passes only: folded, laid out, compiled, in its precision."""
+"""A network in eval mode as fast as its machine runs it: folded, laid out, compiled, in its precision."""
 
 from __future__ import annotations
 
 import copy
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import (
+    fuse_conv_bn_eval,
+    fuse_conv_bn_weights,
+    fuse_linear_bn_eval,
+    fuse_linear_bn_weights,
+)
 
 from robustkt.core import PRECISIONS, InPrecision
+from robustkt.errors import clip
 from robustkt.models import Classifier
 
 
@@ -21,20 +28,100 @@ class Folded(nn.Module):
 
     The mean is subtracted from the images and not folded into a bias: the border that convolutions pad with zeros
     stands for the mean, so a folded bias would be wrong there.
+
+    Args:
+        mean: (C, 1, 1), of the images.
+        traced: the network after the normalisation, folded.
+        dtype: what it runs in.
+        norms: layer -> the BatchNorm that is folded into it, by their names in the unfolded network.
+        std: (C, 1, 1), of the images.
+        first: the layer that `std` is folded into; None where it stands in front.
     """
 
-    mean: Tensor  # (C, 1, 1)
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, mean: Tensor, network: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        mean: Tensor,
+        traced: fx.GraphModule,
+        dtype: torch.dtype,
+        norms: Mapping[str, str],
+        std: Tensor,
+        first: str | None,
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
-        self.network = network.to(dtype)
-        self.dtype = dtype
+        self.register_buffer("std", std)
+        self.network: nn.Module = traced.to(dtype)
+        self.divide = nn.Identity() if first else _Divide(std)
+        self.dtype, self.norms, self.first = dtype, norms, first
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W), fp32, to fp32 logits (B, K); the cast comes after everything that needs fp32."""
-        logits: Tensor = self.network((x - self.mean).to(self.dtype))
-        return logits.float()
+        logits: Tensor = self.network(self.divide(x - self.mean).to(self.dtype))
+        return logits.to(x.dtype)
+
+    @torch.no_grad()
+    def refresh(self, network: Classifier) -> None:
+        """Take the weights and statistics that `network`, which this was folded from, has by now; in place."""
+        source, own = network.network, tensors(self.network)
+        modules, fresh = dict(source.named_modules()), tensors(source)
+        for layer, norm in self.norms.items():
+            conv, bn = cast("nn.Conv2d", modules[layer]), cast("nn.BatchNorm2d", modules[norm])
+            fuse = fuse_conv_bn_weights if isinstance(conv, nn.Conv2d) else fuse_linear_bn_weights
+            mean, var = cast("Tensor", bn.running_mean), cast("Tensor", bn.running_var)
+            fused = fuse(conv.weight, conv.bias, mean, var, bn.eps, bn.weight, bn.bias)
+            fresh[f"{layer}.weight"], fresh[f"{layer}.bias"] = fused
+        if self.first:
+            fresh[f"{self.first}.weight"] = fresh[f"{self.first}.weight"] / self.std
+        for name, tensor in own.items():
+            tensor.copy_(fresh[name])
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those too that are called twice or that no state dict holds."""
+    named = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    return {name: tensor.detach() for pairs in named for name, tensor in pairs}
+
+
+class Compiled(nn.Module):
+    """A module that torch.compile runs where gradients are asked for, at the first shapes that it meets.
+
+    Everything else, such as a batch that has lost rows, runs as it is: a new shape would cost half a minute. Where
+    compiling fails all of it does, and `note` is told so once. Hooks of the module itself do not run: they would be
+    compiled in.
+    """
+
+    SHAPES = 2  # of images, each in training and in eval mode
+
+    def __init__(self, module: nn.Module, note: Callable[[str], None]) -> None:
+        super().__init__()
+        self.module, self.note = module, note
+        self.works = True
+        self.fast = torch.compile(module.forward, dynamic=False)
+        self.met: set[tuple[torch.Size, bool]] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the module gives for `x`."""
+        logits: Tensor
+        if self.works and torch.is_grad_enabled() and self._takes((x.shape, self.module.training)):
+            try:
+                logits = self.fast(x)
+                return logits
+            except Exception as error:  # the compiler's, or the module's own, which it raises again below
+                logits = self.module.forward(x)
+                self.works = False
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                self.note(f"torch.compile does not work here, so the network runs as it is: {clip(reason)}")
+                return logits
+        logits = self.module.forward(x)
+        return logits
+
+    def _takes(self, key: tuple[torch.Size, bool]) -> bool:
+        if len({shape for shape, training in self.met if training == key[1]}) < self.SHAPES:
+            self.met.add(key)
+        return key in self.met
 
 
 def fastest_precision(device: torch.device) -> str:
@@ -49,6 +136,11 @@ def can_compile(device: torch.device) -> bool:
     """Whether torch.compile has what it needs: a C compiler for Triton's launchers, or a C++ compiler for a CPU."""
     compilers = {"cuda": (os.environ.get("CC") or "gcc", "clang"), "cpu": (os.environ.get("CXX") or "g++", "clang++")}
     return any(shutil.which(name) for name in compilers.get(device.type, ()))
+
+
+def pays(device: torch.device, precision: str) -> bool:
+    """Whether torch.compile makes training faster: on CUDA and in bf16; fp32 on a CPU is bound by its convolutions."""
+    return device.type == "cuda" or precision == "bf16"
 
 
 Shape = tuple[int, ...]  # (C, H, W)
@@ -81,16 +173,15 @@ def fold(network: nn.Module, shape: Shape, dtype: torch.dtype = torch.float32) -
         traced = fx.symbolic_trace(network.network)
     except Exception:  # of the user's own forward: anything may happen when it is given a proxy
         return None
-    _fold_batchnorm(traced)
+    norms = _fold_batchnorm(traced)
     mean, std = network.normalize.mean, network.normalize.std
-    if not _fold_scale(traced, std):
-        traced = nn.Sequential(_Divide(std), traced)  # type: ignore[assignment]
-    folded = Folded(mean, traced, torch.float32).eval()
-    probe = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    first = _fold_scale(traced, std)
+    folded = Folded(mean, traced, mean.dtype, norms, std, first).eval()
+    probe = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0), dtype=mean.dtype).to(mean.device)
+    with torch.no_grad():
         expected, found = network(probe), folded(probe)
     close = torch.allclose(expected, found, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    return Folded(mean, traced, dtype).eval() if close else None
+    return Folded(mean, traced, dtype, norms, std, first).eval() if close else None
 
 
 class _Divide(nn.Module):
@@ -106,8 +197,9 @@ class _Divide(nn.Module):
         return x / self.std
 
 
-def _fold_batchnorm(traced: fx.GraphModule) -> None:
-    """Every BatchNorm whose input comes from a convolution or linear layer that nobody else reads."""
+def _fold_batchnorm(traced: fx.GraphModule) -> dict[str, str]:
+    """Layer -> BatchNorm, of all whose input comes from a convolution or linear layer that nobody else reads."""
+    folded: dict[str, str] = {}
     modules = dict(traced.named_modules())
     uses = [node.target for node in traced.graph.nodes if node.op == "call_module"]
     for node in list(traced.graph.nodes):
@@ -124,29 +216,31 @@ def _fold_batchnorm(traced: fx.GraphModule) -> None:
             _put(traced, str(before.target), fuse_linear_bn_eval(layer, norm))
         else:
             continue
+        folded[str(before.target)] = str(node.target)
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()
+    return folded
 
 
-def _fold_scale(traced: fx.GraphModule, std: Tensor) -> bool:
-    """Divide the weights of the first convolution by `std` (C, 1, 1), if it alone reads the images."""
+def _fold_scale(traced: fx.GraphModule, std: Tensor) -> str | None:
+    """Divide the weights of the first convolution by `std` (C, 1, 1), if it alone reads the images; its name."""
     (images,) = (node for node in traced.graph.nodes if node.op == "placeholder")
     readers = list(images.users)
     if len(readers) != 1 or readers[0].op != "call_module":
-        return False
+        return None
     name = str(readers[0].target)
     layer = traced.get_submodule(name)
     if type(layer) is not nn.Conv2d or layer.groups != 1 or layer.padding_mode != "zeros":
-        return False
+        return None
     if [node.target for node in traced.graph.nodes].count(readers[0].target) > 1:
-        return False
+        return None
     first = copy.deepcopy(layer)
     with torch.no_grad():
         first.weight.div_(std)
     _put(traced, name, first)
-    return True
+    return name
 
 
 def _put(traced: fx.GraphModule, name: str, module: nn.Module) -> None:

@@ -22,7 +22,6 @@ from robustkt.core import Batch, Objective, Terms, generator, seed_of
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.numbers import counted, digest
 from robustkt.ranks import Ranks, node
-from robustkt.syncnorm import synchronised
 
 MOST = 65_536  # parts of a step
 # the argument by which buffers are left alone in every forward pass, as this version of torch calls it
@@ -90,10 +89,13 @@ class Parts:
             key = () if self.count == 1 else ("part", place)
             self.generators[place] = generator(self.device, self.seed, "step", epoch, *key)
 
-    def prepared(self, student: nn.Module, objective: Objective[Any], net: nn.Module, *, sync_bn: bool) -> nn.Module:
-        """The outer problem that a part is taken through; `student` gets synchronised BatchNorm if asked."""
-        if sync_bn:
-            synchronised(student, self.device)
+    def own(self, picked: Tensor) -> Tensor:
+        """Of the images of a step, (B,), those of this rank's parts, part after part."""
+        size = len(picked) // self.count
+        return torch.cat([picked[place * size : (place + 1) * size] for place in self.mine])
+
+    def prepared(self, objective: Objective[Any], net: nn.Module) -> nn.Module:
+        """The outer problem that a part is taken through."""
         outer = Outer(objective, net)
         if self.group.world == 1:
             return outer
@@ -103,7 +105,7 @@ class Parts:
         return DistributedDataParallel(outer, find_unused_parameters=True, **quiet)
 
     def step(
-        self, outer: nn.Module, rows: Tensor, key: tuple[int, int], terms_of: Callable[[Tensor, torch.Generator], Terms]
+        self, outer: nn.Module, count: int, key: tuple[int, int], terms_of: Callable[[slice, torch.Generator], Terms]
     ) -> dict[str, Tensor]:
         """Gradients of the mean loss of all parts, in `.grad`; the means of the terms.
 
@@ -112,27 +114,27 @@ class Parts:
 
         Args:
             outer: what `prepared` gave.
-            rows: (B,), the images of the whole step.
+            count: how many images of the step are this rank's.
             key: epoch and step, for the random numbers of layers such as dropout.
-            terms_of: the terms of the loss on some of the rows.
+            terms_of: the terms of the loss on some of these, as `own` lays them.
         """
         if self.count == 1:
-            terms = terms_of(rows, self.generators[0])
+            terms = terms_of(slice(count), self.generators[0])
             torch.stack(list(terms.values())).sum().backward()
             return {name: value.detach() for name, value in terms.items()}
         every = list(outer.buffers())
         start = [buffer.clone() for buffer in every]
         buffers = [buffer for buffer in every if buffer.is_floating_point()]
         before = [value for value in start if value.is_floating_point()]
-        size, last = len(rows) // self.count, self.mine[-1]
+        size, last = count // len(self.mine), self.mine[-1]
         names: list[str] = []
         sums = torch.zeros(0)
-        for place in self.mine:
+        for turn, place in enumerate(self.mine):
             _put(every, start)
             torch.manual_seed(seed_of(self.seed, "layers", *key, "part", place))
             early = isinstance(outer, DistributedDataParallel) and place != last  # gradients stay here until the last
             with outer.no_sync() if early else contextlib.nullcontext():  # type: ignore[operator]
-                terms = terms_of(rows[place * size : (place + 1) * size], self.generators[place])
+                terms = terms_of(slice(turn * size, (turn + 1) * size), self.generators[place])
                 (torch.stack(list(terms.values())).sum() / len(self.mine)).backward()
             names = list(terms)
             moved = [(after - old).flatten() for after, old in zip(buffers, before, strict=True)]

@@ -69,15 +69,14 @@ class Replay:
         self._logits = [logits for logits, _ in found]
         return all(reused for _, reused in found)
 
-    def batch(self, picked: Tensor, epoch: int, rng: torch.Generator) -> Batch:
-        """The images `picked` (B,) in the open view, with the teacher's logits."""
+    def batch(self, picked: Tensor, x: Tensor, y: Tensor, epoch: int, rng: torch.Generator) -> Batch:
+        """Images (B, C, H, W), uint8, at the places `picked` (B,), in the open view, with the teacher's logits."""
         chosen = picked.numpy()
         target = np.concatenate([logits[chosen] for logits in self._logits]).astype(np.float32)
-        return self._drawn(picked, epoch, rng)._replace(target=torch.from_numpy(target).to(self.device))
+        return self._drawn(picked, x, y, epoch, rng)._replace(target=torch.from_numpy(target).to(self.device))
 
-    def _drawn(self, picked: Tensor, epoch: int, rng: torch.Generator) -> Batch:
+    def _drawn(self, picked: Tensor, x: Tensor, y: Tensor, epoch: int, rng: torch.Generator) -> Batch:
         keys = keys_of(seed_of("view", self.identity, self._view), picked).to(self.device)
-        x, y = (part[picked].to(self.device, non_blocking=True) for part in (self.images.x, self.images.y))
         x = keyed_crop_flip(x, pad=self.training.pad, flip=self.training.flip, keys=keys)
         return Batch(to_float(x), y, epoch, rng, keys)
 
@@ -140,7 +139,8 @@ class Replay:
         """The teacher's logits on a copy of the open view, block by block."""
         for start in range(0, len(self.images), BLOCK):
             rows = torch.arange(start, min(start + BLOCK, len(self.images)))
-            batch = self._drawn(rows, 0, generator("cpu", 0))
+            x, y = (part[rows].to(self.device) for part in (self.images.x, self.images.y))
+            batch = self._drawn(rows, x, y, 0, generator("cpu", 0))
             logits = _asked(self.teacher, self.objective.seen(batch, copy))
             yield logits.to(torch.float16).cpu().numpy().astype("<f2").tobytes()
 

@@ -18,11 +18,11 @@ from robustkt.api.modes import adapter_bytes
 from robustkt.attacks import ascend
 from robustkt.catalog import ADAPTERS
 from robustkt.core import ThreatModel, attacking
-from robustkt.engine import sgd
 from robustkt.errors import IntegrityError, NotFoundError, UsageError
 from robustkt.generation import Adapter, DataSpec, Training
 from robustkt.modes import modes_of, through
 from robustkt.numbers import digest
+from robustkt.updates import sgd
 
 DOMAINS = ("clean", "robust")
 DATA = DataSpec(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustkt import api, data, engine, models
+from robustkt import api, data, models, updates
 from robustkt.api.loading import load_network
 from robustkt.attacks import named
 from robustkt.core import ThreatModel, generator
@@ -82,7 +82,7 @@ def test_weight_decay_spares_what_a_transformer_says_is_no_weight(arch: str) -> 
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     decayed, spared = (
         {names[id(parameter)].removeprefix("network.") for parameter in group["params"]}
-        for group in engine.sgd(student, Training(weight_decay=0.1)).param_groups
+        for group in updates.sgd(student, Training(weight_decay=0.1)).param_groups
     )
     assert {"cls_token", "pos_embed", "blocks.0.norm1.weight", "head.bias"} <= spared
     assert {"head.weight", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= decayed

@@ -2,48 +2,82 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
+import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from robustkt import bench, objectives
-from robustkt.api import benching
+from robustkt import bench, objectives, passes
+from robustkt.api import benching, benchsteps
 from robustkt.attacks.apgd import APGD
 from robustkt.attacks.autoattack import autoattack
 from robustkt.attacks.square import Square
-from robustkt.core import Batch, ThreatModel
+from robustkt.catalog import METHODS
+from robustkt.core import ThreatModel
+from robustkt.engine import Meter
 from robustkt.losses import ce
+from robustkt.progress import Silent
 from tests.conftest import Ran
 
 CPU = torch.device("cpu")
 
 
-def network(seed: int = 0) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+@pytest.mark.parametrize("method", benchsteps.PLAIN)
+def test_plain_loops_take_the_step_of_the_objective(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all random numbers fixed, ours and the script's way of writing it end at the same weights."""
+    monkeypatch.setattr(torch, "randn", lambda *size, **how: drawn(size))
+    monkeypatch.setattr(torch, "randn_like", lambda at: drawn(at.shape))
+    monkeypatch.setattr(torch, "rand", lambda *size, **how: drawn(size).sigmoid())
+    monkeypatch.setattr(torch, "rand_like", lambda at: drawn(at.shape).sigmoid())
+    steps = benchsteps.Steps([method], "smallcnn", (3, 8, 8), 4, CPU, "fp32", False, Silent())
+    trainer, loop = steps.trainers[method], steps._plain(method)
+    theirs = loop.args[0]  # type: ignore[attr-defined]
+    trainer.training = dataclasses.replace(trainer.training, pad=0, flip=False)
+    trainer.optimizer = torch.optim.SGD(trainer.student.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    trainer.step(torch.arange(len(steps.images)), steps.images.x, steps.images.y, (benchsteps.EPOCH, 0), 1e-3)
+    loop()
+    before = steps.network.state_dict()
+    for (name, mine), other in zip(trainer.student.named_parameters(), theirs.parameters(), strict=True):
+        moved = other.detach() - before[name]  # an attack's rounding may turn the sign of a few pixels
+        assert (mine.detach() - before[name] - moved).norm() <= 0.1 * moved.norm(), name
 
 
-def test_both_rslad_steps_are_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the same noise the weights move the same way, but for the attack's rounding."""
-    ours, teacher = network(), network(5).eval()
-    theirs = copy.deepcopy(ours)
-    rng = torch.Generator().manual_seed(0)
-    x, noise = torch.rand(16, 1, 8, 8, generator=rng), torch.randn(16, 1, 8, 8, generator=rng)
-    monkeypatch.setattr(torch, "randn", lambda *size, **how: noise)
-    monkeypatch.setattr(torch, "randn_like", lambda at: noise)
-    objective = objectives.build("rslad", {"norm": "linf", "eps": "8/255"}, teacher)
-    step = {"lr": 0.1, "momentum": 0.9}
-    batch = Batch(x, torch.zeros(16, dtype=torch.int64), 0, rng)
-    bench.our_step(ours, objective, batch, torch.optim.SGD(ours.parameters(), **step))
-    optimizer = torch.optim.SGD(theirs.parameters(), **step)
-    bench.plain_rslad_step(theirs, teacher, x, optimizer, eps=8 / 255, steps=10)
-    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5, msg=name)
+def drawn(size: Any) -> torch.Tensor:
+    """The same numbers for the same shape, however they are asked for."""
+    shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
+    return torch.linspace(-2, 2, math.prod(shape)).sin().reshape(shape)
+
+
+TIMED = [m for m in METHODS.names() if not issubclass(METHODS.get(m), objectives.Modal)]
+
+
+@pytest.mark.parametrize("method", TIMED)
+def test_the_arithmetic_of_a_method_is_what_the_engine_counts(method: str) -> None:
+    """So no pass is taken twice, and none is missing from the minimum."""
+    steps = benchsteps.Steps([method], "smallcnn", (3, 8, 8), 3, CPU, "fp32", False, Silent())
+    trainer = steps.trainers[method]
+    how = trainer.objective
+    meters = {"student": Meter(trainer.net)}
+    meters["student"].watch(trainer.victim)
+    teacher = getattr(how, "teacher", None)
+    if teacher is not None:
+        meters["teacher"] = Meter(teacher)
+    for epoch in (0, benchsteps.EPOCH):
+        trainer.step(torch.arange(len(steps.images)), steps.images.x, steps.images.y, (epoch, 0), 1e-3)
+        found = {f"{name}_{way}": n for name, meter in meters.items() for way, n in meter.take().items()}
+        needed = passes.passes(method, how, epoch)
+        assert needed is not None
+        assert found == {key: 3 * n for key, n in needed.counted.items() if key in found}
+        assert teacher is not None or not needed.taught + needed.taught_attacked
+
+
+def test_methods_of_one_mode_have_their_arithmetic_written_down() -> None:
+    assert set(passes.METHODS) == set(TIMED)
 
 
 class Linear(nn.Module):
@@ -97,11 +131,25 @@ def test_bench_from_the_command_line(cli: Callable[..., Ran], monkeypatch: pytes
     train = benching.train
     short = {"eps": "0.1", "epochs": 1, "steps": 1}  # what is timed need not be robust
     monkeypatch.setattr(benching, "train", lambda **told: train(**{**told, "given": short}))
-    ran = cli("bench", "train", "--arch", "smallcnn", "--batch-size", "2", "--repeats", "1", "--images", "2", "--json")
-    assert ran.code == 0
-    assert set(ran.json["ratios"]) == {"rslad_step", "autoattack"}
-    assert all(ratio > 0 for ratio in ran.json["ratios"].values())
+    small = ("--arch", "smallcnn", "--batch-size", "2", "--image-size", "8", "--repeats", "1", "--images", "2")
+    ran = cli("bench", "train", "-m", "rslad,mart,autoattack", *small, "--json")
+    assert ran.code == 0, ran.err
+    ratios = ran.json["ratios"]
+    assert {"natural_cost", "rslad_cost", "rslad_of_minimum", "rslad_times_plain_loop", "mart_cost"} <= set(ratios)
+    assert "mart_times_plain_loop" not in ratios  # nobody wrote that loop down
+    assert ratios["natural_cost"] == 1
+    assert all(ratio > 0 for ratio in ratios.values())
+    figure = ran.json["figures"]["rslad"]
+    assert figure["passes"] == {"trained": 2, "attacked": 10, "judged": 0, "taught": 1, "taught_attacked": 0}
+    rates = ran.json["rates"]
+    assert figure["minimum_seconds"] == pytest.approx(2 * rates["train"] + 10 * rates["attack"] + rates["forward"])
+    assert {"data", "attack", "teacher", "forward", "backward", "optimiser"} == set(figure["profile"])
+    assert figure["peak_bytes"] > 3 * 8 * 8 * 2 * 4  # more than its images
+    assert "autoattack_times_plain_loop" in ratios
     assert ran.json["machine"]["threads"] >= 1
+    ran = cli("bench", "train", "-m", "natural", *small)
+    assert "natural" in ran.out
+    assert "× plain loop" in ran.out
 
 
 def test_bench_certify_from_the_command_line(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +180,9 @@ def test_the_reference_loop_counts_every_copy() -> None:
         (("certify", "--samples", "0"), 2, "at least 1"),
         (("certify", "--precision", "fp8"), 2, "unknown precision"),
         (("train", "--images", "0"), 2, "at least 1"),
+        (("train", "--method", "rsald"), 2, "unknown objective"),
+        (("train", "--method", "cotraining"), 2, "several modes"),
+        (("train", "--compile", "perhaps"), 2, "unknown value of --compile"),
         (("train", "--arch", "resnet21x"), 2, "unknown architecture"),
     ],
 )

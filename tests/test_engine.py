@@ -18,13 +18,14 @@ from robustkt import checkpoint, objectives
 from robustkt.catalog import METHODS
 from robustkt.core import Batch, InPrecision, attacking
 from robustkt.data import Split
-from robustkt.engine import Fit, Meter, Trainer, describe, sgd, warmed_up
+from robustkt.engine import Fit, Meter, Trainer, describe
 from robustkt.errors import DivergedError, IntegrityError
 from robustkt.generation import Training
 from robustkt.losses import ce
 from robustkt.objectives.adversarial import Natural
 from robustkt.progress import Silent
 from robustkt.schedules import learning_rate
+from robustkt.updates import sgd, warmed_up
 
 COUNT, SIZE, EPOCHS = 26, 8, 4  # three steps an epoch, two images left over
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustkt import api
-from robustkt.api import training
+from robustkt.api import jobs
 from robustkt.core import Batch, Model
 from robustkt.objectives.gaussian import Gaussian
 from robustkt.objectives.transfer import CRT
@@ -21,14 +21,14 @@ def test_a_student_begins_elsewhere_and_sees_other_noise_than_its_teacher(
     """The same network at the same seed, so that only the teacher tells the two runs apart."""
     begun: list[torch.Tensor] = []
     seen: dict[str, list[torch.Tensor]] = {"teacher": [], "student": []}
-    build = training.Job.student
+    build = jobs.Job.student
 
     def spied(job: Any) -> Any:
         network = build(job)
         begun.append(next(p.detach().clone() for p in network.parameters()))
         return network
 
-    monkeypatch.setattr(training.Job, "student", spied)
+    monkeypatch.setattr(jobs.Job, "student", spied)
     for kind, who in ((Gaussian, "teacher"), (CRT, "student")):
         perturb = kind.perturb
 

@@ -199,26 +199,30 @@ def test_crops_and_mirrors_are_those_of_a_loop_and_all_as_likely() -> None:
     assert stats.chisquare(np.bincount(seen, minlength=50)).pvalue > 0.01
 
 
+def batch_of(views: Replay, picked: Tensor, epoch: int, rng: torch.Generator) -> Batch:
+    return views.batch(picked, views.images.x[picked], views.images.y[picked], epoch, rng)
+
+
 @pytest.mark.parametrize("method", ["crt", "rslad"])
 def test_an_image_is_the_same_in_every_batch(taught: Registry, tmp_path: Path, method: str) -> None:
     shutil.copytree(taught.root, tmp_path / "r")
     views = replayed(Registry(tmp_path / "r"), method, pad=2, flip=True)
     views.open(1)
     rng, order = generator("cpu", 3), torch.randperm(COUNT, generator=generator("cpu", 2))
-    whole = views.batch(torch.arange(COUNT), 1, rng)
+    whole = batch_of(views, torch.arange(COUNT), 1, rng)
     noisy = views.objective.seen(whole, 0)
     for size in (1, 7, 64):
         picked = order[:size]
-        part = views.batch(picked, 1, generator("cpu", size))
+        part = batch_of(views, picked, 1, generator("cpu", size))
         assert torch.equal(part.x, whole.x[picked])
         assert torch.equal(views.objective.seen(part, 0), noisy[picked])
         assert part.target is not None
         assert whole.target is not None
         assert torch.equal(part.target, whole.target[picked])
     views.open(0)
-    assert not torch.equal(views.batch(torch.arange(COUNT), 0, rng).x, whole.x)
+    assert not torch.equal(batch_of(views, torch.arange(COUNT), 0, rng).x, whole.x)
     views.open(3)  # 3 mod 2
-    assert torch.equal(views.batch(torch.arange(COUNT), 3, rng).x, whole.x)
+    assert torch.equal(batch_of(views, torch.arange(COUNT), 3, rng).x, whole.x)
 
 
 # -- the same bits ---------------------------------------------------------------------------------------------------
@@ -289,7 +293,7 @@ def test_a_draw_more_is_a_pass_more(own: Registry) -> None:
 def test_kept_logits_are_the_networks_in_float64(own: Registry) -> None:
     views = replayed(own)
     views.open(0)
-    batch = views.batch(torch.arange(90), 0, generator("cpu", 0))
+    batch = batch_of(views, torch.arange(90), 0, generator("cpu", 0))
     network = replaying.load_network(own, own.get("noisy")).double()
     with torch.no_grad():
         wanted = network(views.objective.seen(batch, 0).double())
@@ -303,7 +307,7 @@ def test_bf16_logits_lose_nothing(own: Registry) -> None:
     views = replayed(own, precision="bf16")
     views.open(0)
     rows = torch.arange(40)  # the first block, as it was asked
-    batch = views.batch(rows, 0, generator("cpu", 0))
+    batch = batch_of(views, rows, 0, generator("cpu", 0))
     with torch.no_grad():
         assert torch.equal(views.teacher(views.objective.seen(batch, 0)), batch.target)
 
@@ -566,7 +570,7 @@ def test_logits_that_fp16_cannot_hold_are_refused(own: Registry, value: float) -
 def test_the_largest_logit_is_kept(own: Registry) -> None:
     views = replayed(own, teacher=lambda x: torch.full((len(x), 10), 65_504.0))
     views.open(0)
-    target = views.batch(torch.arange(5), 0, generator("cpu", 0)).target
+    target = batch_of(views, torch.arange(5), 0, generator("cpu", 0)).target
     assert torch.equal(target, torch.full((5, 10), 65_504.0))
 
 

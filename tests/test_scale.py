@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from robustkt import api
 from robustkt.core import Batch, InPrecision, ThreatModel, generator
 from robustkt.data import Split, crop_flip, to_float
-from robustkt.engine import Meter, Trainer, sgd
+from robustkt.engine import Meter, Trainer
 from robustkt.errors import RobustKTError, UsageError
 from robustkt.evaluate import robust_accuracy
 from robustkt.generation import Training
@@ -35,6 +35,7 @@ from robustkt.parts import Parts, check_parts
 from robustkt.progress import Silent
 from robustkt.ranks import Ranks, lost, ranks, world
 from robustkt.registry import Registry, locks
+from robustkt.updates import sgd
 from tests.conftest import gaussian_digits
 
 CPU = torch.device("cpu")
@@ -171,19 +172,19 @@ def test_two_ranks_and_one_rank_in_two_parts_are_the_same_bit_by_bit(tmp_path: P
 def test_a_step_goes_down_the_mean_of_the_parts_gradients(tmp_path: Path) -> None:
     """Written out in float64: each part's gradient by itself, then the mean by hand; buffers likewise."""
     parts, student = Parts(Ranks(), 4, CPU, 7), net()
-    method, rows, split = Gaussian(sigma=QUARTER), torch.arange(SIZE), images()
+    method, split = Gaussian(sigma=QUARTER), images()
     model = InPrecision(student, torch.float32)
-    outer = parts.prepared(student, method, model, sync_bn=False)
+    outer = parts.prepared(method, model)
     parts.begin(0)
     views: list[tuple[Tensor, Tensor]] = []
 
-    def terms_of(some: Tensor, rng: torch.Generator) -> Any:
+    def terms_of(some: slice, rng: torch.Generator) -> Any:
         batch = Batch(split.x[some].float() / 255, split.y[some], 0, rng)
         view = method.perturb(model, batch)
         views.append((view, batch.y))
         return outer(batch, view)
 
-    terms = parts.step(outer, rows, (0, 0), terms_of)
+    terms = parts.step(outer, SIZE, (0, 0), terms_of)
     gradients, means, losses = [], [], []
     for view, y in views:
         twin = net().double()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustkt import bench as timing
 from robustkt import data as datasets
 from robustkt import inference, models, smooth
-from robustkt.api.benching import COLOUR
+from robustkt.api.benchsteps import COLOUR
 from robustkt.api.loading import load_data, load_network, machine, pick_device, pick_precision, spread
 from robustkt.api.smoothing import check_options, default_radii
 from robustkt.certificates import Ball

@@ -1,9 +1,10 @@
-"""Speed on this machine against plain reference loops, in one run."""
+"""Speed of training and of AutoAttack on this machine, against limits and plain loops, in one run."""
 
 from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,88 +13,88 @@ import torch
 
 from robustkt import bench as timing
 from robustkt import data as datasets
-from robustkt import models, objectives
-from robustkt.api.loading import load_network, machine, pick_device, ready
+from robustkt import inference, models
+from robustkt.api.benchsteps import AUTOATTACK, USUAL, Steps, timeable
+from robustkt.api.loading import load_network, machine, pick_compile, pick_device, pick_precision, ready
 from robustkt.api.training import train
 from robustkt.attacks._rolling import hunt
 from robustkt.attacks.autoattack import standard
-from robustkt.core import Batch, ThreatModel, generator
-from robustkt.engine import sgd
-from robustkt.generation import DataSpec, Training
+from robustkt.core import ThreatModel, generator
 from robustkt.numbers import check_counts
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 
 EPS = Fraction(1, 10)  # of the network that AutoAttack is timed on
-COLOUR = DataSpec(
-    name="noise", fingerprint="", classes=tuple("0123456789"), shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3,
-    held_out=0,
-)  # fmt: skip
 
 
 def bench_train(
     *,
+    methods: Sequence[str] | None = None,
     arch: str = "resnet20",
     batch_size: int = 128,
+    image_size: int = 32,
     images: int = 64,
     repeats: int = 5,
     device: str = "auto",
+    precision: str = "auto",
+    compile: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Time training and attacks against plain loops as the papers' scripts write them, in turn in this process.
-
-    One RSLAD step of `arch` on 32×32 images, and one AutoAttack run on a small robust network.
+    """Time training steps against plain training, their arithmetic minimum and plain loops, in turn in this process.
 
     Args:
-        arch: of student and teacher in the RSLAD step.
+        methods: objectives, and `autoattack`; None = the field's usual ones.
+        arch: of student and teacher.
         batch_size: images a step.
+        image_size: their side, in pixels; three channels, ten classes.
         images: test images of the digits that AutoAttack is run on.
-        repeats: pairs of RSLAD steps.
+        repeats: rounds in which every step is taken once.
         device: auto, cpu, cuda or mps.
+        precision: of our side; `auto` is the fastest of the device. Plain loops run in fp32.
+        compile: `on`, `off`, or `auto`: torch.compile on CUDA and in bf16, where there is a compiler.
         progress: where to report.
 
     Returns:
-        ratios {name: times faster than the plain loop}, figures {name: seconds of both}, machine.
+        ratios {METHOD_cost: times a step of plain training, METHOD_of_minimum: share of the arithmetic minimum's speed
+        that is reached, METHOD_times_plain_loop: times faster}, figures, machine.
 
     Raises:
-        UsageError: an unknown architecture, or a count below 1.
+        UsageError: an unknown method or architecture, one whose training is not timed, or a count below 1.
     """
-    check_counts({"--batch-size": batch_size, "--images": images, "--repeats": repeats})
+    check_counts({"--batch-size": batch_size, "--image-size": image_size, "--images": images, "--repeats": repeats})
     progress, target = progress or Silent(), pick_device(device)
     models.known(arch)
-    progress.note(f"one RSLAD step of {arch}, {repeats} pairs")
-    figures = {"rslad_step": _rslad(arch, batch_size, repeats, target)}
-    progress.note(f"AutoAttack on {images} images of the digits")
-    figures["autoattack"] = _autoattack(images, target)
+    chosen = timeable(methods or USUAL)
+    fastest = pick_precision(precision, target)
+    compiled = pick_compile(compile, target, inference.pays(target, fastest))
+    steps = [method for method in chosen if method != AUTOATTACK]
+    figures: dict[str, Any] = {}
+    rates: dict[str, float] = {}
+    if steps:
+        shape = (3, image_size, image_size)
+        run = Steps(steps, arch, shape, batch_size, target, fastest, compiled, progress)
+        rates, figures = run.measure(repeats)
+    if AUTOATTACK in chosen:
+        progress.note(f"AutoAttack on {images} images of the digits")
+        figures[AUTOATTACK] = _autoattack(images, target)
     return {
-        "ratios": {name: figure["ratio"] for name, figure in figures.items()},
+        "ratios": {
+            (f"{name}_{key}" if name != AUTOATTACK else f"{name}_times_plain_loop"): figure[key]
+            for name, figure in figures.items()
+            for key in ("cost", "of_minimum", "times_plain_loop", "ratio")
+            if figure.get(key) is not None
+        },
         "figures": figures,
+        "rates": rates,
         "arch": arch,
         "batch_size": batch_size,
+        "image_size": image_size,
         "images": images,
+        "precision": fastest,
+        "compiled": compiled,
+        "repeats": repeats,
         "machine": machine(target),
     }
-
-
-def _rslad(arch: str, batch_size: int, repeats: int, device: torch.device) -> dict[str, Any]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        student, teacher = models.build(arch, COLOUR).to(device), models.build(arch, COLOUR).to(device)
-    rng = generator(device, 0, "bench")
-    x = torch.rand(batch_size, 3, 32, 32, generator=rng, device=device)
-    y = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    theirs, frozen = copy.deepcopy(student), copy.deepcopy(teacher).eval()
-    student = student.to(memory_format=torch.channels_last)
-    objective = objectives.build("rslad", {"norm": "linf", "eps": "8/255"}, ready(teacher, device, "fp32"))
-    ours_optimizer = sgd(student, Training())
-    theirs_optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    batch = Batch(x, y, 0, rng)
-    return timing.pairs(
-        lambda: timing.our_step(student, objective, batch, ours_optimizer),
-        lambda: timing.plain_rslad_step(theirs, frozen, x, theirs_optimizer, eps=8 / 255, steps=10),
-        repeats,
-        device,
-    )
 
 
 def _autoattack(images: int, device: torch.device) -> dict[str, Any]:

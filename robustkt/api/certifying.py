@@ -16,8 +16,9 @@ from torch import nn
 
 from robustkt import certlog, corruptions, inference, smooth
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, machine, pick_device, pick_precision, spread
+from robustkt.api.loading import load_data, load_network, machine, pick_compile, pick_device, pick_precision, spread
 from robustkt.api.smoothing import (
+    COMPILE_FROM,
     SAMPLES,
     certifier,
     check_options,
@@ -26,7 +27,6 @@ from robustkt.api.smoothing import (
     default_radii,
     header_of,
     noise_for,
-    pick_compile,
     takes,
     tell_others,
 )
@@ -136,7 +136,7 @@ def certify(
         "alpha": alpha, "noise": spelled(kind), "norm": norm, "seed": seed, "images": len(indices), "skip": step,
         "weights": found.network(last=last), **found.domain, "data": dataset.spec.fingerprint,
         "precision": pick_precision(precision, target),
-        "compiled": pick_compile(compile, target, draws),
+        "compiled": pick_compile(compile, target, draws >= COMPILE_FROM),
         "batch_size": batch_size or smooth.BATCH[target.type],
         **({"alpha_image": share} if simultaneous else {}),
         **({"corruption": str(shift)} if shift else {}),

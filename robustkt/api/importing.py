@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from robustkt import data as datasets
 from robustkt import models
+from robustkt.api.jobs import outcome
 from robustkt.api.loading import machine, pick_device, ready, spread
 from robustkt.api.modes import weight_bytes
 from robustkt.api.recipes import named_source, spelling
-from robustkt.api.training import outcome
 from robustkt.catalog import ARCHITECTURES, unknown
 from robustkt.core import ThreatModel
 from robustkt.errors import IntegrityError, RobustKTError, UsageError

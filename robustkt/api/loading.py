@@ -19,7 +19,7 @@ from robustkt.api.modes import state_of
 from robustkt.catalog import unknown
 from robustkt.core import PRECISIONS, InPrecision
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
-from robustkt.generation import Generation
+from robustkt.generation import COMPILE, Generation
 from robustkt.models import UserSource
 from robustkt.numbers import digest
 from robustkt.registry import Registry
@@ -58,6 +58,21 @@ def pick_precision(name: str, measuring: torch.device | None = None) -> str:
         raise unknown("precision", name, ["auto", *PRECISIONS])
     fastest = inference.fastest_precision(measuring) if measuring else "fp32"
     return fastest if name == "auto" else name
+
+
+def pick_compile(asked: str, device: torch.device, enough: bool) -> bool:
+    """`on`, `off`, or `auto`: compiled where it can be and where there is `enough` to do.
+
+    Raises:
+        UsageError: another word, or `on` where there is no compiler.
+    """
+    if asked not in COMPILE:
+        raise unknown("value of --compile", asked, COMPILE)
+    there = inference.can_compile(device)
+    if asked == "on" and not there:
+        name, needed = ("C", "gcc") if device.type == "cuda" else ("C++", "g++")
+        raise UsageError(f"there is no {name} compiler for torch.compile", f"Install {needed}, or leave --compile out.")
+    return asked == "on" or (asked == "auto" and enough and there)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

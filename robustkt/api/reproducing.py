@@ -13,10 +13,10 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from robustkt.adapters.stored import read_adapter
+from robustkt.api.jobs import Job
 from robustkt.api.loading import load_data, machine, pick_device, trusted
 from robustkt.api.modes import weight_bytes
 from robustkt.api.souping import mixed_again
-from robustkt.api.training import Job
 from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
 from robustkt.generation import Generation
 from robustkt.mixture import SOUP

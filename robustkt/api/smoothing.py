@@ -8,20 +8,17 @@ import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustkt.catalog import CERTIFIERS, unknown
 from robustkt.certificates import Ball, Certifying, lower_bound
 from robustkt.certlog import COLUMNS
 from robustkt.errors import UsageError
-from robustkt.generation import Generation
+from robustkt.generation import COMPILE, Generation
 from robustkt.noises import Noise, certifies, named
 from robustkt.numbers import check_counts, exact, noise_level
 from robustkt.progress import Progress
 from robustkt.registry import Registry
-
-if TYPE_CHECKING:
-    import torch
 
 SAMPLES = 10_000  # the papers' 100,000 takes longer; --n 100000 gives their table
 COMPILE_FROM = 5_000_000  # draws that are worth the half minute that compiling takes
@@ -101,20 +98,6 @@ def default_radii(ball: Ball, n: int, alpha: float) -> list[Fraction]:
     return [step * i for i in range(int(largest / step) + 1)]
 
 
-def pick_compile(asked: str, device: torch.device, draws: int) -> bool:
-    """`on`, `off`, or `auto`: compiled where it can be and where there is enough to do.
-
-    Raises:
-        UsageError: `on` where there is no compiler.
-    """
-    from robustkt import inference
-
-    if asked == "on" and not inference.can_compile(device):
-        name, needed = ("C", "gcc") if device.type == "cuda" else ("C++", "g++")
-        raise UsageError(f"there is no {name} compiler for torch.compile", f"Install {needed}, or leave --compile out.")
-    return asked == "on" or (asked == "auto" and draws >= COMPILE_FROM and inference.can_compile(device))
-
-
 def check_reach(mode: str, n: int, alpha: float) -> None:
     """Whether n copies can certify anything.
 
@@ -147,8 +130,8 @@ def check_options(
     """
     if not CERTIFIERS.has(mode):
         raise unknown("mode", mode, CERTIFIERS.names())
-    if compile not in ("auto", "on", "off"):
-        raise unknown("value of --compile", compile, ["auto", "on", "off"])
+    if compile not in COMPILE:
+        raise unknown("value of --compile", compile, COMPILE)
     if not 0 < alpha < 0.5:
         raise UsageError(f"--alpha must lie between 0 and ½, not {alpha}", "The field uses 0.001.")
     check_counts({"--n": n, "--n0": n0, "--max-images": max_images, "--batch-size": batch_size, "--skip": skip})

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from robustkt import data as datasets
 from robustkt import mixture, soup
 from robustkt.adapters import mixed
+from robustkt.api.jobs import outcome
 from robustkt.api.judging import judge, seen, slice_of
 from robustkt.api.loading import load_data, load_network, machine, pick_device
 from robustkt.api.modes import count_of, state_of, weight_bytes
-from robustkt.api.training import outcome
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
 from robustkt.numbers import digest, exact, fraction

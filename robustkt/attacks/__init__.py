@@ -13,13 +13,13 @@ from torch import Tensor
 
 from robustkt.attacks._rolling import Journal
 from robustkt.attacks.autoattack import VERSIONS
-from robustkt.attacks.gradient import LOSSES, ascend
+from robustkt.attacks.gradient import LOSSES, ascend, ascend_friendly
 from robustkt.catalog import ATTACKS, unknown
 from robustkt.errors import UsageError
 from robustkt.numbers import exact
 from robustkt.settings import parse
 
-__all__ = ["Journal", "Named", "ascend", "named"]
+__all__ = ["Journal", "Named", "ascend", "ascend_friendly", "named"]
 
 INNER = ("rng", "journal", "batch_size")  # keyword arguments that are no settings of an attack
 CHOICES: Mapping[str, Collection[str]] = {"loss": (*LOSSES, "kl"), "version": VERSIONS}

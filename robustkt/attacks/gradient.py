@@ -95,6 +95,56 @@ def ascend(
     return x_adv
 
 
+def ascend_friendly(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    loss: Loss,
+    *,
+    steps: int,
+    step_size: Fraction,
+    start: Tensor,
+    extra: int,
+    own: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Ascent that stops early (PGD-K-τ of friendly adversarial training, 2002.11242, algorithm 1), each row by itself.
+
+    Before each step a row that is misclassified where it stands spends one of its τ = `extra` steps; when none is left
+    it stays where it is and leaves the batch. A row that is classified rightly takes its step and spends nothing.
+
+    Args:
+        model: as in `ascend`.
+        x: clean images (B, C, H, W) in [0, 1].
+        y: labels (B,), which tell what is misclassified.
+        threat: the ball.
+        loss: logits (B, K) of the whole batch to a loss a row (B,); rows that have left are zeros there.
+        steps: most gradient steps, K.
+        step_size: in [0, 1] pixel units.
+        start: the first iterate (B, C, H, W).
+        extra: τ, steps that a row may take from places where it is misclassified.
+        own: of what the model gives, the logits (B, K) that classify.
+    """
+    rows, left = torch.arange(len(x), device=x.device), torch.full((len(x),), extra, device=x.device)
+
+    def whole(at: Tensor) -> Tensor:
+        logits = model(at)
+        return logits.new_zeros(len(x), logits.shape[1]).index_copy(0, rows, logits)
+
+    with attacking(model):
+        x_adv = threat.project(start.detach(), x)
+        for _ in range(steps):
+            _, grad, logits = value_and_grad(whole, x_adv[rows], loss)
+            left[rows] -= misclassified(own(logits[rows]), y[rows]).long()
+            going = left[rows] >= 0
+            rows, grad = rows[going], grad[going]
+            if not len(rows):
+                break
+            moved = x_adv[rows] + float(step_size) * threat.steepest(grad)
+            x_adv[rows] = threat.project(moved, x[rows])
+    return x_adv
+
+
 def clean(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, rng: torch.Generator) -> Tensor:
     """No attack: the images as they are."""
     return x

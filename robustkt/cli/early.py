@@ -12,21 +12,23 @@ from typing import Any
 from robustkt import schedules
 from robustkt.catalog import ATTACKS, preset, unknown
 from robustkt.errors import UsageError
-from robustkt.generation import PRECISIONS, Generation, Training
+from robustkt.generation import COMPILE, PRECISIONS, Generation, Training
 from robustkt.numbers import check_ball, fraction, noise_level
 from robustkt.settings import fill
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def machine(device: str, precision: str = "auto") -> None:
-    """Raise a UsageError for a device or a precision that no machine has."""
+def machine(device: str, precision: str = "auto", compiled: str = "auto") -> None:
+    """Raise a UsageError for a device or a precision that no machine has, or another word about compiling."""
     kind, _, index = device.partition(":")
     if kind not in DEVICES or (index and not re.fullmatch("[0-9]{1,4}", index)):
         raise unknown("device", device, DEVICES)
     known = ("auto", *PRECISIONS)
     if precision not in known:
         raise unknown("precision", precision, known)
+    if compiled not in COMPILE:
+        raise unknown("value of --compile", compiled, COMPILE)
 
 
 def training(method: str | None, given: Mapping[str, Any], named: str | None) -> None:

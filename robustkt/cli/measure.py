@@ -54,7 +54,7 @@ def certify(
     registry: o.Where = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
-    compiled: Annotated[str, typer.Option("--compile", help="torch.compile: auto, on or off.")] = "auto",
+    compiled: o.Compiled = "auto",
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Noisy images a forward pass.", show_default="by device")
     ] = None,
@@ -179,28 +179,46 @@ def evaluate(
 
 
 def bench_train(
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m", help="Objectives, separated by commas, and autoattack.", show_default="the usual ones"
+        ),
+    ] = None,
     arch: Annotated[str, typer.Option("--arch", "-a", help="Network of the training step.")] = "resnet20",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images a training step.")] = 128,
+    image_size: Annotated[int, typer.Option("--image-size", help="Side of the images.")] = 32,
     images: Annotated[int, typer.Option("--images", help="Images that AutoAttack is run on.")] = 64,
-    repeats: Annotated[int, typer.Option("--repeats", help="Pairs of training steps.")] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", help="Rounds; each takes every step once.")] = 5,
     device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    compiled: o.Compiled = "auto",
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """An RSLAD step and an AutoAttack run against plain loops as the papers' scripts write them.
+    """Training steps against plain training, their arithmetic minimum, and loops as the papers' scripts write them.
 
-    Example: `robustkt bench train --arch resnet18`
+    Examples: `robustkt bench train --arch resnet18`, `robustkt bench train -m rslad,autoattack`
     """
     from robustkt import api
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
-    early.machine(device)
+    early.machine(device, precision, compiled)
     o.check_names(None, arch, None)
     result = api.bench_train(
-        arch=arch, batch_size=batch_size, images=images, repeats=repeats, device=device, progress=output
+        methods=[name.strip() for name in method.split(",")] if method is not None else None,
+        arch=arch,
+        batch_size=batch_size,
+        image_size=image_size,
+        images=images,
+        repeats=repeats,
+        device=device,
+        precision=precision,
+        compile=compiled,
+        progress=output,
     )
-    output.answer(result, tables.benched)
+    output.answer(result, tables.bench_trained)
 
 
 def bench_certify(

@@ -131,6 +131,7 @@ BatchSize = Annotated[str | None, typer.Option("--batch-size", help="Images a st
 Seed = Annotated[int, typer.Option("--seed", help="Decides every random number.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+Compiled = Annotated[str, typer.Option("--compile", help="torch.compile: auto, on or off.")]
 Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Continue an interrupted run, or start over.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again although the result is there.")]
 Last = Annotated[bool, typer.Option("--last", help="The last epoch's weights, not the selected ones.")]

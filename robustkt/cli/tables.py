@@ -235,6 +235,31 @@ def benched(console: Console, result: Mapping[str, Any]) -> None:
     console.print(told, markup=False)
 
 
+def bench_trained(console: Console, result: Mapping[str, Any]) -> None:
+    """The answer of bench train."""
+    steps = {name: f for name, f in result["figures"].items() if "profile" in f}
+    others = {name: f for name, f in result["figures"].items() if "profile" not in f}
+    if steps:
+        table = Columns("objective", "images/s", "× natural", "of minimum", "× plain loop", "peak MiB")
+        phases = ("data", "attack", "teacher", "forward", "backward", "optimiser")
+        profile = Columns("seconds of a step", *phases)
+        for name, f in steps.items():
+            shares = [f"{f[k]:.2f}" if f[k] is not None else "" for k in ("cost", "of_minimum", "times_plain_loop")]
+            table.add_row(name, f"{f['images_per_second']:,.0f}", *shares, f"{f['peak_bytes'] / 2**20:,.0f}")
+            profile.add_row(name, *(f"{f['profile'].get(phase, 0):.3f}" for phase in phases))
+        table.show(console)
+        profile.show(console)
+        side = result["image_size"]
+        console.print(
+            f"{result['arch']}, {side}x{side}, batches of {result['batch_size']}, {result['precision']}"
+            f"{', compiled' if result['compiled'] else ''}; × natural: times the seconds of plain training; × plain "
+            "loop: times faster than the paper's script; MiB: tensors of a step at its peak, beyond what stays",
+            markup=False,
+        )
+    if others:
+        benched(console, {**result, "figures": others})
+
+
 def predicted(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of predict."""
     levels = result["norm"] != "l0"

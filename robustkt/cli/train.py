@@ -63,6 +63,7 @@ def train(
     registry: o.Where = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
+    compiled: o.Compiled = "auto",
     resume: o.Resume = True,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -78,7 +79,7 @@ def train(
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     o.check_names(method, arch, data)
     given = o.given(settings, sigma=sigma, norm=norm, eps=eps, epochs=epochs, lr=lr, batch_size=batch_size)
-    early.machine(device, precision)
+    early.machine(device, precision, compiled)
     early.training(method, given, preset)
     result = api.train(
         method=method,
@@ -94,6 +95,7 @@ def train(
         registry=o.registry_of(registry),
         device=device,
         precision=precision,
+        compile=compiled,
         fresh=not resume,
         progress=output,
     )
@@ -122,6 +124,7 @@ def distill(
     registry: o.Where = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
+    compiled: o.Compiled = "auto",
     resume: o.Resume = True,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -139,7 +142,7 @@ def distill(
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
     o.check_names(None if method == "auto" else method, to, None)
     given = o.given(settings, sigma=sigma, norm=norm, eps=eps, epochs=epochs, lr=lr, batch_size=batch_size)
-    early.machine(device, precision)
+    early.machine(device, precision, compiled)
     early.training(early.successor(o.registry_of(registry).get(teacher), method), given, preset)
     result = api.distill(
         teacher=teacher,
@@ -155,6 +158,7 @@ def distill(
         registry=o.registry_of(registry),
         device=device,
         precision=precision,
+        compile=compiled,
         fresh=not resume,
         progress=output,
     )

@@ -21,7 +21,7 @@ from robustkt.settings import fill
 
 __all__ = ["Modal", "Replayed", "build", "hyperparameters", "needs", "resolve", "settings_of"]
 
-FROM_ZERO = ("begin_epoch", "adversarial_weight")  # whole numbers and fractions that may be 0
+FROM_ZERO = ("begin_epoch", "adversarial_weight", "extra_steps")  # whole numbers and fractions that may be 0
 OWN = ("teacher", "threat")  # fields that are not hyper-parameters themselves
 
 
@@ -59,9 +59,11 @@ def resolve(method: str, given: Mapping[str, Any], *, epochs: int | None = None)
         value = getattr(objective, field.name)
         if isinstance(value, ThreatModel):
             settings |= {"norm": value.norm, "eps": exact(value.eps)}
-        elif field.name not in OWN and not (value is None and field.metadata.get("later")):
+        elif field.name not in OWN:
             settings[field.name] = exact(value) if isinstance(value, Fraction) else value
-    return settings | dict.fromkeys(key for key in unused(settings) if key != "sentinel")  # the engine's, not PGD's
+    settings |= dict.fromkeys(key for key in unused(settings) if key != "sentinel")  # the engine's, not PGD's
+    later = {field.name for field in dataclasses.fields(objective) if field.metadata.get("later")}
+    return {key: value for key, value in settings.items() if value is not None or key not in later}
 
 
 def build(method: str, settings: Mapping[str, Setting], teacher: Model | None = None) -> Objective[Any]:

@@ -201,7 +201,7 @@ class AdaAD(Distilled):
             return losses.kl(*z.chunk(2, dim=1))
 
         with attacking(student), attacking(self.teacher):
-            x_adv = self.maximise(both, batch, apart, near_start)
+            x_adv = self.maximise(both, batch, apart, near_start, own=lambda z: z.chunk(2, dim=1)[1])
         target = prediction(self.teacher, batch.x) if self.alpha < 1 else None
         return AdaptiveView(x_adv, prediction(self.teacher, x_adv), target)
 

@@ -108,12 +108,16 @@ class SmoothAdv:
     radius: Fraction | None = None  # in [0, 1] pixel units; None = 1 up to σ = .5, 2 above
     warmup_epochs: int = 10
 
+    @property
+    def copies(self) -> int:
+        """Noisy copies of an image, m: `draws`, or what the paper takes at this σ."""
+        return self.draws or by_sigma(self.sigma, [(QUARTER, 4), (HALF, 8)], 2)
+
     def perturb(self, student: Model, batch: Batch) -> SmoothAdvView:
         """x' and the noises; steps are 2·radius/steps long, as in the authors' code."""
         whole = self.radius or by_sigma(self.sigma, [(HALF, Fraction(1))], Fraction(2))
         radius = whole * min(Fraction(1), Fraction(batch.epoch + 1, self.warmup_epochs))
-        draws = self.draws or by_sigma(self.sigma, [(QUARTER, 4), (HALF, 8)], 2)
-        noise, ball = noises(batch, self.sigma, draws), ThreatModel("l2", radius)
+        noise, ball = noises(batch, self.sigma, self.copies), ThreatModel("l2", radius)
         length = float(2 * radius / self.steps)
         path = rise(student, batch.x, batch.y, noise, ball.project, steps=self.steps, length=length)
         return SmoothAdvView(noise, path[-1])

@@ -74,6 +74,8 @@ class Record:
     threads: int | None = None
     ranks: int | None = None  # processes that shared the training, where there were several
     hosts: int | None = None  # machines that they were on
+    folded: bool | None = None  # attacks in training ran on a folded network
+    compiled: bool | None = None
     versions: Mapping[str, str] | None = None
     deterministic: bool | None = None
     environment: str | None = None
