@@ -87,7 +87,7 @@ def trainer(folder: Path, method: str = "sat", *, network: nn.Module | None = No
 
 # -- folding while the student is trained -----------------------------------------------------------------------------
 
-QUICK = ("smallcnn", "resnet8", "mobilenetv2", "preactresnet18")
+QUICK = ("smallcnn", "resnet8", "wideresnet10_1")  # the last keeps BatchNorm that stands before a convolution
 SLOW = [pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES.names() if arch not in QUICK]
 
 
@@ -241,8 +241,8 @@ def test_compiled_runs_at_the_first_shapes_alone(monkeypatch: pytest.MonkeyPatch
 
 def test_an_error_of_the_network_itself_is_not_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda run, **options: run)
-    with pytest.raises(RuntimeError, match="channels"):
-        inference.Compiled(student(), never)(torch.zeros(2, 1, 16, 16))
+    with pytest.raises(RuntimeError, match="must match"):
+        inference.Compiled(student(), never)(torch.zeros(2, 4, 16, 16))
 
 
 @pytest.mark.slow
