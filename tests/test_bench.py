@@ -19,6 +19,7 @@ from robustkt.attacks.autoattack import autoattack
 from robustkt.attacks.square import Square
 from robustkt.catalog import METHODS
 from robustkt.core import ThreatModel
+from robustkt.data import Split
 from robustkt.engine import Meter
 from robustkt.losses import ce
 from robustkt.progress import Silent
@@ -35,7 +36,10 @@ def test_plain_loops_take_the_step_of_the_objective(method: str, monkeypatch: py
     monkeypatch.setattr(torch, "rand", lambda *size, **how: drawn(size).sigmoid())
     monkeypatch.setattr(torch, "rand_like", lambda at: drawn(at.shape).sigmoid())
     steps = benchsteps.Steps([method], "smallcnn", (3, 8, 8), 4, CPU, "fp32", False, Silent())
-    trainer, loop = steps.trainers[method], steps._plain(method)
+    # away from 0 and 1: ours puts an attack's start into the box, scripts leave that to the first step, and where the
+    # KL has next to no slope, as in TRADES, that turns signs
+    steps.images = Split(steps.images.x.clamp(30, 220), steps.images.y)
+    trainer, loop = steps._trainer(method), steps._plain(method)
     theirs = loop.args[0]  # type: ignore[attr-defined]
     trainer.training = dataclasses.replace(trainer.training, pad=0, flip=False)
     trainer.optimizer = torch.optim.SGD(trainer.student.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
@@ -45,7 +49,7 @@ def test_plain_loops_take_the_step_of_the_objective(method: str, monkeypatch: py
     both = zip(trainer.student.named_parameters(), theirs.parameters(), strict=True)
     ways = [(mine.detach() - before[name], other.detach() - before[name]) for (name, mine), other in both]
     ours, wanted = (torch.cat([way[side].flatten() for way in ways]) for side in (0, 1))
-    assert (ours - wanted).norm() <= 0.15 * wanted.norm()  # an attack's rounding may turn the sign of a few pixels
+    assert (ours - wanted).norm() <= 1e-3 * wanted.norm()
 
 
 def drawn(size: Any) -> torch.Tensor:

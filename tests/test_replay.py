@@ -261,9 +261,9 @@ def test_the_order_is_the_recipes(own: Registry, monkeypatch: pytest.MonkeyPatch
     orders: list[list[int]] = []
     real = Replay.batch
 
-    def batch(self: Replay, picked: Tensor, epoch: int, rng: torch.Generator) -> Batch:
+    def batch(self: Replay, picked: Tensor, *others: Any) -> Batch:
         orders.append(picked.tolist())
-        return real(self, picked, epoch, rng)
+        return real(self, picked, *others)
 
     monkeypatch.setattr(Replay, "batch", batch)
     for seed in (0, 1):
