@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from robustkt.errors import RobustKTError, UsageError, clip
 
 PATIENCE = 1800.0  # seconds that ranks wait for one another
-FIRST = 1.0  # seconds that the others leave to the first rank to say what all of them have met
+FIRST = 5.0  # seconds that the others leave to the first rank to say what all of them have met
 ENDED = "failed"  # the store's key of the exit status
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out|socket", re.IGNORECASE)
 

@@ -46,7 +46,9 @@ def test_records_name_no_place_of_the_machine_that_made_them(record: Path) -> No
 
 
 def _blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
+    """The blocks of one language in the page on scale."""
+    text = (ROOT / "docs" / "scale.md").read_text()
+    return [body for told, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if told == kind]
 
 
 def _launched() -> list[list[str]]:
