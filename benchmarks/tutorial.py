@@ -24,6 +24,7 @@ from docs.blocks import blocks
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
 RECORD = ROOT / "benchmarks" / "records" / "tutorial.json"
+HOME = "/home/me/my-photos"  # what the page calls the folder that it was run in
 PRINTED = re.compile(r"(<!-- printed: (\d+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -62,7 +63,7 @@ def in_a_shell(command: str, folder: Path) -> str:
     )  # fmt: skip
     if ran.returncode:
         raise SystemExit(f"`{command}` ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
-    return "\n".join(line.rstrip() for line in ran.stdout.splitlines())
+    return "\n".join(line.rstrip() for line in ran.stdout.replace(str(folder), HOME).splitlines())
 
 
 def rendered(page: str, record: dict[str, Any]) -> str:

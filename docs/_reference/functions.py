@@ -29,7 +29,7 @@ def definition(name: str) -> ast.FunctionDef:
 def _section(name: str) -> str:
     node = definition(name)
     body = docstring(ast.get_docstring(node) or "")
-    return f"## {name}\n\n```python\n{_signature(node)}\n```\n\n{body}"
+    return f"## {name}\n\n```py\n{_signature(node)}\n```\n\n{body}"
 
 
 def _signature(node: ast.FunctionDef) -> str:
