@@ -25,6 +25,7 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 
 PARTS = {
     "Start": ["tutorial", "usage"],

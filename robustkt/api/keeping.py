@@ -92,6 +92,9 @@ def rm(
         name_only: where others descend from one, take the name alone: it stays as their ancestor.
         registry: the nearest one by default.
 
+    Returns:
+        removed [name], ancestors [name]: those of them whose generation stays, as others descend from it.
+
     Raises:
         UsageError: both `descendants` and `name_only`.
         RobustKTError: others descend from one of them and neither is said, or a tag points at one.
