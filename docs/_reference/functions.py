@@ -19,11 +19,8 @@ def functions() -> str:
 
 def definition(name: str) -> ast.FunctionDef:
     """The definition of a public function of the api."""
-    for path in sorted(FOLDER.glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and node.name == name and path.stem == api._HOMES[name]:
-                return node
-    raise LookupError(name)
+    source = (FOLDER / f"{api._HOMES[name]}.py").read_text(encoding="utf-8")
+    return next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
 
 
 def _section(name: str) -> str:
