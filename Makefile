@@ -8,13 +8,14 @@ BASE   ?= python:3.11-slim-bookworm
 VARIANT ?= cuda
 IMAGE  ?= robustkt:$(VARIANT)
 
-.PHONY: setup quickstart test slow lint format lock image image-test clean
+.PHONY: setup quickstart test slow lint format docs lock image image-test clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make quickstart   install into .venv, then the whole life of a robust model on embedded data (about 3 minutes)'
 	@echo 'make test         install into .venv, then the linters and every ordinary test'
 	@echo 'make slow         the slow tests too (kill -9 at ten moments, Fashion-MNIST)'
+	@echo 'make docs         these pages as a web site in build/docs, warnings as errors, without a network'
 	@echo 'make setup        only the installation; a second call costs nothing'
 	@echo 'make image        the container image $(IMAGE); VARIANT=cpu without a GPU, BASE=…@sha256:… pins the base'
 	@echo 'make image-test   builds the image and runs what the pages say, with any docker client'
@@ -49,12 +50,17 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup
+	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env docs build/docs
+	@echo 'open build/docs/index.html'
+
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header
 
 # one resolution; the image's two files are parts of it, as uv keeps the versions that stand in its output file
 lock:
-	$(COMPILE) --extra dev --extra export --extra s3 --extra sign --extra timm --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra docs --extra export --extra s3 --extra sign --extra timm --output-file requirements.lock pyproject.toml
 	cp requirements.lock requirements-runtime.lock
 	$(COMPILE) --output-file requirements-runtime.lock pyproject.toml
 	cp requirements.lock requirements-build.lock

@@ -38,15 +38,15 @@ class Outcome(Protocol):
 class Row:
     """One image's line; the first six columns are those of locuslab/smoothing (1902.02918)."""
 
-    idx: int
-    label: int
+    idx: int  # of the image in the test set
+    label: int  # the true class
     predict: int  # -1 = abstained
     radius: float  # rounded down
-    correct: bool
+    correct: bool  # whether the class is the label; 1 or 0 in the file
     seconds: float | None  # None = not measured: images share their batches, so that none has a time of its own
     successes: int  # nA
     trials: int  # n of the estimation
-    p_low: float
+    p_low: float  # lower bound of the class's probability, rounded down to 10⁻⁹
     drawn: int  # noisy copies spent, selection included
     u: float | None = None  # of a randomised bound
 

@@ -58,7 +58,7 @@ class DataSpec:
     classes: tuple[str, ...]  # the K class names, in label order
     shape: tuple[int, ...]  # (C, H, W)
     mean: tuple[float, ...]  # per channel, of the training images in [0, 1]
-    std: tuple[float, ...]
+    std: tuple[float, ...]  # per channel, of the same images
     held_out: int  # training images set aside for selection
     image_size: int | None = None  # side that the images were resized to, if they were
 
@@ -82,17 +82,17 @@ class DataSpec:
 class Training:
     """How the parameters moved: everything of the recipe that is neither data, network nor objective."""
 
-    epochs: int = 30
+    epochs: int = 30  # passes over the training images
     batch_size: int = 128  # images of a step, those of all parts together
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
+    lr: float = 0.1  # learning rate at its peak
+    momentum: float = 0.9  # of SGD
+    nesterov: bool = False  # Nesterov's form of the momentum
+    weight_decay: float = 5e-4  # L2 penalty, added to the gradient
     decay_norm: bool = False  # weight decay on normalisation parameters and biases too
     schedule: str = "onecycle"  # onecycle | cosine | multistep | constant
     warmup: float = 0.2  # share of the steps over which onecycle climbs
     milestones: tuple[float, ...] = ()  # shares of the epochs after which multistep multiplies lr by gamma
-    gamma: float = 0.1
+    gamma: float = 0.1  # factor of multistep at each milestone
     ema: float | None = None  # decay of the averaged weights, warmed up; None = no average
     clip: float | None = None  # largest gradient norm
     pad: int = 0  # random crops from images padded by this many pixels
@@ -128,10 +128,10 @@ class Recipe:
     settings: Mapping[str, Setting]  # the objective's hyper-parameters; fractions as "8/255"
     arch: str  # "resnet20", "torchvision:resnet18", "net.py:Net"
     arch_source: str | None = None  # the hash of the user's own source file
-    data: DataSpec
+    data: DataSpec  # which images
     training: Training | None  # None of imported weights: how they were trained is not known here
-    precision: str = "fp32"
-    seed: int = 0
+    precision: str = "fp32"  # of the passes in training: fp32 or bf16
+    seed: int = 0  # decides every random number
     world_size: int = 1  # parts that the batch of a step is split into, as among so many ranks (`robustkt.parts`)
     arch_version: str | None = field(default=None, metadata=LATER)  # "timm 1.0.19", of the library `arch` is taken from
 
@@ -162,7 +162,7 @@ class Generation:
     """A robust model and where it came from; everything but the name is hashed into its id."""
 
     name: str  # a pointer, like a git ref; renaming keeps the id
-    recipe: Recipe
+    recipe: Recipe  # everything that the run was told
     weights: str  # "sha256:…" of the safetensors bytes of the selected epoch
     last_weights: str  # the same of the last epoch
     parents: Mapping[str, str] = field(default_factory=dict)  # role -> id: "teacher" …

@@ -73,6 +73,7 @@ def audit_generation(
 
     Raises:
         NotFoundError: there is no certificate to test.
+        UsageError: a seed or an error rate that cannot be.
         RobustKTError: anything else the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()

@@ -49,7 +49,9 @@ def compare(
         command}], notes. Differences are second − first; won images are better with the second, lost ones worse.
 
     Raises:
-        RobustKTError: anything the user can fix.
+        NotFoundError: nothing was certified at `sigma` on both sides.
+        UsageError: a radius below 0, or no confidence.
+        RobustKTError: anything else the user can fix.
     """
     registry = registry or Registry.locate()
     check_confidence(confidence)

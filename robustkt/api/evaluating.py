@@ -89,7 +89,8 @@ def evaluate(
         smoothed} of the images that no attack broke, warnings, reused; with `transfer` also that (api.transferring).
 
     Raises:
-        RobustKTError: anything the user can fix.
+        UsageError: attacks that do not fit each other or the generation.
+        RobustKTError: anything else the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     shift = corruptions.one(corruption) if corruption is not None else None
@@ -266,7 +267,8 @@ def ask(
     """The arguments of `evaluate`, checked, with the data loaded; nothing is measured.
 
     Raises:
-        RobustKTError: anything the user can fix.
+        UsageError: no attack, no image, or no ball for an attack of a smoothed classifier.
+        RobustKTError: anything else the user can fix.
     """
     wanted = [named(text) for text in attacks]
     if not wanted:

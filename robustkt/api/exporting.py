@@ -63,7 +63,8 @@ def export(
         {images, batches, largest_difference, scale, disagreements, votes}.
 
     Raises:
-        RobustKTError: anything the user can fix; a file that computes something else is not left behind.
+        UsageError: a format, σ or file that cannot be.
+        RobustKTError: anything else the user can fix; a file that computes something else is not left behind.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     if format not in FORMATS:

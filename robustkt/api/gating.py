@@ -71,7 +71,8 @@ def gate(
         worse. `power` is the probability that an equally good generation passes the check.
 
     Raises:
-        RobustKTError: anything the user can fix, such as a named check that only one side was measured for.
+        UsageError: nothing to compare with is named.
+        RobustKTError: anything else the user can fix, such as a named check that only one side was measured for.
     """
     registry, told = registry or Registry.locate(), config or Gate()
     if told.against is None:

@@ -102,7 +102,8 @@ def import_generation(
         {mean, std, from}, measured {metric, score, images}, notes.
 
     Raises:
-        RobustKTError: anything the user can fix; nothing is registered then.
+        UsageError: architecture, data or the rows of the classes are not told.
+        RobustKTError: anything else the user can fix; nothing is registered then.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     target = pick_device(device)

@@ -92,7 +92,11 @@ def rm(
         name_only: where others descend from one, take the name alone: it stays as their ancestor.
         registry: the nearest one by default.
 
+    Returns:
+        removed [name], ancestors [name]: those of them whose generation stays, as others descend from it.
+
     Raises:
+        UsageError: both `descendants` and `name_only`.
         RobustKTError: others descend from one of them and neither is said, or a tag points at one.
     """
     if descendants and name_only:
@@ -129,7 +133,8 @@ def verify(registry: Registry | None = None, *, repair: bool = False) -> dict[st
         ok, registry, generations, problems, notes; with `repair` also moved and mended.
 
     Raises:
-        RobustKTError: there is no registry, or it cannot be written.
+        NotFoundError: there is no registry.
+        RobustKTError: it cannot be written.
     """
     registry = registry or Registry.locate()
     if repair and not registry.exists and not looks_like_one(registry):

@@ -68,6 +68,9 @@ def quickstart(
     Returns:
         generation, generations [{name, id}], registry, table, speedup, retained, seconds (of this call),
         train_seconds, report, published.
+
+    Raises:
+        RobustKTError: a name belongs to another generation, or a folder cannot be written.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     began = time.monotonic()

@@ -72,6 +72,7 @@ def reproduce(
         circumstances (those that differ), seconds.
 
     Raises:
+        UsageError: a tolerance below 0.
         RobustKTError: it was imported, the data have changed, the code of the architecture is not trusted, or the
             weights are damaged.
     """

@@ -64,7 +64,8 @@ def train(
         teacher's logits are kept, else None), parents, created.
 
     Raises:
-        RobustKTError: anything the user can fix, before anything is registered.
+        UsageError: a method that needs a teacher.
+        RobustKTError: anything else the user can fix, before anything is registered.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     if "teacher" in objectives.needs(method):

@@ -21,7 +21,11 @@ WEAK_TO_STRONG = (
 
 
 def list_generations(registry: Registry | None = None) -> dict[str, Any]:
-    """Every generation, the oldest first: {"registry", "generations": [name, id, method, arch, …]}."""
+    """Every generation, the oldest first: {"registry", "generations": [name, id, method, arch, …]}.
+
+    Raises:
+        IntegrityError: the registry's names cannot be read.
+    """
     registry = registry or Registry.locate()
     names = registry.refs()["names"]
     rows = rows_of(registry)
@@ -33,7 +37,12 @@ def list_generations(registry: Registry | None = None) -> dict[str, Any]:
 
 
 def show(generation: str = "@latest", registry: Registry | None = None) -> dict[str, Any]:
-    """One generation whole: its manifest, its run record without the epochs, its results."""
+    """One generation whole: its manifest, its run record without the epochs, its results.
+
+    Raises:
+        NotFoundError: no such generation.
+        IntegrityError: its record or a result is damaged.
+    """
     registry = registry or Registry.locate()
     found = registry.get(generation)
     record = registry.record(found.id)

@@ -140,9 +140,15 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
         if check["votes"]
         else "",
         "took": duration(result["seconds"]) + (", measured earlier" if result["reused"] else ""),
-        "log": result["log"],
+        "log": _from_here(result["log"]),
     }
     facts(console, {name: fact for name, fact in told.items() if fact})
+
+
+def _from_here(place: str) -> str:
+    """A path as it would be typed here, where it lies below the working folder."""
+    path, here = Path(place), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else place
 
 
 def _smoothing(result: Mapping[str, Any]) -> str:

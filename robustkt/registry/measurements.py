@@ -36,19 +36,19 @@ class Result:
 class CertificateSettings:
     """What a certification was told."""
 
-    sigma: str
-    mode: str
-    n: int
-    n0: int
-    alpha: float
-    noise: str
-    norm: str
-    seed: int
-    images: int
-    skip: int
-    weights: str
-    data: str
-    precision: str
+    sigma: str  # standard deviation of the noise, in [0, 1] pixel units; empty for noise without one
+    mode: str  # statistical procedure
+    n: int  # noisy copies that bound the probability, at most
+    n0: int  # further ones that select the class
+    alpha: float  # largest probability that a certificate is wrong
+    noise: str  # with its settings, as `ablation:keep=45`
+    norm: str  # of the radii
+    seed: int  # of the noise
+    images: int  # how many were certified
+    skip: int  # every so many of the test set
+    weights: str  # hash of the network, adapters and shares included
+    data: str  # fingerprint of the images
+    precision: str  # of the forward pass
     domain: str | None = None  # which mode of a generation with adapters
     corruption: str | None = None  # of the images, as `gaussian-noise:3`
     radii: tuple[str, ...] = ()  # where they decide when an image is done
@@ -59,24 +59,24 @@ class CertificateSettings:
 class CertificateFigures:
     """What it found; radii are the keys, as text."""
 
-    images: int
-    abstain_rate: float
-    acr: float
-    certified_accuracy: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, ...]]
+    images: int  # how many
+    abstain_rate: float  # share without an answer
+    acr: float  # average certified radius, wrong answers counted as 0
+    certified_accuracy: Mapping[str, float]  # radius to the share that is right with at least that radius
+    intervals: Mapping[str, tuple[float, ...]]  # radius to the 95 % Wilson interval of that share
 
 
 @dataclass(frozen=True)
 class AttackedSettings:
     """Which images were attacked, and how far."""
 
-    norm: str
-    eps: str
-    images: int
-    skip: int
-    seed: int
-    weights: str
-    data: str
+    norm: str  # of the perturbation
+    eps: str  # its size, in [0, 1] pixel units
+    images: int  # how many were attacked
+    skip: int  # every so many of the test set
+    seed: int  # of the attacks
+    weights: str  # hash of the network, adapters and shares included
+    data: str  # fingerprint of the images
     domain: str | None = None  # which mode of a generation with adapters
 
 
@@ -84,7 +84,7 @@ class AttackedSettings:
 class EvaluationSettings(AttackedSettings):
     """What an evaluation was told."""
 
-    attacks: tuple[str, ...]
+    attacks: tuple[str, ...]  # with their settings, as they were typed
     corruption: str | None = None  # of the images before any attack
 
 
@@ -92,10 +92,10 @@ class EvaluationSettings(AttackedSettings):
 class AttackFigures:
     """What one attack left."""
 
-    accuracy: float
-    interval: tuple[float, ...]
-    norm: str | None
-    eps: str | None
+    accuracy: float  # share of the images that it left right
+    interval: tuple[float, ...]  # 95 %, Wilson
+    norm: str | None  # null without an attack
+    eps: str | None  # null without an attack
     stages: Mapping[str, float] = field(default_factory=dict)  # accuracy left after each attack of an ensemble
     smoothed: bool = False  # the smoothed classifier was attacked, not the network
     wrong: float | None = None  # of a smoothed classifier: another class than the label
@@ -106,17 +106,17 @@ class AttackFigures:
 class Worst:
     """What all attacks together left of the network, or of the classifier that its noise makes of it."""
 
-    accuracy: float
-    interval: tuple[float, ...]
-    smoothed: bool = False
+    accuracy: float  # share of the images that no attack broke
+    interval: tuple[float, ...]  # 95 %, Wilson
+    smoothed: bool = False  # of the smoothed classifier, not the network
 
 
 @dataclass(frozen=True)
 class EvaluationFigures:
     """What it found."""
 
-    attacks: Mapping[str, AttackFigures]
-    warnings: tuple[str, ...]
+    attacks: Mapping[str, AttackFigures]  # by name
+    warnings: tuple[str, ...]  # signs of masked gradients
     worst: Worst | None = None  # earlier measurements have none
 
 
@@ -124,27 +124,27 @@ class EvaluationFigures:
 class Certificates:
     """A certificate file."""
 
-    settings: CertificateSettings
-    figures: CertificateFigures
-    log: str
-    log_hash: str
+    settings: CertificateSettings  # what was asked
+    figures: CertificateFigures  # what was found
+    log: str  # file name of its rows
+    log_hash: str  # `sha256:…` of them
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation file."""
 
-    settings: EvaluationSettings
-    figures: EvaluationFigures
-    log: str
-    log_hash: str
+    settings: EvaluationSettings  # what was asked
+    figures: EvaluationFigures  # what was found
+    log: str  # file name of its rows
+    log_hash: str  # `sha256:…` of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings(AttackedSettings):
     """What was asked about a student's adversarial examples."""
 
-    teacher: str
+    teacher: str  # its id
 
 
 @dataclass(frozen=True)
@@ -152,20 +152,20 @@ class TransferFigures:
     """How many of them fool the teacher too."""
 
     images: int  # that both classify rightly
-    fooled_student: int
-    fooled_teacher: int
-    rate: float | None
-    interval: tuple[float, ...]
+    fooled_student: int  # how many examples change the student's class
+    fooled_teacher: int  # how many of these change the teacher's too
+    rate: float | None  # the second of the first; null of none
+    interval: tuple[float, ...]  # 95 %, Wilson
 
 
 @dataclass(frozen=True)
 class Transfer:
     """A file about adversarial transfer."""
 
-    settings: TransferSettings
-    figures: TransferFigures
-    log: str
-    log_hash: str
+    settings: TransferSettings  # what was asked
+    figures: TransferFigures  # what was found
+    log: str  # file name of its rows
+    log_hash: str  # `sha256:…` of them
 
 
 SHAPES: dict[str, type[Certificates] | type[Evaluation] | type[Transfer]] = {

@@ -19,72 +19,72 @@ OWN = ("paths",)  # of this machine's folders, which may be called anything; the
 class Selected:
     """The epoch whose weights were kept."""
 
-    epoch: int
-    metric: str
-    score: float
+    epoch: int  # counted from 0
+    metric: str  # what was compared, in words
+    score: float  # a share of the held-out images
 
 
 @dataclass(frozen=True)
 class Measured:
     """The accuracy that an imported network had."""
 
-    metric: str
-    score: float
-    images: int
+    metric: str  # what was measured, in words
+    score: float  # a share of the images
+    images: int  # how many
 
 
 @dataclass(frozen=True)
 class Epoch:
     """The log of an epoch."""
 
-    epoch: int
-    loss: float | None = None
-    lr: float | None = None
-    held_out: float | None = None
-    images_per_second: float | None = None
-    seconds: float | None = None
-    terms: Mapping[str, float] = field(default_factory=dict)
+    epoch: int  # counted from 0
+    loss: float | None = None  # mean over the images
+    lr: float | None = None  # learning rate of its last step
+    held_out: float | None = None  # accuracy on the held-out images, as the selection measures it
+    images_per_second: float | None = None  # speed of training
+    seconds: float | None = None  # of the epoch, where it was told
+    terms: Mapping[str, float] = field(default_factory=dict)  # each term of the loss, weighted, by name
 
 
 @dataclass(frozen=True)
 class WorkingCopy:
     """The commit that a run was started in."""
 
-    commit: str
-    dirty: bool
+    commit: str  # of git, forty digits
+    dirty: bool  # whether a tracked file was changed
 
 
 @dataclass(frozen=True)
 class Record:
     """How a generation came about; earlier versions, imports and soups tell less."""
 
-    started: str | None = None
-    seconds: float | None = None
-    selected: Selected | None = None
-    measured: Measured | None = None
+    started: str | None = None  # ISO 8601, UTC
+    seconds: float | None = None  # of training
+    selected: Selected | None = None  # whose weights are the generation's
+    measured: Measured | None = None  # of an imported network
     cost: Mapping[str, int] | None = None  # images through networks
     replay: Mapping[str, int] | None = None  # views of the teacher's logits: how many, and of how many none was missing
-    epochs: tuple[Epoch, ...] = ()
-    parameters: int = 0
-    adapter_parameters: int = 0
-    device: str | None = None
-    machine: str | None = None
-    system: str | None = None
-    processors: int | None = None
-    threads: int | None = None
+    epochs: tuple[Epoch, ...] = ()  # the log of training
+    parameters: int = 0  # of the network, or of what all modes share
+    adapter_parameters: int = 0  # of all adapters together
+    device: str | None = None  # cpu, cuda or mps
+    machine: str | None = None  # the processor's architecture
+    system: str | None = None  # the operating system
+    processors: int | None = None  # cores
+    threads: int | None = None  # that torch computed with on a CPU
     ranks: int | None = None  # processes that shared the training, where there were several
     hosts: int | None = None  # machines that they were on
     folded: bool | None = None  # attacks in training ran on a folded network
-    compiled: bool | None = None
-    versions: Mapping[str, str] | None = None
-    deterministic: bool | None = None
-    environment: str | None = None
-    lock: Mapping[str, str] | None = None
-    image: Mapping[str, str] | None = None
-    git: WorkingCopy | None = None
-    paths: Mapping[str, str] | None = None
-    notes: tuple[str, ...] = ()
-    license: str | None = None
+    compiled: bool | None = None  # torch.compile had a part
+    versions: Mapping[str, str] | None = None  # of Python, torch and robustkt
+    deterministic: bool | None = None  # whether torch's deterministic algorithms were on
+    environment: str | None = None  # hash of the names and versions of all installed packages
+    lock: Mapping[str, str] | None = None  # name and hash of the lock file
+    image: Mapping[str, str] | None = None  # of a container: what it was built from, and its digest
+    git: WorkingCopy | None = None  # the commit of the working folder
+    paths: Mapping[str, str] | None = None  # of data and code on this machine; never published
+    notes: tuple[str, ...] = ()  # what a reader should know
+    license: str | None = None  # of an imported network, as its source tells it
     licence: str | None = None  # as earlier versions spelled it
 
 
