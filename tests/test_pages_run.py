@@ -33,7 +33,7 @@ SHORTER = {
 }  # options behind those of the page, of which the last counts: enough to run, not to learn
 SMALLER = {"autoattack": "square:queries=20", "resnet18": "resnet8", "mobilenetv2": "smallcnn", "resnet20": "resnet8"}
 NAMES = {"digits-smoothmix": "gen0", "digits-crt-1": "gen1", "digits-crt-2": "gen2", "digits-rslad": "gen3"}
-QUICK = ("own-data.md", "own-architecture.md", "gate-in-ci.md")  # the others are slow
+QUICK = ("own-architecture.md", "gate-in-ci.md")  # the others are slow
 
 
 def run_here(page: Path) -> list[Block]:
@@ -70,14 +70,18 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _photos(root: Path) -> None:
+    import numpy as np
     from sklearn.datasets import load_digits
 
+    digits, named = load_digits(return_X_y=True)
+    grey = (digits.reshape(-1, 8, 8) * 255 / 16).round().astype("uint8")
+    parts = {"train_images": grey[:300], "train_labels": named[:300], "test_images": grey[300:400]}
+    np.savez(root.with_suffix(".npz"), test_labels=named[300:400], **parts)
     pictures, labels = load_digits(n_class=3, return_X_y=True)
     for number, (picture, label) in enumerate(zip(pictures[:200], labels[:200], strict=True)):
         folder = root / ("test" if number % 5 == 0 else "train") / f"digit-{label}"
         folder.mkdir(parents=True, exist_ok=True)
-        grey = (picture.reshape(8, 8) * 255 / 16).round().astype("uint8")
-        Image.fromarray(grey).save(folder / f"{number:04}.png")
+        Image.fromarray((picture.reshape(8, 8) * 255 / 16).round().astype("uint8")).save(folder / f"{number:04}.png")
 
 
 def test_commands_stand_in_fences_that_say_so() -> None:
