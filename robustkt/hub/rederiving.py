@@ -12,6 +12,7 @@ from robustkt.certlog import Row
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation
 from robustkt.hub.fetching import REFUSED
+from robustkt.mixture import CLEAN, ROBUST
 from robustkt.numbers import check_counts, fraction, noise_level, wilson
 from robustkt.registry import Result
 
@@ -170,8 +171,30 @@ def _transfer(result: Result, generation: Generation, log: bytes) -> tuple[dict[
     }, wrong  # fmt: skip
 
 
+def _sweep(result: Result, generation: Generation, log: bytes) -> tuple[dict[str, Any], str | None]:
+    settings, table = result.content["settings"], _table(log)
+    attacks = [name for name in settings["attacks"] if name != "clean"]
+    columns = [f"{beta}|{name}" for beta in settings["betas"] for name in ("clean", *attacks)]
+    if sorted(table) != sorted(["idx", "label", *columns]):
+        raise ValueError("columns of other mixtures or attacks")
+    wrong = _wrong_rows(settings, generation, table, columns)
+    if list(settings["ends"]) != [generation.in_mode(mode).network() for mode in (CLEAN, ROBUST)]:
+        wrong = "is about other adapters"
+    points = []
+    for beta in settings["betas"]:
+        clean = table[f"{beta}|clean"]
+        under = [table[f"{beta}|{name}"] for name in attacks]
+        if any(after > before for attacked in under for after, before in zip(attacked, clean, strict=True)):
+            wrong = wrong or f"has images that only an attack puts right at β = {beta}"
+        both = {"clean": clean, **({"robust": [min(row) for row in zip(clean, *under, strict=True)]} if under else {})}
+        told = {f"{k}_{name}": value for k, kept in both.items() for name, value in _shares(kept).items()}
+        points.append({"beta": float(fraction(beta)), **told})
+    return {"points": points}, wrong
+
+
 CHECKS: Mapping[str, Callable[[Result, Generation, bytes], tuple[dict[str, Any], str | None]]] = {
     "certificate": _certificate, "evaluation": _evaluation, "transfer": _transfer,
+    "sweep": _sweep,
 }  # fmt: skip
 
 
