@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from robustkt.api.publishing import push
     from robustkt.api.pulling import pull
     from robustkt.api.quickstarting import quickstart
+    from robustkt.api.reporting import report
     from robustkt.api.reproducing import reproduce
     from robustkt.api.shifting import evaluate_corruptions
     from robustkt.api.souping import soup_make
@@ -57,6 +58,7 @@ __all__ = [
     "push",
     "quickstart",
     "rename",
+    "report",
     "reproduce",
     "rm",
     "show",
@@ -95,6 +97,7 @@ _HOMES = {
     "push": "publishing",
     "quickstart": "quickstarting",
     "rename": "keeping",
+    "report": "reporting",
     "reproduce": "reproducing",
     "rm": "keeping",
     "show": "upkeep",

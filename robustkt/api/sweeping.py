@@ -109,7 +109,8 @@ def soup_sweep(
     if out is not None:
         from robustkt import report
 
-        write_atomic(out, report.tradeoff(points, f"{found.name}, {threat}", out.suffix.lower()[1:]))
+        figure = report.soup_curve(points, f"{found.name}, {threat}")
+        write_atomic(out, figure.render(out.suffix.lower()[1:], titled=True))
     return result
 
 

@@ -207,10 +207,10 @@ def _picture(registry: Registry, generation: Generation, results: Sequence[Resul
             curves[label] = certlog.parse(registry.log(result).decode())
     if not curves:
         return None
-    from robustkt.report import certified_curves
+    from robustkt.report import certified_figure
 
-    title = f"{generation.name}: {generation.recipe.arch}"
-    return certified_curves(curves, title=title, note="robustkt; all certified test images")
+    title = f"{generation.name}: {generation.recipe.arch}, all certified test images"
+    return certified_figure(curves, title=title).render("png", titled=True)
 
 
 def _config(generation: Generation) -> dict[str, Any]:

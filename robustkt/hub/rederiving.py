@@ -15,11 +15,12 @@ from robustkt.hub.fetching import REFUSED
 from robustkt.mixture import CLEAN, ROBUST
 from robustkt.numbers import check_counts, fraction, noise_level, wilson
 from robustkt.registry import Result
+from robustkt.registry.measurements import Table
+from robustkt.registry.measurements import table as columns_of
 
 CLOSE = 1e-9
 STEP = 1.5e-6  # radii are printed on a grid of 1e-6
 MOST = 10**9  # copies of an image
-Table = Mapping[str, Sequence[int]]  # the columns of a log by their names
 
 
 def check_result(result: Result, generation: Generation, log: bytes) -> None:
@@ -110,7 +111,7 @@ def _own_numbers(settings: Mapping[str, Any], generation: Generation) -> Callabl
 
 def _evaluation(result: Result, generation: Generation, log: bytes) -> tuple[dict[str, Any], str | None]:
     settings, figures = result.content["settings"], result.content["figures"]
-    table = _table(log)
+    table = columns_of(log)
     names = [column for column in table if "|" not in column][2:]
     if sorted(names) != sorted(settings["attacks"]) or sorted(names) != sorted(figures["attacks"]):
         raise ValueError("columns of other attacks")
@@ -157,7 +158,7 @@ def _worst(table: Table, attacks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _transfer(result: Result, generation: Generation, log: bytes) -> tuple[dict[str, Any], str | None]:
-    settings, table = result.content["settings"], _table(log)
+    settings, table = result.content["settings"], columns_of(log)
     columns = ("student", "teacher", "student_adv", "teacher_adv")
     wrong = _wrong_rows(settings, generation, table, columns)
     if wrong is None and settings["teacher"] != generation.parents.get("teacher"):
@@ -172,7 +173,7 @@ def _transfer(result: Result, generation: Generation, log: bytes) -> tuple[dict[
 
 
 def _sweep(result: Result, generation: Generation, log: bytes) -> tuple[dict[str, Any], str | None]:
-    settings, table = result.content["settings"], _table(log)
+    settings, table = result.content["settings"], columns_of(log)
     attacks = [name for name in settings["attacks"] if name != "clean"]
     columns = [f"{beta}|{name}" for beta in settings["betas"] for name in ("clean", *attacks)]
     if sorted(table) != sorted(["idx", "label", *columns]):
@@ -196,14 +197,6 @@ CHECKS: Mapping[str, Callable[[Result, Generation, bytes], tuple[dict[str, Any],
     "certificate": _certificate, "evaluation": _evaluation, "transfer": _transfer,
     "sweep": _sweep,
 }  # fmt: skip
-
-
-def _table(log: bytes) -> Table:
-    header, *rows = (line.split("\t") for line in log.decode().splitlines())
-    if len(set(header)) != len(header) or header[:2] != ["idx", "label"] or not rows:
-        raise ValueError("not a table")
-    columns = zip(*([int(cell) for cell in row] for row in rows), strict=True)
-    return dict(zip(header, columns, strict=True))
 
 
 def _wrong_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ MOST_POINTS = 201  # mixtures of a sweep
 SPLITS = ("held-out", "test")  # that a sweep may be of
 WORD = re.compile(r"[a-z0-9][a-z0-9_:=,./-]{0,99}")  # names of the catalogs with their settings, later ones too
 LOG = re.compile(r"[a-z0-9-]{1,120}\.tsv")
+
+
+Table = Mapping[str, Sequence[int]]  # the columns of a log by their names
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,19 @@ def _intervals(read: Evaluation | Transfer | Sweep) -> list[tuple[float, ...]]:
     if isinstance(read, Transfer):
         return [read.figures.interval]
     return [attack.interval for attack in read.figures.attacks.values()]
+
+
+def table(log: bytes) -> Table:
+    """The columns of an evaluation's, a transfer's or a sweep's log, by their names; a value an image.
+
+    Raises:
+        ValueError: it is no such log.
+    """
+    header, *rows = (line.split("\t") for line in log.decode().splitlines())
+    if len(set(header)) != len(header) or header[:2] != ["idx", "label"] or not rows:
+        raise ValueError("not a table")
+    columns = zip(*([int(cell) for cell in row] for row in rows), strict=True)
+    return dict(zip(header, columns, strict=True))
 
 
 def key_of(settings: Mapping[str, Any]) -> str:
