@@ -27,6 +27,7 @@ from robustkt.report.examples import Examples, Fooled, Picture, Votes
 from robustkt.report.gathering import Attacked, Certified, Subject
 from robustkt.report.words import headline
 
+SPACE = "\N{NO-BREAK SPACE}"
 SHOWN = 6  # images with their radius
 COPIES = 11  # noisy copies that are shown
 DRAWN = 1_000  # that vote
@@ -108,9 +109,9 @@ def _votes(network: nn.Module, one: Certified, test: datasets.Split, row: Row, d
             answers += network(copies[start : start + BATCH]).argmax(dim=1).tolist()
     label, counts = _class(found, row.label), Counter(answers)
     shown = [
-        Picture(_png(copies[k].cpu()), f"The same image with noise, taken for {_class(found, answers[k])}", _class(found, answers[k]))
-        for k in range(COPIES)
-    ]  # fmt: skip
+        Picture(_png(copies[k].cpu()), f"The same image with noise, taken for {answer}", answer)
+        for k, answer in enumerate(_class(found, answer) for answer in answers[:COPIES])
+    ]
     original = Picture(_png(x.cpu()), f"Test image {row.idx} of class {label}, without noise", f"{label}, as it is")
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     told = [(_class(found, label), count) for label, count in ordered]
@@ -148,7 +149,7 @@ def _fooled(
     index = int(indices[k])
     return Fooled(
         Picture(_png(x[k].cpu()), f"Test image {index} of class {label}", f"{label}, taken for {label}"),
-        Picture(_png(0.5 + factor * delta), "What the attack adds, magnified around grey", f"perturbation × {factor:.3g}"),
+        Picture(_png(0.5 + factor * delta), "What the attack adds, magnified", f"perturbation ×{SPACE}{factor:.3g}"),
         Picture(_png(x_adv[k].cpu()), f"The same image after the attack, taken for {wrong}", f"taken for {wrong}"),
         attack.attack, threat.norm, exact(threat.eps), f"{factor:.3g}",
     )  # fmt: skip

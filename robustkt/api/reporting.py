@@ -10,6 +10,7 @@ from typing import Any
 from robustkt.api.descent import lineage
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
 from robustkt.generation import Generation
+from robustkt.numbers import counted
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 from robustkt.registry.files import write_atomic, writing
@@ -118,7 +119,7 @@ def choose(registry: Registry, references: Sequence[str]) -> tuple[list[Generati
     if references:
         found = [registry.mode(reference) for reference in references]
         unique = {(one.id, one.name): one for one in found}
-        return list(unique.values()), "of " + ", ".join(one.name for one in unique.values())
+        return list(unique.values()), f"{counted(len(unique), 'generation')}, as named on the command line"
     if not registry.refs()["names"]:
         raise NotFoundError(f"there is no generation in {registry.label}", "Make one with `robustkt quickstart`.")
     latest = registry.mode("@latest")

@@ -71,9 +71,8 @@ def report(
 
 
 def _made(console: Console, result: Mapping[str, Any]) -> None:
-    lines = [
-        f"{result['files'][0]}  {result['bytes'] / 1e6:.1f} MB, {counted(len(result['figures']), 'figure')}: {result['shown']}"
-    ]
+    size, figures = f"{result['bytes'] / 1e6:.1f} MB", counted(len(result["figures"]), "figure")
+    lines = [f"{result['files'][0]}  {size}, {figures}: {result['shown']}"]
     folders = dict.fromkeys(str(Path(path).parent) for path in result["files"][1:])
     lines += [
         f"{folder}/  {counted(sum(str(Path(p).parent) == folder for p in result['files']), 'file')}"

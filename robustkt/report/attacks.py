@@ -27,7 +27,7 @@ def dots(values: Sequence[Mapping[str, Any]], names: Sequence[str], groups: Sequ
     told = {"series": "generation", "group": "of", "share": "share", "interval": "95 % interval", "of": "images"}
     return {
         "data": {"values": list(values)},
-        "height": {"step": 13, "for": "offset"} if len(names) > 1 else {"step": 26},
+        "height": len(groups) * (12 + 12 * len(names)),
         "encoding": {
             "y": by, **({"yOffset": offset} if len(names) > 1 else {}), **series(names, "color"),
             "tooltip": tips(**told),
@@ -65,7 +65,7 @@ def attacks(subjects: Sequence[Subject]) -> list[Figure]:
         by = {(v["series"], v["group"]): v for v in values}
         norm, eps, smoothed = ball
         rows = [[name, *(_cell(by.get((name, group))) for group in groups)] for name in names]
-        alt = "; ".join(f"{v['series']} keeps {v['share']} under {v['group']}" for v in values) + "."
+        alt = "; ".join(f"{v['series']} {v['group']} {v['share']}" for v in values) + "."
         notes = []
         base = [n for n in names if _is_base(alike, n)]
         if base and not smoothed:

@@ -42,6 +42,9 @@ def lines(
         steps: how points are joined, in Vega-Lite's words.
         height: in pixels.
     """
+    colour = series(names, "color")
+    if colour["color"]["legend"] is not None:
+        colour["color"]["legend"] |= {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2.5}
     near = {"condition": {"param": "near", "empty": False, "value": 1}, "value": 0}
     layers: list[Spec] = []
     if band:
@@ -60,7 +63,7 @@ def lines(
     return {
         "data": {"values": list(values)},
         "height": height,
-        "encoding": {"x": x, **series(names, "color")},
+        "encoding": {"x": x, **colour},
         "layer": layers,
     }
 
@@ -132,7 +135,9 @@ def certified(subjects: Sequence[Subject]) -> list[Figure]:
     there = [one for subject in subjects for one in subject.certificates]
     for norm in sorted({str(one.settings["norm"]) for one in there}):
         alike = [one for one in there if one.settings["norm"] == norm]
-        made = certified_figure({one.series: one.rows for one in alike}, norm=norm, title=f"In {norm}")
+        made = certified_figure(
+            {one.series: one.rows for one in alike}, norm=norm, title=f"Certified accuracy in {norm}"
+        )
         rows = [_row(one) for one in alike]
         radii = list(dict.fromkeys(r for one in alike for r in one.figures["certified_accuracy"]))
         columns = ["generation", "σ", "procedure", "n", "α", "images", "ACR", "abstained"]
@@ -167,8 +172,8 @@ def _cautions(alike: Sequence[Certified]) -> list[str]:
             notes.append(f"Not measured alike: the {word} are {', '.join(values)}. Compare these curves with care.")
     if any(one.settings["mode"] in STOPS for one in alike):
         notes.append(
-            "A procedure that stops early decides only the radii of its table: between them the curve is a lower bound, "
-            "and its average certified radius (ACR) is too."
+            "A procedure that stops early decides only the radii of its table: between them the curve is a lower "
+            "bound, and its average certified radius (ACR) is too."
         )
     return notes
 

@@ -68,18 +68,32 @@ def axis(name: str, title: str, **more: Any) -> Spec:
 def share(name: str, title: str, **more: Any) -> Spec:
     """A quantitative channel from 0 to 1, told in per cent."""
     scale = {"domain": [0, 1], "nice": False}
-    return axis(name, title, scale=scale, axis={"format": ".0%"}, **more)
+    return axis(name, title, scale=scale, axis={"format": ".0%", "tickCount": 5}, **more)
 
 
 def series(names: Sequence[str], channel: str, scale: Mapping[str, Any] | None = None) -> dict[str, Spec]:
     """A channel that tells the series apart, in the order of `names`, with one legend for all of them."""
-    legend = None if len(names) < 2 else {"title": None}
+    legend = None if len(names) < 2 else {"title": None, "symbolOpacity": 1, "values": list(names)}
     return {
         channel: {
             "field": "series", "type": "nominal", "title": None, "legend": legend,
             "scale": {"domain": list(names), **(scale or {})}, "sort": None,
         }
     }  # fmt: skip
+
+
+def in_order(spec: Any, names: Sequence[str]) -> Any:
+    """The specification with the series in the order of `names`, so that one has one colour in every figure."""
+    if isinstance(spec, list):
+        return [in_order(part, names) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    if spec.get("field") == "series" and set(spec.get("scale", {}).get("domain", ())) <= {*names}:
+        return {
+            **spec,
+            **({"scale": {**spec["scale"], "domain": list(names)}} if "domain" in spec.get("scale", {}) else {}),
+        }
+    return {key: value if key == "data" else in_order(value, names) for key, value in spec.items()}
 
 
 def tips(**told: str) -> list[Spec]:

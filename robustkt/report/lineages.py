@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustkt.numbers import number
-from robustkt.report.figure import Figure, Spec, percent, series, share, tips
+from robustkt.report.figure import Figure, Spec, axis, percent, series, share, tips
 
 ROW, STEP = 40, 26  # pixels between generations, and between a parent and its child
 PANELS = 3  # radii shown at once
@@ -53,15 +53,15 @@ def graph(rows: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> Figure:
         "scale": {"domain": [len(kept) - 0.3, -0.7], "nice": False},
     }
     told = tips(name="generation", made="made by", what="trained for", figures="measured")
+    chosen_or_not = {"field": "chosen", "type": "nominal", "legend": None, "scale": {"domain": ["yes", "no"]}}
     text = {"type": "text", "align": "left", "baseline": "middle", "dx": 12, "limit": 330}
     spec: Spec = {
         "height": ROW * len(kept),
         "layer": [
-            {"data": {"values": edges}, "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.7, "color": "#8a8d96"},
-             "encoding": {"x": x, "y": y, "detail": {"field": "edge"}, "order": {"field": "order", "type": "quantitative"}}},
+            {"data": {"values": edges}, "mark": {"type": "line", "strokeWidth": 1.5, "color": "#8a8d96"},
+             "encoding": {"x": x, "y": y, "detail": {"field": "edge"}, "order": axis("order", "")}},
             {"data": {"values": nodes}, "mark": {"type": "point", "filled": True, "size": 130, "opacity": 1},
-             "encoding": {"x": x, "y": y, "tooltip": told, "color": {"field": "chosen", "type": "nominal", "legend": None,
-                          "scale": {"domain": ["yes", "no"]}}, "shape": {"field": "chosen", "legend": None, "scale": {"domain": ["yes", "no"]}}}},
+             "encoding": {"x": x, "y": y, "tooltip": told, "color": chosen_or_not, "shape": chosen_or_not}},
             {"data": {"values": nodes}, "mark": {**text, "dy": -7, "fontWeight": 600, "fontSize": 12},
              "encoding": {"x": x, "y": y, "text": {"field": "name"}, "tooltip": told}},
             {"data": {"values": nodes}, "mark": {**text, "dy": 8, "opacity": 0.85, "fontSize": 10.5},
@@ -69,11 +69,11 @@ def graph(rows: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> Figure:
         ],
     }  # fmt: skip
     by_id = {row["id"]: row["generation"] for row in kept}
+    above = [", ".join(f"{role} {by_id.get(i, i[7:19])}" for role, i in sorted(row["parents"].items())) for row in kept]
     table = [
-        [row["generation"], node["made"], ", ".join(f"{role} {by_id.get(i, i[7:19])}" for role, i in sorted(row["parents"].items())) or "–",
-         node["what"], node["figures"]]
-        for row, node in zip(kept, nodes, strict=True)
-    ]  # fmt: skip
+        [node["name"], node["made"], parents or "–", node["what"], node["figures"]]
+        for parents, node in zip(above, nodes, strict=True)
+    ]
     alt = "; ".join(f"{row[0]} from {row[2]}" if row[2] != "–" else f"{row[0]} from nothing" for row in table) + "."
     columns = ["generation", "made by", "parents", "trained for", "measured"]
     more = sum(not row.get("again") for row in rows) - len(kept)
@@ -127,8 +127,10 @@ def decay(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     {**edge, "name": row["generation"], "y": value},
                 ]
     names = [titles[panel] for panel in panels if any(v["series"] == titles[panel] for v in values)]
-    x = {"field": "name", "type": "nominal", "sort": order, "title": None, "axis": {"labelAngle": -30, "labelOverlap": False},
-         "scale": {"type": "point", "padding": 0.5}}  # fmt: skip
+    names_axis = {"labelAngle": -30, "labelOverlap": False}
+    scale = {"type": "point", "padding": 0.5}
+    x = {"field": "name", "type": "nominal", "sort": order, "title": None, "axis": names_axis, "scale": scale}
+    hover = tips(name="generation", series="accuracy", share="share", kept="of the teacher's")
     y = share("y", "accuracy")
     spec: Spec = {
         "height": 300,
@@ -137,7 +139,7 @@ def decay(rows: Sequence[Mapping[str, Any]]) -> Figure:
              "encoding": {"x": x, "y": y, "detail": {"field": "edge"}, **series(names, "color")}},
             {"data": {"values": values}, "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
              "encoding": {"x": x, "y": y, **series(names, "color"), **series(names, "shape"),
-                          "tooltip": tips(name="generation", series="accuracy", share="share", kept="of the teacher's")}},
+                          "tooltip": hover}},
         ],
     }  # fmt: skip
     table = [[v["name"], v["series"], v["share"], v["kept"]] for v in values]

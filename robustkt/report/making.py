@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from robustkt.errors import RobustKTError
 from robustkt.registry.files import write_atomic
 from robustkt.report import attacks, curves, lineages, tradeoffs, words
 from robustkt.report.examples import Examples
-from robustkt.report.figure import Figure
+from robustkt.report.figure import Figure, in_order
 from robustkt.report.gathering import Source, Subject
-from robustkt.report.style import DARK, LIGHT, PAGE, config
+from robustkt.report.style import DARK, LIGHT, PAGE, SANS, config
 from robustkt.report.words import Missing
 
 GLOBALS = "window.vegaEmbed = vegaEmbed;"  # all that page.js needs
@@ -31,16 +31,19 @@ GROUND = {
     "link": ("#0b5a94", "#7cc4f5"),
 }
 INTROS = {
-    "certified": "The share of test images that are classified rightly and certified at least this far; the shading is the 95 % "
-    "interval. Higher and further right is better.",
-    "pa": "pA is the probability that a noisy copy gets the most frequent class. A certificate rests on a lower bound of it: the "
-    "more images have a bound near 1, the further right the curve lies and the larger the radii. Below ½ the classifier abstains.",
-    "attacks": "The share of test images that stay right under each attack, with 95 % intervals; “clean” is without an attack.",
+    "certified": "The share of test images that are classified rightly and certified at least this far; the shading is "
+    "the 95 % interval. Higher and further right is better.",
+    "pa": "pA is the probability that a noisy copy gets the most frequent class. A certificate rests on a lower bound "
+    "of it: the more images have a bound near 1, the further right the curve lies, and the larger the radii. Below ½ "
+    "the classifier abstains.",
+    "attacks": "The share of test images that stay right under each attack, with 95 % intervals.",
     "classes": "An average can hide a class that has lost its robustness.",
-    "soups": "β mixes a clean and a robust adapter: 0 is the clean one, 1 the robust one. Each mixture was attacked through itself.",
-    "cost": "What training cost against what it bought: images that went through networks, forwards and backwards, against robustness.",
+    "soups": "β mixes a clean and a robust adapter: 0 is the clean one, 1 the robust one. Each mixture was attacked "
+    "through itself.",
+    "cost": "What training cost against what it bought: images that went through networks, forwards and backwards, "
+    "against robustness.",
     "training": "As the run record has them; the epoch was selected on held-out images.",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Section:
     title: str
     figures: Sequence[Figure] = ()
     missing: Sequence[Missing] = ()
-    intro: Sequence[str] = ()
+    intro: str | None = None
     claimed: Sequence[str] = ()
 
 
@@ -104,6 +107,12 @@ def compose(
         "cost": tradeoffs.bargain(subjects),
         "training": curves.training(subjects),
     }
+    labels = [one.series for subject in subjects for one in subject.certificates] + [one.name for one in subjects]
+    order = sorted(dict.fromkeys(labels), key=lambda label: [label.startswith(s.name) for s in subjects].index(True))
+    drawn = {
+        name: [replace(one, spec=in_order(one.spec, order)) for one in figures] if name != "soups" else figures
+        for name, figures in drawn.items()
+    }
     lack = {
         "certified": words.lacking(subjects, "certificate"),
         "attacks": words.lacking(subjects, "attack"),
@@ -111,28 +120,21 @@ def compose(
         "training": words.lacking(subjects, "training"),
     }
     titles = {
-        "lineage": "Lineage", "certified": "Certified accuracy", "pa": "Probability of the top class", "attacks": "Under attack",
-        "classes": "Class by class", "soups": "Soups", "cost": "Cost and robustness", "training": "Training",
+        "lineage": "Lineage", "certified": "Certified accuracy", "pa": "Probability of the top class",
+        "attacks": "Under attack", "classes": "Class by class", "soups": "Soups", "cost": "Cost and robustness", "training": "Training",
     }  # fmt: skip
     made = [
-        Section(
-            name,
-            title,
-            drawn[name],
-            lack.get(name, ()),
-            [INTROS[name]] if name in INTROS else [],
-            _claims(drawn[name], subjects),
-        )
+        Section(name, title, drawn[name], lack.get(name, ()), INTROS.get(name), _claims(drawn[name], subjects))
         for name, title in titles.items()
         if drawn[name] or lack.get(name)
     ]
-    told = [without] if without else ["The network looks at test images as the measurements did; everything is seeded."]
+    told = without or "The network looks at test images as the measurements did; everything is seeded."
     before = [one for one in made if one.id != "training"]
     sections = [
         Section("summary", "Summary"), *before, Section("examples", "Examples", intro=told),
         *[one for one in made if one.id == "training"],
         Section("settings", "Settings and provenance"),
-        Section("sources", "Sources", intro=["Every number above was read from these files of the registry."]),
+        Section("sources", "Sources", intro="Every number above was read from these files of the registry."),
     ]  # fmt: skip
     names = ", ".join(subject.name for subject in subjects)
     return Report(
@@ -157,7 +159,7 @@ def html(report: Report) -> bytes:
 
     script, library = (FOLDER / "page.js").read_text(), bundle()
     data = {
-        "config": config(PAGE, background=None, font="inherit"),
+        "config": config(PAGE, background=None, font=SANS),
         "figures": {f.name: _drawn(f) for f in report.figures},
     }
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
@@ -175,7 +177,8 @@ def html(report: Report) -> bytes:
         verdicts=[
             {
                 "name": one.name, "told": words.verdict(one, subjects), "warnings": one.warnings,
-                "made": f"{one.generation.recipe.method} · {one.generation.recipe.arch} · {one.generation.recipe.data.name}",
+                "made": " · ".join(getattr(one.generation.recipe, what) for what in ("method", "arch"))
+                + f" · {one.generation.recipe.data.name}",
                 "claimed": any(source.claimed for source in one.sources),
             }
             for one in subjects

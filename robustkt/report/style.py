@@ -8,16 +8,18 @@ from typing import Any
 # Okabe and Ito, Color Universal Design (2008); on dark ground those of them that are bright enough, the rest lightened.
 LIGHT: Mapping[str, str] = {
     "ink": "#1b1c1f", "faint": "#4a4d55", "grid": "#dfe1e6",
-    "c1": "#0072B2", "c2": "#D55E00", "c3": "#009E73", "c4": "#CC79A7", "c5": "#56B4E9", "c6": "#E69F00", "c7": "#000000",
+    "c1": "#0072B2", "c2": "#D55E00", "c3": "#009E73", "c4": "#CC79A7", "c5": "#56B4E9",
+    "c6": "#E69F00", "c7": "#000000",
 }  # fmt: skip
 DARK: Mapping[str, str] = {
     "ink": "#e8e8ea", "faint": "#b9bbc2", "grid": "#3a3d45",
-    "c1": "#56B4E9", "c2": "#E69F00", "c3": "#2CC5A0", "c4": "#E8A0C8", "c5": "#9DB4FF", "c6": "#F0E442", "c7": "#FFFFFF",
+    "c1": "#56B4E9", "c2": "#E69F00", "c3": "#2CC5A0", "c4": "#E8A0C8", "c5": "#9DB4FF",
+    "c6": "#F0E442", "c7": "#FFFFFF",
 }  # fmt: skip
 PAGE = {name: f"var(--{name})" for name in LIGHT}  # the page's style sheet has both, so that charts follow it
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2], [1, 3], [12, 4])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
-SANS = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first one comes with the renderer
+SANS = "Liberation Sans, Helvetica Neue, Helvetica, Arial, sans-serif"  # the first one comes with the renderer
 
 
 def config(inks: Mapping[str, str] = LIGHT, *, background: str | None = "#ffffff", font: str = SANS) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def soups(subjects: Sequence[Subject]) -> list[Figure]:
     figures = []
     for k, (subject, one) in enumerate(there, 1):
         s = one.settings
-        title = f"{subject.name.partition('@')[0]}: {', '.join(s['attacks'])}, {s['norm']} eps = {s['eps']}, {s['images']} {s['split']} images"
+        title = f"{subject.name.partition('@')[0]}: {', '.join(s['attacks'])}, {s['norm']} eps = {s['eps']}, "
+        title += f"{s['images']} {s['split']} images"
         made = soup_curve(one.points, title, f"soup-{k}")
         figures.append(Figure(made.name, title, made.alt, made.spec, made.columns, made.rows, (), [one.source.number]))
     attacked = [pair for pair in there if pair[1].points[0].get("robust_accuracy") is not None]
@@ -72,13 +73,14 @@ def _plane(there: Sequence[tuple[Subject, Any]]) -> Figure:
         axis(f, t, scale={"zero": False}, axis={"format": ".0%"})
         for f, t in (("x", "clean accuracy"), ("y", "robust accuracy"))
     )
+    dashes = {"range": [list(dash) for dash in DASHES]}
     told = tips(series="generation", beta="β", clean="clean", robust="robust")
     spec: Spec = {
         "data": {"values": values},
         "height": 300,
         "encoding": {"x": x, "y": y, **series(names, "color"), "tooltip": told},
         "layer": [
-            {"mark": "line", "encoding": {"order": {"field": "beta"}, **series(names, "strokeDash", {"range": [list(d) for d in DASHES]})}},
+            {"mark": "line", "encoding": {"order": {"field": "beta"}, **series(names, "strokeDash", dashes)}},
             {"params": [nearest(("series", "beta"))], "mark": {"type": "point", "filled": True, "size": 60}},
         ],
     }  # fmt: skip

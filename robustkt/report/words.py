@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from robustkt.mixture import CLEAN, ROBUST
-from robustkt.numbers import exact, number
+from robustkt.numbers import counted, exact, number
 from robustkt.report.attacks import hardest, shared_radius
 from robustkt.report.figure import between, percent
 from robustkt.report.gathering import Attacked, Certified, Subject
@@ -64,8 +64,9 @@ def _certified(one: Certified, radius: str | None) -> str:
     what = NORMS.get(str(one.settings["norm"]), f"of {one.settings['norm']} length")
     noise = f" under noise of σ = {one.settings['sigma']}" if one.settings["sigma"] else ""
     return (
-        f"On {percent(table[radius])} of {one.figures['images']:,} test images ({between(one.figures['intervals'][radius])}) its "
-        f"smoothed classifier{noise} is right, and certified to stay so whatever change {what} {radius} is made to the image."
+        f"On {percent(table[radius])} of {one.figures['images']:,} test images "
+        f"({between(one.figures['intervals'][radius])}) its smoothed classifier{noise} is right, and certified to stay "
+        f"so whatever change {what} {radius} is made to the image."
     ) + _claim(one.source.claimed)
 
 
@@ -75,8 +76,8 @@ def _attacked(subject: Subject, one: Attacked) -> str:
     clean = next((c for c in subject.attacks if c.attack == CLEAN), None)
     before = f", and {percent(sum(clean.right) / len(clean.right))} without an attack" if clean else ""
     text = (
-        f"Under {one.attack} ({one.ball[0]} eps = {one.ball[1]}) accuracy{base} is {percent(right / of)} on {of:,} test images{before}: "
-        "measured, not proven."
+        f"Under {one.attack} ({one.ball[0]} eps = {one.ball[1]}) accuracy{base} is {percent(right / of)} on {of:,} "
+        f"test images{before}: measured, not proven."
     )
     return text + _claim(one.source.claimed)
 
@@ -100,22 +101,24 @@ def guarantees(subjects: Sequence[Subject]) -> list[str]:
     together = sorted({f"{one.settings['alpha']:g}" for one in there if "alpha_image" in one.settings}, key=number)
     if each:
         told.append(
-            f"It is statistical: each image's certificate is wrong with probability at most α = {', '.join(each)}. That is per "
-            "image, not for all images at once."
+            f"It is statistical: each image's certificate is wrong with probability at most α = {', '.join(each)}. "
+            "That is per image, not for all images at once."
         )
     if together:
         told.append(
-            f"Certificates made with --simultaneous are all right at once with probability at least 1 − {', '.join(together)}."
+            "Certificates made with --simultaneous are all right at once with probability at least "
+            f"1 − {', '.join(together)}."
         )
     told.append(
-        "It says that no change within the radius alters the answer; it does not say that the answer is right. Certified "
-        "accuracy counts the images on which it is both. The intervals (95 %, Wilson) are about other images of the same kind."
+        "It says that no change within the radius alters the answer; it does not say that the answer is right. "
+        "Certified accuracy counts the images on which it is both. The intervals (95 %, Wilson) are about other images "
+        "of the same kind."
     )
     return told
 
 
 def lacking(subjects: Sequence[Subject], what: str) -> list[Missing]:
-    """The generations that have no measurement of a kind ("certificate", "attack", "sweep", "cost"), with the command."""
+    """The generations that have none of a kind ("certificate", "attack", "sweep", "training"), with the command."""
     return [missing for subject in subjects for missing in LACKING[what](subject)]
 
 
@@ -169,9 +172,8 @@ def settings(subject: Subject) -> Mapping[str, str]:
     }
     if recipe.training is not None:
         t = recipe.training
-        told["training"] = (
-            f"{t.epochs} epochs of batches of {t.batch_size}, lr {t.lr:g} {t.schedule}, weight decay {t.weight_decay:g}"
-        )
+        told["training"] = f"{counted(t.epochs, 'epoch')} of batches of {t.batch_size}, lr {t.lr:g} {t.schedule}"
+        told["weight decay"] = f"{t.weight_decay:g}"
     return {key: value for key, value in told.items() if value}
 
 
