@@ -72,3 +72,14 @@ def picture(driver: Any, path: Path) -> None:
     clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     path.write_bytes(base64.b64decode(shot["data"]))
+
+
+def barriers(driver: Any) -> list[dict[str, Any]]:
+    """What axe-core finds that is serious or critical, everything unfolded."""
+    from axe_selenium_python import Axe
+
+    driver.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
+    axe = Axe(driver)
+    axe.inject()
+    found = axe.run()
+    return [one for one in found["violations"] if one["impact"] in ("serious", "critical")]

@@ -121,7 +121,8 @@ def compose(
     }
     titles = {
         "lineage": "Lineage", "certified": "Certified accuracy", "pa": "Probability of the top class",
-        "attacks": "Under attack", "classes": "Class by class", "soups": "Soups", "cost": "Cost and robustness", "training": "Training",
+        "attacks": "Under attack", "classes": "Class by class", "soups": "Soups", "cost": "Cost and robustness",
+        "training": "Training",
     }  # fmt: skip
     made = [
         Section(name, title, drawn[name], lack.get(name, ()), INTROS.get(name), _claims(drawn[name], subjects))
@@ -143,7 +144,7 @@ def compose(
 
 
 def _some(figure: Figure) -> list[Figure]:
-    return [figure] if figure.rows else []
+    return [figure] if any(row[-1] != "–" for row in figure.rows) else []
 
 
 def _claims(figures: Sequence[Figure], subjects: Sequence[Subject]) -> list[str]:
