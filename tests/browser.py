@@ -40,6 +40,7 @@ def browsing(profile: Path, *, dark: bool = False) -> Iterator[Any]:
         options.add_argument("--blink-settings=preferredColorScheme=0")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = Chrome(options=options, service=ChromeService(str(DRIVER)))
+    driver.set_script_timeout(180)
     try:
         yield driver
     finally:
@@ -60,7 +61,7 @@ def opened(driver: Any, page: Path, width: int = 1440, height: int = 900, *, dar
     )
     driver.get(page.resolve().as_uri())
     return int(
-        WebDriverWait(driver, 60).until(lambda d: d.execute_script("return document.documentElement.dataset.drawn"))
+        WebDriverWait(driver, 180).until(lambda d: d.execute_script("return document.documentElement.dataset.drawn"))
     )
 
 

@@ -18,8 +18,9 @@ NAMES = ("digits-sat", "digits-smoothmix", "digits-crt-1", "digits-two-modes")
 HOVER = """
 const svg = document.querySelector("#figure-" + arguments[0] + " svg");
 svg.scrollIntoView({block: "center"});
-const box = svg.getBoundingClientRect();
-return [box.left + box.width * arguments[1], box.top + box.height * arguments[2]];
+const boxes = [...svg.querySelectorAll(".mark-symbol path")].map(p => p.getBoundingClientRect());
+const box = boxes[boxes.length >> 1];
+return [box.left + box.width / 2, box.top + box.height / 2];
 """
 pytestmark = pytest.mark.skipif(not browser.there(), reason="needs chromium, chromedriver and selenium")
 
@@ -70,14 +71,16 @@ def test_it_draws_without_an_error_or_a_request(chromium: Any, page: Path) -> No
 
 def test_hovering_tells_a_number(chromium: Any, page: Path) -> None:
     browser.opened(chromium, page)
-    x, y = chromium.execute_script(HOVER, "certified-l2", 0.5, 0.6)
-    move(chromium, x - 20, y)
-    move(chromium, x, y)
-    told = chromium.execute_script("return document.querySelector('#vg-tooltip-element.visible')?.innerText")
-    assert told is not None
-    assert "certified accuracy" in told
-    assert "%" in told
-    assert any(name in told for name in NAMES)
+    for figure, word in (("certified-l2", "certified accuracy"), ("attacks-linf-0.1", "95 % interval"), ("pa", "pA")):
+        x, y = chromium.execute_script(HOVER, figure)
+        move(chromium, 1, 1)
+        move(chromium, x, y)
+        told = chromium.execute_script("return document.querySelector('#vg-tooltip-element.visible')?.innerText")
+        assert told is not None
+        assert word in told
+        assert "%" in told
+        assert "undefined" not in told
+        assert any(name in told for name in NAMES)
 
 
 def test_the_theme_switches_and_charts_follow(chromium: Any, page: Path) -> None:
@@ -96,6 +99,7 @@ def test_the_theme_switches_and_charts_follow(chromium: Any, page: Path) -> None
     assert chromium.execute_script("return document.getElementById('theme').textContent") == "Dark"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 768, 1440])
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_width_fits_and_has_no_barriers(chromium: Any, page: Path, width: int, dark: bool) -> None:
@@ -107,6 +111,7 @@ def test_every_width_fits_and_has_no_barriers(chromium: Any, page: Path, width: 
         pytest.fail(f"{found['impact']} {found['id']}: {found['nodes'][0]['html'][:200]}")
 
 
+@pytest.mark.slow
 def test_it_prints_with_its_tables(chromium: Any, page: Path) -> None:
     browser.opened(chromium, page, 800, dark=True)
     printed = chromium.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})

@@ -9,7 +9,7 @@ from typing import Any
 
 from robustkt.certlog import Row
 from robustkt.numbers import number, wilson
-from robustkt.report.figure import Figure, Spec, axis, between, nearest, percent, series, share, tips
+from robustkt.report.figure import Figure, Spec, axis, between, hovered, percent, series, share, tips
 from robustkt.report.gathering import Certified, Subject
 from robustkt.report.style import DASHES
 
@@ -30,7 +30,7 @@ def lines(
     steps: str = "linear",
     height: int = 300,
 ) -> Spec:
-    """Curves told apart by colour and dashes, the nearest point of which tells its numbers.
+    """Curves told apart by colour and dashes, the points of which tell their numbers.
 
     Args:
         values: with `series`, `x`, `y`, the fields of `told`, and for a band `low` and `high`.
@@ -55,8 +55,8 @@ def lines(
     layers.append({"mark": mark, "encoding": {"y": y, **dashed}})
     layers.append(
         {
-            "params": [nearest(("x", "series"))],
-            "mark": {"type": "point", "filled": True, "size": 70},
+            "params": [hovered(("x", "series"))],
+            "mark": {"type": "point", "filled": True, "size": 160},
             "encoding": {"y": y, "opacity": near, "tooltip": tips(**told)},
         }
     )

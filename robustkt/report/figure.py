@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +11,6 @@ from robustkt.report.style import config
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is loaded from there
 PICTURES = ("svg", "pdf", "png")
 SCALE = 2  # pixels of a PNG for each of the figure's
-DATED = re.compile(rb"(/(?:Creation|Mod)Date ?\(D:)[^)]*\)")
 
 Spec = dict[str, Any]
 
@@ -40,15 +38,14 @@ class Figure:
         return {"$schema": SCHEMA, **self.spec, **title, "width": width, "config": config()}
 
     def render(self, form: str, *, titled: bool = False) -> bytes:
-        """The figure as SVG, PDF or PNG; the same one gives the same bytes on one machine."""
+        """The figure as SVG, PDF or PNG; the same one gives the same SVG and PNG on one machine, byte for byte."""
         import vl_convert
 
         spec, nowhere = self.whole(titled=titled), list[str]()  # nothing may be fetched
         if form == "svg":
             return vl_convert.vegalite_to_svg(spec, allowed_base_urls=nowhere).encode()
         if form == "pdf":
-            made = vl_convert.vegalite_to_pdf(spec, allowed_base_urls=nowhere)
-            return DATED.sub(lambda found: found[1] + b"20000101000000Z)", made)
+            return vl_convert.vegalite_to_pdf(spec, allowed_base_urls=nowhere)
         return vl_convert.vegalite_to_png(spec, scale=SCALE, allowed_base_urls=nowhere)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
@@ -101,9 +98,9 @@ def tips(**told: str) -> list[Spec]:
     return [{"field": name, "type": "nominal", "title": title.replace("_", " ")} for name, title in told.items()]
 
 
-def nearest(fields: Sequence[str] = ("x",)) -> Spec:
-    """A selection of the point nearest to the pointer, so that a line can be read without hitting it."""
-    select = {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout", "fields": [*fields]}
+def hovered(fields: Sequence[str]) -> Spec:
+    """A selection of the point under the pointer."""
+    select = {"type": "point", "on": "pointerover", "clear": "pointerout", "fields": [*fields]}
     return {"name": "near", "select": select}
 
 

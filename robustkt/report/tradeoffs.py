@@ -8,7 +8,7 @@ from typing import Any
 from robustkt.numbers import wilson
 from robustkt.report.attacks import hardest, main_ball, shared_radius
 from robustkt.report.curves import lines
-from robustkt.report.figure import Figure, Spec, axis, between, nearest, percent, series, share, tips
+from robustkt.report.figure import Figure, Spec, axis, between, percent, series, share, tips
 from robustkt.report.gathering import Subject
 from robustkt.report.style import DASHES
 
@@ -81,7 +81,7 @@ def _plane(there: Sequence[tuple[Subject, Any]]) -> Figure:
         "encoding": {"x": x, "y": y, **series(names, "color"), "tooltip": told},
         "layer": [
             {"mark": "line", "encoding": {"order": {"field": "beta"}, **series(names, "strokeDash", dashes)}},
-            {"params": [nearest(("series", "beta"))], "mark": {"type": "point", "filled": True, "size": 60}},
+            {"mark": {"type": "point", "filled": True, "size": 60}},
         ],
     }  # fmt: skip
     rows = [[v["series"], v["beta"], v["clean"], v["robust"]] for v in values]

@@ -31,6 +31,11 @@ async function draw(place) {
   const made = await vegaEmbed(place, spec, {
     ast: true, actions: false, renderer: "svg", tooltip: { theme: "custom" },
   });
+  place.setAttribute("role", "img");  // one picture with its words, not a tree of marks
+  for (const part of [place, ...place.querySelectorAll("[role], [aria-roledescription]")]) {
+    if (part !== place) part.removeAttribute("role");
+    part.removeAttribute("aria-roledescription");
+  }
   place.dataset.width = width;
   return made;
 }
