@@ -84,3 +84,16 @@ def barriers(driver: Any) -> list[dict[str, Any]]:
     axe.inject()
     found = axe.run()
     return [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+
+
+def section(driver: Any, name: str) -> bytes:
+    """A section of the page as a PNG."""
+    import base64
+
+    where = "const b = document.getElementById(arguments[0]).getBoundingClientRect();"
+    x, y, width, height = driver.execute_script(
+        f"{where} return [b.left + scrollX - 10, b.top + scrollY - 10, b.width + 20, b.height + 20]", name
+    )
+    clip = {"x": max(x, 0), "y": max(y, 0), "width": width, "height": height, "scale": 1}
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    return base64.b64decode(shot["data"])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.reporting import report
     from robustkt.api.reproducing import reproduce
+    from robustkt.api.results import CertificateSet, Evaluation, certificates, evaluations
     from robustkt.api.shifting import evaluate_corruptions
     from robustkt.api.souping import soup_make
     from robustkt.api.sweeping import soup_pick, soup_sweep
@@ -35,17 +36,21 @@ if TYPE_CHECKING:
     from robustkt.api.upkeep import list_generations, show
 
 __all__ = [
+    "CertificateSet",
+    "Evaluation",
     "analyze",
     "audit_generation",
     "audit_log",
     "bench_certify",
     "bench_train",
+    "certificates",
     "certify",
     "compare",
     "copy",
     "distill",
     "evaluate",
     "evaluate_corruptions",
+    "evaluations",
     "export",
     "gate",
     "gc",
@@ -74,6 +79,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CertificateSet": "results",
+    "Evaluation": "results",
+    "certificates": "results",
+    "evaluations": "results",
     "audit_generation": "auditing",
     "bench_certify": "benchcertify",
     "bench_train": "benching",

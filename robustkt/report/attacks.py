@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from robustkt.numbers import number, wilson
+from robustkt.registry.measurements import Table
 from robustkt.report.figure import Figure, Spec, between, percent, series, share, tips
 from robustkt.report.gathering import CLEAN, Attacked, Subject
 
@@ -81,6 +82,25 @@ def attacks(subjects: Sequence[Subject]) -> list[Figure]:
         spec = dots(values, names, groups, "accuracy")
         figures.append(Figure(name, title, alt, spec, ["generation", *groups], rows, notes, sources))
     return figures
+
+
+def attacked_figure(verdicts: Mapping[str, Table], *, title: str) -> Figure:
+    """Accuracy under each attack.
+
+    Args:
+        verdicts: what a series is called -> attack -> per image 1 where it stayed right.
+        title: of the figure.
+    """
+    values = [
+        _value(name, attack, sum(right), len(right))
+        for name, kept in verdicts.items()
+        for attack, right in kept.items()
+    ]
+    groups = list(dict.fromkeys(value["group"] for value in values))
+    rows = [[value["series"], value["group"], _cell(value)] for value in values]
+    alt = "; ".join(f"{v['series']} {v['group']} {v['share']}" for v in values) + "."
+    spec = dots(values, list(verdicts), groups, "accuracy")
+    return Figure("attacks", title, alt, spec, ["generation", "attack", "accuracy"], rows)
 
 
 def _is_base(alike: Sequence[Attacked], name: str) -> bool:
