@@ -1,4 +1,4 @@
-"""How large a page of five generations is, and how long a browser takes to draw it; also takes the pictures of the docs.
+"""How large a page of five generations is and how long a browser takes to draw it; takes the pictures of the docs too.
 
     python -m benchmarks.report            writes records/report.json
     python -m benchmarks.report --pictures writes docs/images too
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "records" / "report.json"
 IMAGES = ROOT / "docs" / "images"
 NAMES = ("digits-sat", "digits-smoothmix", "digits-crt-1", "digits-crt-2", "digits-two-modes")
-REPEATS = 5
+REPEATS = 3
 COLOURS = 128  # of a picture in the docs
 
 
