@@ -66,12 +66,11 @@ def main() -> None:
 
 
 def pictures(driver: object, page: Path) -> None:
-    """The page as the docs show it, light and dark, wide and on a phone."""
+    """Two parts of the page as the docs show them, light and dark."""
     IMAGES.mkdir(exist_ok=True)
     for name, width, section, dark in (
         ("report", 1000, "certified", False),
         ("report-dark", 1000, "cost", True),
-        ("report-phone", 360, "summary", False),
     ):
         browser.opened(driver, page, width, dark=dark)
         shot = browser.section(driver, section)
