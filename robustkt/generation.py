@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from html import escape
 from typing import Any
 
 from robustkt import catalog, mixture
 from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
-from robustkt.numbers import canonical, check_ball, digest, fraction, noise_level, parse_json
+from robustkt.numbers import canonical, check_ball, digest, exact, fraction, noise_level, parse_json
 from robustkt.shapes import RESTORE, from_json, to_json
 from robustkt.texts import LONGEST, LONGEST_SETTING, check_printable, is_printable
 
@@ -225,6 +226,17 @@ class Generation:
             return weights
         mixed = {domain: [own[domain], str(share)] for domain, share in self.meant.items()}
         return digest(canonical({"weights": weights, "adapters": mixed}))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        recipe = self.recipe
+        guarantee = f"σ = {exact(self.sigma)}" if self.sigma is not None else ""
+        if recipe.threat is not None:
+            guarantee = f"{recipe.threat[0]} eps = {exact(recipe.threat[1])}"
+        told = {"id": self.id, "method": recipe.method, "architecture": recipe.arch, "data": recipe.data.name}
+        told |= {"trained for": guarantee or "clean accuracy", "parents": ", ".join(sorted(self.parents)) or "none"}
+        rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in told.items())
+        return f"<table><caption>{escape(self.name)}</caption>{rows}</table>"
 
     @functools.cached_property
     def id(self) -> str:

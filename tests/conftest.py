@@ -18,9 +18,6 @@ os.environ.update(
     COLUMNS="120", TERM="dumb", NO_COLOR="1", _TYPER_FORCE_DISABLE_TERMINAL="1", OMP_WAIT_POLICY="PASSIVE"
 )
 os.environ.pop("FORCE_COLOR", None)
-os.environ.setdefault(  # where matplotlib lists the fonts, once and not in each process
-    "MPLCONFIGDIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "matplotlib")
-)
 os.environ.update(  # read when huggingface_hub is imported: no test leaves this machine
     HF_ENDPOINT="http://127.0.0.1:9", HF_HOME="/nonexistent", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_UPDATE_CHECK="1", HF_HUB_DISABLE_PROGRESS_BARS="1", NO_PROXY="127.0.0.1,localhost",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import json
 import subprocess
@@ -130,14 +131,12 @@ def test_impulses_are_salt_and_pepper_of_their_share(severity: int, share: float
 @pytest.mark.parametrize("shape", [COLOURS, GREY])
 @pytest.mark.parametrize(("severity", "raised"), [*enumerate((0.05, 0.1, 0.15, 0.2, 0.3), 1)])
 def test_brightness_raises_the_value_of_hsv(severity: int, raised: float, shape: tuple[int, ...]) -> None:
-    from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
-
     x = pictures(*shape)
     x[0, :, :4] = 0  # black has no hue
     three = floats(x.expand(-1, 3, -1, -1)).transpose(0, 2, 3, 1)
-    hsv = rgb_to_hsv(three)
-    hsv[..., 2] = (hsv[..., 2] + raised).clip(0, 1)
-    expected = hsv_to_rgb(hsv).transpose(0, 3, 1, 2)[:, : shape[0]]
+    hue, saturation, value = np.vectorize(colorsys.rgb_to_hsv)(*np.moveaxis(three, -1, 0))
+    raised_rgb = np.vectorize(colorsys.hsv_to_rgb)(hue, saturation, (value + raised).clip(0, 1))
+    expected = np.stack(raised_rgb, axis=-1).transpose(0, 3, 1, 2)[:, : shape[0]]
     np.testing.assert_allclose(floats(corrupt(x, "brightness", severity)), expected, atol=0.5 / 255 + 1e-9)
 
 

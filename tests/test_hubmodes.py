@@ -19,7 +19,7 @@ from robustkt.api.loading import load_network
 from robustkt.api.modes import adapter_bytes
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import Generation, mixed_of, read_manifest
-from robustkt.numbers import canonical, digest
+from robustkt.numbers import canonical, digest, wilson
 from robustkt.registry import Registry, verify
 from robustkt.registry.measurements import key_of
 from robustkt.registry.seal import sealed, unsealed
@@ -467,3 +467,76 @@ def test_what_cannot_be_made_again(cli: Cli, kitchen: Registry, tmp_path: Path) 
     assert "error: gen0 was imported: how it was trained is not known, so it cannot be trained again" in ran.err
     with pytest.raises(UsageError, match="names one mode"):
         api.reproduce("two@clean", registry=kitchen)
+
+
+# -- sweeps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_sweep(kitchen: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published folder with a sweep."""
+    place = tmp_path_factory.mktemp("swept")
+    registry = Registry(Path(shutil.copytree(kitchen.root, place / "registry")))
+    api.soup_sweep("two", betas="0,1", max_images=20, registry=registry, device="cpu")
+    api.push("two", to=place / "published", registry=registry)
+    return place / "published"
+
+
+@pytest.fixture
+def curve(with_sweep: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(with_sweep, tmp_path / "swept"))
+
+
+def test_a_sweep_is_published_and_is_a_claim_elsewhere(curve: Path, registry: Registry) -> None:
+    assert len(list(curve.glob("sweeps/*"))) == 2
+    told = api.pull(str(curve), registry=registry)
+    (result,) = registry.results(registry.get("two").id, "sweep")
+    assert f"sweep-{result.key}" in told["claimed"]
+    assert result.claimed
+    api.soup_sweep("two", betas="0,1", max_images=20, registry=registry, device="cpu")
+    (again,) = registry.results(registry.get("two").id, "sweep")
+    assert again.claimed is None, "measured here, not taken over"
+    assert again.content["figures"] == result.content["figures"]
+
+
+FITTING = ("not of the images that its settings name", "that only an attack puts right", "has labels of no class")
+"""What is forged together with the figures that follow from it."""
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda c, rows: c["figures"]["points"][1].update(robust_accuracy=1.0), "are not those of its log: points"),
+        (lambda c, rows: rows.pop(), "not of the images that its settings name"),
+        (lambda c, rows: rows.__setitem__(1, "0\t3\t0\t1\t1\t1"), "that only an attack puts right"),
+        (lambda c, rows: rows.__setitem__(1, "0\t77\t1\t1\t1\t1"), "has labels of no class"),
+        (lambda c, rows: rows.__setitem__(0, "idx\tlabel\t0|clean\t0|pgd-sat\t1|clean\t1|fgsm"), "cannot be read"),
+        (lambda c, rows: c["settings"]["ends"].reverse(), "is about other adapters"),
+        (lambda c, rows: c["settings"].update(betas=["1", "0"]), "none that a sweep has"),
+        (lambda c, rows: c["settings"].update(split="train"), "there is no split 'train'"),
+        (lambda c, rows: c["figures"]["points"].pop(), "of other mixtures than its settings name"),
+    ],
+)
+def test_a_forged_sweep_is_refused(
+    curve: Path, registry: Registry, change: Callable[[dict[str, Any], list[str]], Any], what: str
+) -> None:
+    (header,), (log,) = curve.glob("sweeps/*.json"), curve.glob("sweeps/*.tsv")
+    content, rows = unsealed(header, ""), log.read_text().splitlines()
+    change(content, rows)
+    data = ("\n".join(rows) + "\n").encode()
+    if what in FITTING:
+        told = [line.split("\t") for line in rows]
+        table = dict(zip(told[0], zip(*([int(c) for c in row] for row in told[1:]), strict=True), strict=True))
+        for point, beta in zip(content["figures"]["points"], ("0", "1"), strict=True):
+            both = [a & b for a, b in zip(table[f"{beta}|clean"], table[f"{beta}|pgd-sat"], strict=True)]
+            for kind, kept_ in (("clean", table[f"{beta}|clean"]), ("robust", both)):
+                count = sum(kept_)
+                point |= {f"{kind}_accuracy": count / len(kept_), f"{kind}_interval": wilson(count, len(kept_))}
+    stem = f"sweep-{key_of(content['settings'])}"
+    content |= {"log": f"{stem}-{digest(data)[7:15]}.tsv", "log_hash": digest(data)}
+    header.unlink()
+    log.unlink()
+    (curve / "sweeps" / f"{stem}.json").write_bytes(sealed(content))
+    (curve / "sweeps" / content["log"]).write_bytes(data)
+    reindex(curve)
+    refused(curve, registry, what)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 POINTS = 50  # of pushes, and as many of pulls
 MEGABYTES = 500
 PRELOADED = ["robustkt.api.publishing", "robustkt.api.pulling", "huggingface_hub.hf_api", "robustkt.noises.gaussian",
-             "matplotlib.backends.backend_agg", "statsmodels.stats.proportion"]  # fmt: skip
+             "vl_convert", "statsmodels.stats.proportion"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,8 @@ def test_quickstart_makes_everything_once(registry: Registry, tmp_path: Path) ->
     names = [row["generation"] for row in api.list_generations(registry)["generations"]]
     assert names == [stage.name for stage in module.STAGES]
     assert names[-1] == "gen2"  # so that @latest is a certified student
-    assert (tmp_path / "out" / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert first["report"] == str(tmp_path / "out" / "report.html")
+    assert "Robustness of" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "gen2" / "README.md").is_file()
     for row in first["table"]:
         assert 0 <= row["robust_accuracy"] <= row["clean_accuracy"] <= 1

@@ -419,3 +419,63 @@ def test_commands(cli: Cli, kitchen: Registry, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     ran = cli("export", "two@clean", "--format", "safetensors", *where)
     assert ran.code == 0, ran.err
+
+
+# -- stored sweeps -----------------------------------------------------------------------------------------------------
+
+SWEPT: dict[str, Any] = {"betas": "0,0.5,1", "max_images": 40, "seed": 3, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def swept(kitchen: Registry) -> Registry:
+    api.soup_sweep("two", attacks=["clean", "fgsm", "pgd-sat"], registry=kitchen, **SWEPT)
+    return kitchen
+
+
+def test_a_sweep_is_stored_and_a_pick_after_it_measures_nothing(
+    swept: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks = ["clean", "fgsm", "pgd-sat"]
+    monkeypatch.setattr(sweeping.Curve, "_point", lambda *a: pytest.fail("it was measured again"))
+    told = api.soup_sweep("two", attacks=attacks, registry=swept, **SWEPT)
+    some = api.soup_sweep("two", attacks=attacks, registry=swept, **{**SWEPT, "betas": "0.5"})
+    assert some["points"] == [told["points"][1]]
+    assert api.soup_pick("two", max_robust=True, attacks=attacks, registry=swept, **SWEPT)["points"] == told["points"]
+    (result,) = [r for r in swept.results(swept.get("two").id, "sweep") if r.content["settings"]["seed"] == 3]
+    assert result.content["figures"]["points"] == told["points"]
+    head, *rows = swept.log(result).decode().splitlines()
+    assert (len(rows), len(head.split("\t"))) == (told["images"], 2 + 3 * 3)
+    assert rows[1].split("\t")[0] == str(result.content["settings"]["skip"])
+    assert damage(swept) == []
+    assert api.show("two", registry=swept)["sweeps"]
+
+
+def test_only_what_is_new_is_measured(swept: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = sweeping.Curve._point, []
+    monkeypatch.setattr(sweeping.Curve, "_point", lambda self, beta, *r: (calls.append(beta), real(self, beta, *r))[1])
+    attacks = ["clean", "fgsm", "pgd-sat"]
+    api.soup_sweep("two", attacks=attacks, registry=swept, **{**SWEPT, "betas": "0,0.25,1"})
+    assert calls == [Fraction(1, 4)]
+    api.soup_sweep("two", attacks=attacks, registry=swept, **{**SWEPT, "betas": "1"}, fresh=True)
+    assert calls == [Fraction(1, 4), 1]
+
+
+def test_a_damaged_sweep_is_found_and_made_again(swept: Registry) -> None:
+    found = [r for r in swept.results(swept.get("two").id, "sweep") if r.content["settings"]["seed"] == 3]
+    result = next(r for r in found if r.content["settings"]["betas"] == ["0", "0.5", "1"])
+    place = swept.log_path(result)
+    whole = place.read_bytes()
+    place.write_bytes(whole.replace(b"\t1\t", b"\t0\t", 1))
+    assert [str(place) in f"{f}" for f in damage(swept)] == [True]
+    again = {key: value for key, value in SWEPT.items() if key != "betas"}
+    betas = ",".join(result.content["settings"]["betas"])
+    told = api.soup_sweep("two", attacks=["clean", "fgsm", "pgd-sat"], betas=betas, registry=swept, **again)
+    assert told["points"] == result.content["figures"]["points"]
+    assert place.read_bytes() == whole
+    assert damage(swept) == []
+
+
+def test_show_has_the_sweep(swept: Registry, cli: Cli) -> None:
+    ran = cli("show", "two", "--registry", str(swept.root))
+    assert "sweep" in ran.out
+    assert "clean/robust by β" in ran.out

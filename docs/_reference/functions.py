@@ -17,16 +17,21 @@ def functions() -> str:
     return "\n\n".join(_section(name) for name in api.__all__)
 
 
-def definition(name: str) -> ast.FunctionDef:
-    """The definition of a public function of the api."""
+def definition(name: str) -> ast.FunctionDef | ast.ClassDef:
+    """The definition of a public function or class of the api."""
     source = (FOLDER / f"{api._HOMES[name]}.py").read_text(encoding="utf-8")
-    return next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    named = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return next(node for node in named if node.name == name)
 
 
 def _section(name: str) -> str:
     node = definition(name)
     body = docstring(ast.get_docstring(node) or "")
-    return f"## {name}\n\n```py\n{_signature(node)}\n```\n\n{body}"
+    if isinstance(node, ast.FunctionDef):
+        return f"## {name}\n\n```py\n{_signature(node)}\n```\n\n{body}"
+    methods = [one for one in node.body if isinstance(one, ast.FunctionDef) and not one.name.startswith("_")]
+    told = [f"`.{one.name}()`: {docstring(ast.get_docstring(one) or '')}" for one in methods]
+    return "\n\n".join([f"## {name}", body, *told])
 
 
 def _signature(node: ast.FunctionDef) -> str:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from robustkt.api.publishing import push
     from robustkt.api.pulling import pull
     from robustkt.api.quickstarting import quickstart
+    from robustkt.api.reporting import report
     from robustkt.api.reproducing import reproduce
+    from robustkt.api.results import CertificateSet, Evaluation, certificates, evaluations
     from robustkt.api.shifting import evaluate_corruptions
     from robustkt.api.souping import soup_make
     from robustkt.api.sweeping import soup_pick, soup_sweep
@@ -34,17 +36,21 @@ if TYPE_CHECKING:
     from robustkt.api.upkeep import list_generations, show
 
 __all__ = [
+    "CertificateSet",
+    "Evaluation",
     "analyze",
     "audit_generation",
     "audit_log",
     "bench_certify",
     "bench_train",
+    "certificates",
     "certify",
     "compare",
     "copy",
     "distill",
     "evaluate",
     "evaluate_corruptions",
+    "evaluations",
     "export",
     "gate",
     "gc",
@@ -57,6 +63,7 @@ __all__ = [
     "push",
     "quickstart",
     "rename",
+    "report",
     "reproduce",
     "rm",
     "show",
@@ -72,6 +79,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CertificateSet": "results",
+    "Evaluation": "results",
+    "certificates": "results",
+    "evaluations": "results",
     "audit_generation": "auditing",
     "bench_certify": "benchcertify",
     "bench_train": "benching",
@@ -95,6 +106,7 @@ _HOMES = {
     "push": "publishing",
     "quickstart": "quickstarting",
     "rename": "keeping",
+    "report": "reporting",
     "reproduce": "reproducing",
     "rm": "keeping",
     "show": "upkeep",

@@ -60,7 +60,8 @@ def lineage(
     if out is not None:
         from robustkt import report
 
-        write_atomic(out, report.decay([row for row in rows if not row["again"]], out.suffix.lower()[1:]))
+        figure = report.decay([row for row in rows if not row["again"]])
+        write_atomic(out, figure.render(out.suffix.lower()[1:], titled=True))
     return {"focus": focus.name if focus else None, "file": str(out) if out else None, "generations": rows}
 
 

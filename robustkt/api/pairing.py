@@ -17,6 +17,7 @@ from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation
 from robustkt.numbers import canonical, exact, fraction
 from robustkt.registry import Registry, Result
+from robustkt.registry.measurements import table
 
 HOW = (
     "batch_size",
@@ -272,9 +273,8 @@ def _level(generation: Generation) -> str:
 def _table(registry: Registry, measured: Measured) -> dict[str, list[int]]:
     """An evaluation's log by its columns."""
     try:
-        head, *rows = (line.split("\t") for line in registry.log(measured.result).decode().splitlines())
-        table = dict(zip(head, zip(*(map(int, row) for row in rows), strict=True), strict=True))
-        return {name: list(table[name]) for name in ("idx", "label", measured.kind)}
+        columns = table(registry.log(measured.result))
+        return {name: list(columns[name]) for name in ("idx", "label", measured.kind)}
     except (ValueError, KeyError):
         raise IntegrityError(
             f"the log of {measured.result.path} is not one of an evaluation", "Measure again with --fresh."

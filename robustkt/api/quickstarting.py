@@ -9,16 +9,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from robustkt import certlog, objectives
+from robustkt import objectives
 from robustkt.api.certifying import certify
 from robustkt.api.evaluating import evaluate
 from robustkt.api.publishing import push
+from robustkt.api.reporting import report
 from robustkt.api.training import distill, train
 from robustkt.errors import RobustKTError
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
-from robustkt.registry.files import write_atomic, writing
-from robustkt.report import certified_curves
+from robustkt.registry.files import writing
 
 SIGMA = "0.25"
 EPS = "0.1"  # linf, for the adversarially trained pair and for every attack in the table
@@ -60,7 +60,7 @@ def quickstart(
 
     Args:
         registry: where the generations go; the nearest one by default.
-        out: folder for the picture, the table and the publishable form of the last student.
+        out: folder for the page and the publishable form of the last student.
         seed: of every stage.
         device: auto, cpu, cuda or mps.
         progress: where to report.
@@ -83,7 +83,7 @@ def quickstart(
             f"— {stage.name}: {stage.method} {stage.arch}" + (f" from {stage.teacher}" if stage.teacher else "")
         )
         made[stage.name] = _make(stage, registry, seed, device, progress)
-    rows, logs = [], {}
+    rows = []
     for stage in STAGES:
         row: dict[str, Any] = {
             "generation": stage.name,
@@ -107,7 +107,6 @@ def quickstart(
                 k: certified[k]
                 for k in ("certified_accuracy", "intervals", "acr", "abstain_rate", "images", "n", "alpha")
             }
-            logs[f"{stage.name}: {stage.method} {stage.arch}"] = certlog.parse(Path(certified["log"]).read_text())
         attacked = evaluate(
             stage.name,
             attacks=["clean", "pgd-sat"],
@@ -122,11 +121,9 @@ def quickstart(
             "robust_accuracy": attacked["attacks"]["pgd-sat"]["accuracy"],
         }
         rows.append(row)
-    picture = out / "certified_accuracy.png"
-    note = f"digits, σ = {SIGMA}, n = {SAMPLES:,}, α = 0.001, {rows[-1]['images']} test images"
-    write_atomic(
-        picture, certified_curves(logs, title="Certified accuracy carried from teacher to students", note=note)
-    )
+    progress.note("— the page")
+    names = [stage.name for stage in STAGES]
+    page = report(names, out=out, registry=registry, device=device, progress=progress)["files"][0]
     published = push("gen2", to=out / "gen2", registry=registry)
     seconds = {row["generation"]: row["train_seconds"] for row in rows}
     return {
@@ -141,7 +138,7 @@ def quickstart(
         "retained": _at(rows, "gen2") / _at(rows, "gen0"),
         "seconds": time.monotonic() - began,
         "train_seconds": sum(seconds.values()),
-        "report": str(picture),
+        "report": page,
         "published": published["to"],
     }
 

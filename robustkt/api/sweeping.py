@@ -13,9 +13,10 @@ import torch
 
 from robustkt import corruptions, mixture, soup
 from robustkt import data as datasets
+from robustkt.api import swept
 from robustkt.api.evaluating import evaluate
 from robustkt.api.judging import ball, slice_of
-from robustkt.api.loading import load_data, load_network, pick_device, ready
+from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
 from robustkt.api.souping import soup_make
 from robustkt.attacks import named
 from robustkt.core import ThreatModel
@@ -24,14 +25,15 @@ from robustkt.errors import UsageError
 from robustkt.evaluate import ALGORITHM, attacked
 from robustkt.generation import Generation, check_name
 from robustkt.mixture import CLEAN, ROBUST
-from robustkt.numbers import canonical, counted, digest, exact, fraction, wilson
+from robustkt.numbers import canonical, counted, digest, exact, fraction
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 from robustkt.registry.files import append_synced, write_atomic
+from robustkt.registry.measurements import MOST_POINTS, SPLITS
 
 PICTURES = (".png", ".svg", ".pdf")
-MOST_POINTS = 201
 BETAS = "0:1:0.1"
+JOB = 2  # counted up when an unfinished sweep comes to keep other things
 
 
 def soup_sweep(
@@ -53,7 +55,7 @@ def soup_sweep(
     """Clean accuracy and accuracy under attack of φ_β = (1 − β)·φ_clean + β·φ_robust for each β (2210.04886).
 
     Each mixture is attacked through itself. By default on held-out images of the training data, on which a β may be
-    chosen; an interrupted sweep continues.
+    chosen; an interrupted sweep continues. A finished one is stored, and its mixtures are not measured again.
 
     Args:
         generation: one with the adapters `clean` and `robust`.
@@ -67,7 +69,7 @@ def soup_sweep(
         data_dir: where named data sets lie.
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
-        fresh: start over instead of continuing.
+        fresh: measure again although a result is there.
         progress: where to report.
 
     Returns:
@@ -81,30 +83,34 @@ def soup_sweep(
     registry, progress = registry or Registry.locate(), progress or Silent()
     if out is not None and out.suffix.lower() not in PICTURES:
         raise UsageError(f"cannot draw a '{out.suffix}'", f"Name a file that ends in {', '.join(PICTURES)}.")
-    if split not in ("held-out", "test"):
+    if split not in SPLITS:
         raise UsageError(f"there is no split {split}", "Take held-out, or test to report and not to choose.")
     if max_images < 1:
         raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
     found = two_modes(registry, generation)
     steps = read_betas(betas)
-    wanted = [named(text).name for text in attacks]
+    wanted = list(dict.fromkeys(named(text).name for text in attacks))
     dataset = load_data(registry, found, None, data_dir)
     images = slice_of(dataset.held_out if split == "held-out" else dataset.test, max_images)
     threat = ball(found, eps=eps)
     curve = Curve(registry, found, images, threat, pick_device(device), progress)
+    whole = dataset.held_out if split == "held-out" else dataset.test
     asked = {
         "split": split, "attacks": wanted, "norm": threat.norm, "eps": exact(threat.eps), "seed": seed,
-        "data": dataset.spec.fingerprint, "images": len(images),
+        "data": dataset.spec.fingerprint, "images": len(images), "skip": spread(len(whole), max_images),
     }  # fmt: skip
-    points = curve.points(steps, wanted, asked, seed=seed, fresh=fresh)
+    settings = swept.settings_of(found, steps, asked)
+    points = curve.points(steps, wanted, asked, seed=seed, fresh=fresh, store=settings)
+    told = ("split", "attacks", "norm", "eps", "images")
     result = {
-        "generation": found.name, "id": found.id, **{key: asked[key] for key in asked if key not in ("data", "seed")},
+        "generation": found.name, "id": found.id, **{key: asked[key] for key in told},
         "file": str(out) if out else None, "points": points,
     }  # fmt: skip
     if out is not None:
         from robustkt import report
 
-        write_atomic(out, report.tradeoff(points, f"{found.name}, {threat}", out.suffix.lower()[1:]))
+        figure = report.soup_curve(points, f"{found.name}, {threat}")
+        write_atomic(out, figure.render(out.suffix.lower()[1:], titled=True))
     return result
 
 
@@ -282,45 +288,46 @@ class Curve:
         *,
         seed: int,
         fresh: bool,
+        store: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """A point a β; those that an interrupted sweep has measured are kept in its job."""
-        key = digest(canonical([self.found.id, dict(asked), ALGORITHM, self.device.type]))[7:23]
+        """A point a β; those that an interrupted sweep has measured are kept in its job.
+
+        With `store`, a sweep's settings, those of stored sweeps are taken over, and this one is stored too.
+        """
+        names = [exact(beta) for beta in betas]
+        there = swept.known(self.registry, self.found, store) if store is not None and not fresh else {}
+        if {*names} <= {*there}:
+            return [swept.point(name, there[name]) for name in names]
+        key = digest(canonical([self.found.id, dict(asked), ALGORITHM, self.device.type, JOB]))[7:23]
         folder = self.registry.job_path("soup", key)
         with self.registry.working(folder, "this very sweep", [self.found.id], fresh=fresh):
             path = folder / "points.jsonl"
-            known = _known(path)
-            if known:
-                self.progress.note(f"continuing an interrupted sweep: {counted(len(known), 'point')} there")
+            begun = _known(path)
+            if begun:
+                self.progress.note(f"continuing an interrupted sweep: {counted(len(begun), 'point')} there")
+            known = {**there, **begun}
             with self.progress.bar(f"sweeping {self.found.name}", len(betas)) as bar:
                 for beta in betas:
                     if exact(beta) not in known:
-                        known[exact(beta)] = point = self._point(beta, attacks, seed)
-                        append_synced(path, canonical([exact(beta), point]) + b"\n")
+                        known[exact(beta)] = columns = self._point(beta, attacks, seed)
+                        append_synced(path, canonical([exact(beta), columns]) + b"\n")
                     bar.advance(1, f"β {exact(beta)}")
-            return [known[exact(beta)] for beta in betas]
+            if store is not None:
+                swept.keep(self.registry, self.found, store, self.images.y, known, self.device)
+            return [swept.point(name, known[name]) for name in names]
 
-    def _point(self, beta: Fraction, attacks: Sequence[str], seed: int) -> dict[str, Any]:
+    def _point(self, beta: Fraction, attacks: Sequence[str], seed: int) -> swept.Kept:
+        """Which images the mixture keeps without an attack, and under each."""
         network = load_network(self.registry, self.found.in_mode(f"beta={exact(beta)}"))
         model, names = ready(network, self.device, "fp32"), ["clean", *attacks]
-        told = attacked(model, self.images, self.threat, names, seed=seed, device=self.device)
-        count, right = len(self.images), told[0].right
-        point: dict[str, Any] = {"beta": float(beta), **_accuracy("clean", int(right.sum()), count)}
-        if attacks:
-            for one in told:
-                right = right & one.right
-            point |= _accuracy("robust", int(right.sum()), count)
-        return point
+        return swept.kept(attacked(model, self.images, self.threat, names, seed=seed, device=self.device))
 
 
-def _accuracy(kind: str, right: int, count: int) -> dict[str, Any]:
-    return {f"{kind}_accuracy": right / count, f"{kind}_interval": list(wilson(right, count))}
-
-
-def _known(path: Path) -> dict[str, dict[str, Any]]:
+def _known(path: Path) -> dict[str, swept.Kept]:
     """The points of an interrupted sweep; a torn last line is measured again."""
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, swept.Kept] = {}
     for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
         if line.endswith("\n"):
-            beta, point = json.loads(line)
-            known[beta] = point
+            beta, columns = json.loads(line)
+            known[beta] = columns
     return known

@@ -12,7 +12,7 @@ from robustkt.errors import RobustKTError
 from robustkt.generation import Generation
 from robustkt.numbers import exact
 from robustkt.registry import Registry, Result, claims
-from robustkt.registry.measurements import own
+from robustkt.registry.measurements import SHAPES, own
 from robustkt.texts import is_printable
 
 WEAK_TO_STRONG = (
@@ -60,7 +60,7 @@ def show(generation: str = "@latest", registry: Registry | None = None) -> dict[
         "record": {key: value for key, value in record.items() if key != "epochs"},
         "epochs": record.get("epochs", []),
         "pulled": _origin(registry, found),
-        **{f"{kind}s": _results(registry, found, kind) for kind in ("certificate", "evaluation", "transfer")},
+        **{f"{kind}s": _results(registry, found, kind) for kind in SHAPES},
     }
 
 

@@ -13,6 +13,7 @@ from robustkt.errors import RobustKTError
 from robustkt.evaluate import ALGORITHM, Attacked
 from robustkt.generation import Generation
 from robustkt.registry import Registry
+from robustkt.registry.measurements import table as columns_of
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def earlier(
 
 def table(log: bytes) -> dict[str, Tensor]:
     """The columns of an evaluation's log, (N,) int64 each."""
-    header, *rows = (line.split("\t") for line in log.decode().splitlines())
-    return dict(zip(header, torch.tensor([list(map(int, row)) for row in rows]).unbind(dim=1), strict=True))
+    return {name: torch.tensor(column) for name, column in columns_of(log).items()}
 
 
 def _attacked(name: str, figures: Mapping[str, Any], table: Mapping[str, Tensor]) -> Attacked:

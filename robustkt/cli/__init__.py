@@ -20,6 +20,7 @@ FAMILIES = {
     "logs": ("analyze", "audit"),
     "registry": ("list", "show"),
     "lineage": ("lineage",),
+    "report": ("report",),
     "gate": ("compare", "gate"),
     "keeping": ("tag", "rename", "rm", "gc", "verify"),
     "soup": ("soup",),

@@ -159,6 +159,15 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
             f"\n[bold]evaluation[/bold]{_mode(s)}  {s['norm']} {s['eps']}, "
             f"{counted(s['images'], 'image')}{base}: {attacks}" + _claim(e)
         )
+    for w in result["sweeps"]:
+        s, points = w["settings"], w["figures"]["points"]
+        curve = "  ".join(
+            f"{percent(p['clean_accuracy'])}/{percent(p.get('robust_accuracy'))} @{p['beta']:g}" for p in points
+        )
+        console.print(
+            f"\n[bold]sweep[/bold]  {', '.join(s['attacks'])} {s['norm']} {s['eps']}, "
+            f"{counted(s['images'], s['split'] + ' image')}, clean/robust by β: {curve}" + _claim(w)
+        )
     before = ""
     for (done, name), figures in _corrupted(result["evaluations"]).items():
         if done != before:

@@ -320,7 +320,7 @@ def quickstart(console: Console, result: Mapping[str, Any]) -> None:
         f"[bold]{percent(result['retained'])}[/bold] of gen0's certified accuracy at r = ¼."
     )
     console.print(
-        f"\npicture    {result['report']}\npublished  {result['published']}\nregistry   {result['registry']}",
+        f"\npage       {result['report']}\npublished  {result['published']}\nregistry   {result['registry']}",
         markup=False,
         soft_wrap=True,
     )

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the picture and the publishable student.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the page and the publishable student.")] = Path(
         "quickstart"
     ),
     registry: o.Where = None,

@@ -28,12 +28,11 @@ from robustkt.registry import Result
 from robustkt.registry.adopting import Bundle
 from robustkt.registry.binding import read_binding
 from robustkt.registry.claims import Claims
-from robustkt.registry.measurements import checked, key_of, meant
+from robustkt.registry.measurements import FOLDERS, checked, key_of, meant
 from robustkt.registry.records import check_record
 from robustkt.registry.seal import unsealed
 
 TENSORS = ".safetensors"
-RESULTS = ("certificates", "evaluations", "transfers")
 
 
 def manifests(folder: Path, index: Index) -> tuple[Generation, dict[str, Generation]]:
@@ -195,7 +194,7 @@ def _manifest(path: Path, identity: str, names: Any) -> Generation:
 def _results(folder: Path, index: Index, generation: Generation, place: str) -> Iterator[tuple[str, bytes]]:
     listed = [
         path for path in index.files
-        if path.startswith(place) and path.removeprefix(place).split("/")[0] in RESULTS and path.count("/") > 0
+        if path.startswith(place) and path.removeprefix(place).split("/")[0] in FOLDERS and path.count("/") > 0
     ]  # fmt: skip
     logs = {path for path in listed if path.endswith(".tsv")}
     for path in sorted(set(listed) - logs):

@@ -18,7 +18,7 @@ from robustkt.numbers import canonical, digest, parse_json
 from robustkt.registry import Registry, Result
 from robustkt.registry.binding import Binding, read_binding
 from robustkt.registry.files import whole_object
-from robustkt.registry.measurements import meant, own
+from robustkt.registry.measurements import FOLDERS, meant, own
 from robustkt.registry.seal import sealed
 from robustkt.registry.store import RECORD
 from robustkt.shapes import to_json
@@ -36,7 +36,7 @@ CARD = "README.md"
 PROVENANCE = "provenance.json"
 SIGNATURE = "model.sig"  # over all the others; so the index does not name it
 PICTURE = "certified_accuracy.png"
-RESULT = r"(certificate|evaluation|transfer)s/[a-z]+-[0-9a-z-]{1,120}\.(json|tsv)"
+RESULT = rf"({'|'.join(FOLDERS)})/[a-z]+-[0-9a-z-]{{1,120}}\.(json|tsv)"
 ADAPTERS = r"adapters/[a-z][a-z0-9.]{0,30}/(adapter_config\.json|(adapter_model|last)\.safetensors)"
 PUBLISHED = re.compile(  # what `folder_files` names
     r"(manifest|config|record|provenance|robustkt)\.json|(model|last)\.safetensors|README\.md|architecture\.py\.txt"
@@ -207,10 +207,10 @@ def _picture(registry: Registry, generation: Generation, results: Sequence[Resul
             curves[label] = certlog.parse(registry.log(result).decode())
     if not curves:
         return None
-    from robustkt.report import certified_curves
+    from robustkt.report import certified_figure
 
-    title = f"{generation.name}: {generation.recipe.arch}"
-    return certified_curves(curves, title=title, note="robustkt; all certified test images")
+    title = f"{generation.name}: {generation.recipe.arch}, all certified test images"
+    return certified_figure(curves, title=title).render("png", titled=True)
 
 
 def _config(generation: Generation) -> dict[str, Any]:

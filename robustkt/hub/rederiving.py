@@ -12,13 +12,15 @@ from robustkt.certlog import Row
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.generation import Generation
 from robustkt.hub.fetching import REFUSED
+from robustkt.mixture import CLEAN, ROBUST
 from robustkt.numbers import check_counts, fraction, noise_level, wilson
 from robustkt.registry import Result
+from robustkt.registry.measurements import Table
+from robustkt.registry.measurements import table as columns_of
 
 CLOSE = 1e-9
 STEP = 1.5e-6  # radii are printed on a grid of 1e-6
 MOST = 10**9  # copies of an image
-Table = Mapping[str, Sequence[int]]  # the columns of a log by their names
 
 
 def check_result(result: Result, generation: Generation, log: bytes) -> None:
@@ -109,7 +111,7 @@ def _own_numbers(settings: Mapping[str, Any], generation: Generation) -> Callabl
 
 def _evaluation(result: Result, generation: Generation, log: bytes) -> tuple[dict[str, Any], str | None]:
     settings, figures = result.content["settings"], result.content["figures"]
-    table = _table(log)
+    table = columns_of(log)
     names = [column for column in table if "|" not in column][2:]
     if sorted(names) != sorted(settings["attacks"]) or sorted(names) != sorted(figures["attacks"]):
         raise ValueError("columns of other attacks")
@@ -156,7 +158,7 @@ def _worst(table: Table, attacks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _transfer(result: Result, generation: Generation, log: bytes) -> tuple[dict[str, Any], str | None]:
-    settings, table = result.content["settings"], _table(log)
+    settings, table = result.content["settings"], columns_of(log)
     columns = ("student", "teacher", "student_adv", "teacher_adv")
     wrong = _wrong_rows(settings, generation, table, columns)
     if wrong is None and settings["teacher"] != generation.parents.get("teacher"):
@@ -170,17 +172,31 @@ def _transfer(result: Result, generation: Generation, log: bytes) -> tuple[dict[
     }, wrong  # fmt: skip
 
 
+def _sweep(result: Result, generation: Generation, log: bytes) -> tuple[dict[str, Any], str | None]:
+    settings, table = result.content["settings"], columns_of(log)
+    attacks = [name for name in settings["attacks"] if name != "clean"]
+    columns = [f"{beta}|{name}" for beta in settings["betas"] for name in ("clean", *attacks)]
+    if sorted(table) != sorted(["idx", "label", *columns]):
+        raise ValueError("columns of other mixtures or attacks")
+    wrong = _wrong_rows(settings, generation, table, columns)
+    if list(settings["ends"]) != [generation.in_mode(mode).network() for mode in (CLEAN, ROBUST)]:
+        wrong = "is about other adapters"
+    points = []
+    for beta in settings["betas"]:
+        clean = table[f"{beta}|clean"]
+        under = [table[f"{beta}|{name}"] for name in attacks]
+        if any(after > before for attacked in under for after, before in zip(attacked, clean, strict=True)):
+            wrong = wrong or f"has images that only an attack puts right at β = {beta}"
+        both = {"clean": clean, **({"robust": [min(row) for row in zip(clean, *under, strict=True)]} if under else {})}
+        told = {f"{k}_{name}": value for k, kept in both.items() for name, value in _shares(kept).items()}
+        points.append({"beta": float(fraction(beta)), **told})
+    return {"points": points}, wrong
+
+
 CHECKS: Mapping[str, Callable[[Result, Generation, bytes], tuple[dict[str, Any], str | None]]] = {
     "certificate": _certificate, "evaluation": _evaluation, "transfer": _transfer,
+    "sweep": _sweep,
 }  # fmt: skip
-
-
-def _table(log: bytes) -> Table:
-    header, *rows = (line.split("\t") for line in log.decode().splitlines())
-    if len(set(header)) != len(header) or header[:2] != ["idx", "label"] or not rows:
-        raise ValueError("not a table")
-    columns = zip(*([int(cell) for cell in row] for row in rows), strict=True)
-    return dict(zip(header, columns, strict=True))
 
 
 def _wrong_rows(

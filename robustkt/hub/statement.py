@@ -11,6 +11,7 @@ from typing import Any
 from robustkt.errors import IntegrityError
 from robustkt.generation import Generation
 from robustkt.numbers import canonical, parse_json
+from robustkt.registry.measurements import FOLDERS
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -148,7 +149,7 @@ def _adapters(paths: Iterable[str]) -> list[str]:
 
 
 def _tells(path: str) -> bool:
-    return path == "record.json" or path.partition("/")[0] in ("certificates", "evaluations", "transfers")
+    return path == "record.json" or path.partition("/")[0] in FOLDERS
 
 
 def _table(record: Mapping[str, Any], name: str) -> dict[str, Any]:

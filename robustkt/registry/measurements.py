@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,18 @@ from robustkt.texts import check_printable
 
 MEND = "Measure again with --fresh."
 MOST_RADII = 10_000
+MOST_POINTS = 201  # mixtures of a sweep
+SPLITS = ("held-out", "test")  # that a sweep may be of
 WORD = re.compile(r"[a-z0-9][a-z0-9_:=,./-]{0,99}")  # names of the catalogs with their settings, later ones too
 LOG = re.compile(r"[a-z0-9-]{1,120}\.tsv")
 
 
+Table = Mapping[str, Sequence[int]]  # the columns of a log by their names
+
+
 @dataclass(frozen=True)
 class Result:
-    """A measurement of a generation: its kind (certificate, evaluation, transfer), settings and figures."""
+    """A measurement of a generation: its kind (certificate, evaluation, transfer, sweep), settings and figures."""
 
     kind: str
     key: str  # from the settings: the same measurement has the same key
@@ -168,11 +173,56 @@ class Transfer:
     log_hash: str  # `sha256:…` of them
 
 
-SHAPES: dict[str, type[Certificates] | type[Evaluation] | type[Transfer]] = {
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings(AttackedSettings):
+    """What a sweep over the mixtures of two adapters was told."""
+
+    split: str  # held-out or test
+    attacks: tuple[str, ...]
+    betas: tuple[str, ...]  # exact, the smallest first
+    ends: tuple[str, ...]  # hashes of the networks at β = 0 and β = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mixture's figures; the robust ones are of images that withstand every attack, where there was one."""
+
+    beta: float
+    clean_accuracy: float
+    clean_interval: tuple[float, ...]
+    robust_accuracy: float | None = None
+    robust_interval: tuple[float, ...] | None = None
+
+    @property
+    def intervals(self) -> list[tuple[float, ...]]:
+        """Those that it has."""
+        return [self.clean_interval, *([] if self.robust_interval is None else [self.robust_interval])]
+
+
+@dataclass(frozen=True)
+class SweepFigures:
+    """What it found, a point a β."""
+
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A file about the trade-off curve of a soup."""
+
+    settings: SweepSettings
+    figures: SweepFigures
+    log: str
+    log_hash: str
+
+
+SHAPES: dict[str, type[Certificates] | type[Evaluation] | type[Transfer] | type[Sweep]] = {
     "certificate": Certificates,
     "evaluation": Evaluation,
     "transfer": Transfer,
+    "sweep": Sweep,
 }
+FOLDERS = tuple(f"{kind}s" for kind in SHAPES)  # of the published form
 
 
 def checked(result: Result) -> Result:
@@ -188,12 +238,14 @@ def checked(result: Result) -> Result:
     if not LOG.fullmatch(read.log):
         raise IntegrityError(f"{result.path} names a log that cannot be one", "Run `robustkt verify`.")
     try:
-        if not isinstance(read, Transfer) and read.settings.corruption is not None:
+        if isinstance(read, (Certificates, Evaluation)) and read.settings.corruption is not None:
             corruptions.one(read.settings.corruption)
         if isinstance(read, Certificates):
             _check_procedure(read)
         else:
             check_ball(read.settings.norm, check_exact(read.settings.eps, "eps"))
+        if isinstance(read, Sweep):
+            _check_mixtures(read)
     except UsageError as error:
         raise IntegrityError(f"{result.path}: {error.what}", MEND) from None
     if isinstance(read, Certificates):
@@ -222,10 +274,36 @@ def _check_procedure(read: Certificates) -> None:
             raise UsageError(f"the radius {clip(radius, 40)} is below 0", MEND)
 
 
-def _intervals(read: Evaluation | Transfer) -> list[tuple[float, ...]]:
+def _check_mixtures(read: Sweep) -> None:
+    """Raise a UsageError for mixtures that no sweep has, or figures of others."""
+    betas, points = [check_exact(beta, "beta") for beta in read.settings.betas], read.figures.points
+    if not betas or betas != sorted(set(betas)) or not 0 <= betas[0] <= betas[-1] <= 1 or len(betas) > MOST_POINTS:
+        raise UsageError("its mixtures are none that a sweep has", MEND)
+    if [float(beta) for beta in betas] != [point.beta for point in points]:
+        raise UsageError("its points are of other mixtures than its settings name", MEND)
+    if read.settings.split not in SPLITS or len(read.settings.ends) != 2:
+        raise UsageError(f"there is no split '{clip(read.settings.split, 40)}' between two ends", MEND)
+
+
+def _intervals(read: Evaluation | Transfer | Sweep) -> list[tuple[float, ...]]:
+    if isinstance(read, Sweep):
+        return [interval for point in read.figures.points for interval in point.intervals]
     if isinstance(read, Transfer):
         return [read.figures.interval]
     return [attack.interval for attack in read.figures.attacks.values()]
+
+
+def table(log: bytes) -> Table:
+    """The columns of an evaluation's, a transfer's or a sweep's log, by their names; a value an image.
+
+    Raises:
+        ValueError: it is no such log.
+    """
+    header, *rows = (line.split("\t") for line in log.decode().splitlines())
+    if len(set(header)) != len(header) or header[:2] != ["idx", "label"] or not rows:
+        raise ValueError("not a table")
+    columns = zip(*([int(cell) for cell in row] for row in rows), strict=True)
+    return dict(zip(header, columns, strict=True))
 
 
 def key_of(settings: Mapping[str, Any]) -> str:
