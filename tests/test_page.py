@@ -94,7 +94,9 @@ def test_the_theme_switches_and_charts_follow(chromium: Any, page: Path) -> None
         )
     assert seen[False] != seen[True]
     chromium.execute_script("document.getElementById('theme').focus()")
-    chromium.switch_to.active_element.send_keys(" ")
+    for kind in ("keyDown", "keyUp"):
+        key = {"key": " ", "code": "Space", "windowsVirtualKeyCode": 32, "text": " " * (kind == "keyDown")}
+        chromium.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": kind, **key})
     assert chromium.execute_script(ink) == seen[False][0], "from dark to light, by the keyboard"
     assert chromium.execute_script("return document.getElementById('theme').textContent") == "Dark"
 
