@@ -16,7 +16,7 @@ from tests import browser
 SHIPPED = Path(__file__).resolve().parents[1] / "registry"
 NAMES = ("digits-sat", "digits-smoothmix", "digits-crt-1", "digits-two-modes")
 HOVER = """
-const svg = document.querySelector("#figure-" + arguments[0] + " svg");
+const svg = document.getElementById("figure-" + arguments[0]).querySelector("svg");
 svg.scrollIntoView({block: "center"});
 const boxes = [...svg.querySelectorAll(".mark-symbol path")].map(p => p.getBoundingClientRect());
 const box = boxes[boxes.length >> 1];
