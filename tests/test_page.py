@@ -16,7 +16,7 @@ from tests import browser
 SHIPPED = Path(__file__).resolve().parents[1] / "registry"
 NAMES = ("digits-sat", "digits-smoothmix", "digits-crt-1", "digits-two-modes")
 HOVER = """
-const svg = document.querySelector("#figure-" + arguments[0] + " svg");
+const svg = document.getElementById("figure-" + arguments[0]).querySelector("svg");
 svg.scrollIntoView({block: "center"});
 const boxes = [...svg.querySelectorAll(".mark-symbol path")].map(p => p.getBoundingClientRect());
 const box = boxes[boxes.length >> 1];
@@ -94,7 +94,9 @@ def test_the_theme_switches_and_charts_follow(chromium: Any, page: Path) -> None
         )
     assert seen[False] != seen[True]
     chromium.execute_script("document.getElementById('theme').focus()")
-    chromium.switch_to.active_element.send_keys(" ")
+    for kind in ("keyDown", "keyUp"):
+        key = {"key": " ", "code": "Space", "windowsVirtualKeyCode": 32, "text": " " * (kind == "keyDown")}
+        chromium.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": kind, **key})
     assert chromium.execute_script(ink) == seen[False][0], "from dark to light, by the keyboard"
     assert chromium.execute_script("return document.getElementById('theme').textContent") == "Dark"
 
