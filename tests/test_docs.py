@@ -55,7 +55,7 @@ def _blocks(kind: str) -> list[str]:
 
 def _launched() -> list[list[str]]:
     """What torchrun starts in the page on scale, word by word, after its own options."""
-    scripts = "".join(_blocks("") + _blocks("sbatch")).replace("\\\n", " ")
+    scripts = "".join(_blocks("bash") + _blocks("sbatch")).replace("\\\n", " ")
     found = [shlex.split(line) for line in scripts.splitlines() if "torchrun" in line]
     jobs = [job for block in _blocks("yaml") for job in yaml.safe_load_all(block) if job["kind"] == "TrainJob"]
     found += [[*job["spec"]["trainer"]["command"], *job["spec"]["trainer"]["args"]] for job in jobs]

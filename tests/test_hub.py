@@ -450,7 +450,7 @@ def test_every_number_in_the_cards_tables_is_in_the_records(made: Registry, publ
     )
     record = made.record(gen2.id)
     training = sections["Training"]
-    assert "1 epoch, seed 0, fp32; ce_weight 0.0, draws 1, match l2, sigma 0.25, temperature 1.0." in training
+    assert "1 epoch, seed 0, fp32; ce_weight 0.0, draws 1, match l2, sigma 0.25, temperature 1.0, views 1." in training
     assert f"({record['selected']['score']:.1%})" in training
     assert f"It took {record['seconds']:.1f} s on cpu" in training
     assert f"teacher forward {record['cost']['teacher_forward']:,}" in training

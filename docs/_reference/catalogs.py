@@ -35,8 +35,7 @@ def methods() -> str:
     for name in METHODS.names():
         kind = METHODS.get(name)
         own = set(objectives.hyperparameters(name)) - {"sigma"}
-        ruled = getattr(kind, "scaled", lambda epochs: {})(1)  # what follows the length of the training
-        off = {f.name for f in dataclasses.fields(kind) if f.metadata.get("later")} - set(ruled)
+        off = objectives.optional(name)
         told = {f.name: "none" if f.name in off else shown(f.default) for f in dataclasses.fields(kind)}
         fields = [f"`{field}={value}`" for field, value in told.items() if field in own]
         mine = [f"`{p}`" for p, entries in sorted(tables.items()) if entries["method"] == name]

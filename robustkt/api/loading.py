@@ -129,10 +129,7 @@ def load_network(registry: Registry, generation: Generation, *, last: bool = Fal
         IntegrityError: the weights are damaged or do not fit the architecture.
         UsageError: the architecture is code that this user has not run.
     """
-    recipe = generation.recipe
-    source = None
-    if recipe.arch_source is not None:
-        source = trusted(UserSource(recipe.arch, registry.object(recipe.arch_source)), generation.name)
+    recipe, source = generation.recipe, source_of(registry, generation)
     with torch.random.fork_rng(devices=[]):
         network = models.build(source.spec if source else recipe.arch, recipe.data, source=source)
     try:
@@ -164,6 +161,18 @@ def trust(source: UserSource) -> None:
     spec = f"{Path(place).expanduser().absolute()}:{name}" if place.endswith(".py") else source.spec
     if _trusted().get(_mark(source)) != spec:
         append_synced(_trust_list(), f"{_mark(source)} {spec}\n".encode())
+
+
+def source_of(registry: Registry, generation: Generation) -> UserSource | None:
+    """The code of a generation's architecture, where it is a user's own.
+
+    Raises:
+        UsageError: this user has not run it.
+    """
+    recipe = generation.recipe
+    if recipe.arch_source is None:
+        return None
+    return trusted(UserSource(recipe.arch, registry.object(recipe.arch_source)), generation.name)
 
 
 def trusted(source: UserSource, who: str) -> UserSource:

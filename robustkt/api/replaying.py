@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustkt import engine, objectives
-from robustkt.api.loading import load_network, machine, ready
+from robustkt.api.loading import load_network, machine, ready, source_of
 from robustkt.core import InPrecision, Model, Objective
 from robustkt.data import Split
 from robustkt.generation import Generation, Recipe
@@ -32,6 +32,7 @@ class Teacher:
     ) -> None:
         self.registry, self.generation, self.device, self.meters = registry, generation, device, meters
         self.recipe = recipe
+        source_of(registry, generation)  # code that may not be run is refused now, not at the first question
 
     @cached_property
     def network(self) -> InPrecision:

@@ -19,7 +19,7 @@ from robustkt.objectives._modal import Modal
 from robustkt.objectives._replayed import Replayed
 from robustkt.settings import fill
 
-__all__ = ["Modal", "Replayed", "build", "hyperparameters", "needs", "resolve", "settings_of"]
+__all__ = ["Modal", "Replayed", "build", "hyperparameters", "needs", "optional", "resolve", "settings_of"]
 
 FROM_ZERO = ("begin_epoch", "adversarial_weight", "extra_steps")  # whole numbers and fractions that may be 0
 OWN = ("teacher", "threat")  # fields that are not hyper-parameters themselves
@@ -39,6 +39,13 @@ def hyperparameters(method: str) -> list[str]:
 def settings_of(method: str) -> list[str]:
     """The keys of a recipe's settings: hyper-parameters, and norm and eps where the method has a threat model."""
     return [*hyperparameters(method), *(("norm", "eps") if "threat" in needs(method) else ())]
+
+
+def optional(method: str) -> set[str]:
+    """Settings that came after format 1 and that no rule fills: a recipe leaves them out unless they are given."""
+    kind = METHODS.get(method)
+    ruled = kind.scaled(1) if hasattr(kind, "scaled") else {}
+    return {field.name for field in dataclasses.fields(kind) if field.metadata.get("later")} - set(ruled)
 
 
 def resolve(method: str, given: Mapping[str, Any], *, epochs: int | None = None) -> dict[str, Setting]:
