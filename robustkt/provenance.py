@@ -52,7 +52,8 @@ def circumstances(folder: Path) -> dict[str, Any]:
 @functools.cache  # a process keeps what it has imported, and some hundred files are read for it
 def environment() -> str:
     """One hash of the names and versions of everything installed: equal environments have equal ones."""
-    installed = (one.metadata for one in importlib.metadata.distributions())
+    own = [place for place in sys.path if Path(place).name != "_vendor"]  # setuptools adds its copies when imported
+    installed = (one.metadata for one in importlib.metadata.distributions(path=own))
     told = {f"{one['Name']}=={one['Version']}".lower() for one in installed}
     return digest("\n".join(sorted(told)).encode())
 

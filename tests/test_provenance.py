@@ -84,3 +84,18 @@ def test_a_run_is_told_but_its_id_is_not_changed(tmp_path: Path, monkeypatch: py
         assert str(tmp_path) not in str(record)
         ids.add(made["id"])
     assert len(ids) == 1
+
+
+def test_copies_that_an_import_puts_on_the_path_are_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = environment.__wrapped__()
+    place = tmp_path / "_vendor"
+    for name in ("_vendor", "more"):
+        told = tmp_path / name / "borrowed-1.0.dist-info" / "METADATA"
+        told.parent.mkdir(parents=True)
+        told.write_text("Metadata-Version: 2.1\nName: borrowed\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(place))
+    assert environment.__wrapped__() == found
+    monkeypatch.syspath_prepend(str(tmp_path / "more"))
+    assert environment.__wrapped__() != found
