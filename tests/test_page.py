@@ -41,8 +41,9 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def requested(driver: Any) -> list[str]:
     """The addresses that the page asked for."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith("data:")]
+    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    own = [one["request"]["url"] for one in sent if not one["documentURL"].startswith("chrome:")]  # not the new tab's
+    return [url for url in own if not url.startswith("data:")]
 
 
 def move(driver: Any, x: float, y: float) -> None:
