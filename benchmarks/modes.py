@@ -128,7 +128,7 @@ class Bench:
     def tokens(self) -> dict[str, Any]:
         """A ViT's class token, its norms, both, and its last layer as adapters."""
         kinds = ("none", "dualtoken", "dualparams", "dualtoken+dualhead")
-        return {kind: self.modes(f"vit-{kind}", "vit_tiny", kind, ONE) for kind in kinds}
+        return {kind: self.modes(f"vit-{kind.replace('+', '-')}", "vit_tiny", kind, ONE) for kind in kinds}
 
     def curve(self) -> dict[str, Any]:
         """The trade-off over β on the test images, each mixture attacked through itself."""
