@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Summed(torch.autograd.Function):
+    """The sum of the ranks' tensors at every rank; of a gradient likewise, as each rank's loss depends on all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Of any shape, the same on every rank."""
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Of the same shape."""
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
 
 
 class HostSyncBatchNorm(_BatchNorm):
@@ -25,9 +44,9 @@ class HostSyncBatchNorm(_BatchNorm):
         x = input.float()
         across, column = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
         count = x.numel() // x.shape[1] * distributed.get_world_size()
-        mean = all_reduce(x.sum(across)) / count
+        mean = _summed(x.sum(across)) / count
         centred = x - mean.view(column)
-        variance = all_reduce(centred.square().sum(across)) / count
+        variance = _summed(centred.square().sum(across)) / count
         self._follow(mean.detach(), variance.detach() * count / max(1, count - 1))
         scale = (variance + self.eps).rsqrt()
         if self.affine:
@@ -43,6 +62,11 @@ class HostSyncBatchNorm(_BatchNorm):
         share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
+
+
+def _summed(x: Tensor) -> Tensor:
+    total: Tensor = Summed.apply(x)
+    return total
 
 
 def synchronised(network: nn.Module, device: torch.device) -> None:
