@@ -118,9 +118,8 @@ ALONE = Ranks()
 
 def lost(error: BaseException) -> bool:
     """Whether an error is that of a rank whose neighbour has gone."""
-    return (
-        isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError) and bool(LOST.search(str(error)))
-    )
+    torchs = type(error) is RuntimeError or isinstance(error, distributed.DistError)  # what its backends raise
+    return torchs and bool(LOST.search(str(error)))
 
 
 def node() -> str:

@@ -344,6 +344,8 @@ def test_ranks_that_were_started_again_outwait_the_lease_of_a_machine_that_has_g
 def test_a_lost_neighbour_is_told_from_a_bug() -> None:
     assert lost(RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"))
     assert lost(RuntimeError("NCCL communicator was aborted"))
+    assert lost(torch.distributed.DistBackendError("NCCL error: remote process exited"))
+    assert not lost(RecursionError("gloo")), "a mistake of ours"
     assert not lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not lost(ValueError("connection closed"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,7 @@ def certificates(generation: str = "@latest", *, registry: Registry | None = Non
     Raises:
         RobustKTError: no such generation, or a damaged log.
     """
-    registry = registry or Registry.locate()
-    found = registry.mode(generation)
-    return [CertificateSet(registry, found, result) for result in _of(registry, found, "certificate")]
+    return [CertificateSet(*one) for one in _stored(generation, registry, "certificate")]
 
 
 def evaluations(generation: str = "@latest", *, registry: Registry | None = None) -> list[Evaluation]:
@@ -133,14 +132,16 @@ def evaluations(generation: str = "@latest", *, registry: Registry | None = None
     Raises:
         RobustKTError: no such generation, or a damaged log.
     """
+    return [Evaluation(*one) for one in _stored(generation, registry, "evaluation")]
+
+
+def _stored(generation: str, registry: Registry | None, kind: str) -> Iterator[tuple[Registry, Generation, Result]]:
     registry = registry or Registry.locate()
     found = registry.mode(generation)
-    return [Evaluation(registry, found, result) for result in _of(registry, found, "evaluation")]
-
-
-def _of(registry: Registry, found: Generation, kind: str) -> list[Result]:
     networks = found.network(), found.network(last=True)
-    return [r for r in registry.results(found.id, kind) if r.content["settings"]["weights"] in networks]
+    for result in registry.results(found.id, kind):
+        if result.content["settings"]["weights"] in networks:
+            yield registry, found, result
 
 
 def _frame(columns: dict[str, list[Any]]) -> pandas.DataFrame:
