@@ -145,7 +145,7 @@ def world() -> int:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 and not os.environ.get(name)]
     if missing:
         raise UsageError(
-            f"WORLD_SIZE is {size}, but {' and '.join(missing)} not set",
+            f"WORLD_SIZE is {size}, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
             "Start with torchrun, which sets them; or unset WORLD_SIZE to run alone.",
         )
     return size

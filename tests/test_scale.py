@@ -295,7 +295,7 @@ def test_ranks_with_different_weights_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT are not set"),
         ({"WORLD_SIZE": "2"}, "RANK and"),
         ({"WORLD_SIZE": "two", "RANK": "0"}, "name no rank"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "name no rank"),
