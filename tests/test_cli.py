@@ -1669,6 +1669,7 @@ def in_a_terminal(command: list[Any], place: Path) -> tuple[int, str]:
     return process.wait(30), shown.decode()
 
 
+@pytest.mark.slow
 def test_sigterm_in_a_pipe_then_on_in_a_terminal(
     cli: Cli, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

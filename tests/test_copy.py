@@ -758,44 +758,66 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
         told = dict(pair.split("=", 1) for pair in server.stdout.readline().split())
         more = {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         environment = {**os.environ, **told, **more}
-        code = "from huggingface_hub import HfApi; HfApi().create_repo('alice/team', repo_type='dataset')"
-        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
         yield environment
         server.terminate()
 
 
-def test_a_data_set_on_the_hub_is_a_registry(team: Registry, hub: dict[str, str], tmp_path: Path) -> None:
-    def run(*arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *(("-c", code) if code else ("-m", "robustkt", *map(str, arguments)))]
-        return subprocess.run(command, env=hub, check=False, capture_output=True, text=True)
+ALL_IN_ONE = """
+import contextlib, io, json, sys
+from concurrent.futures import ThreadPoolExecutor
+from huggingface_hub import HfApi
+from robustkt.cli import application
+from robustkt.registry.remote import Remote
 
-    url = "hf://datasets/alice/team"
-    done = run("copy", "--to", url, "--registry", team.root, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["files"] == 21
-    commits = run(
-        code="from huggingface_hub import HfApi; "
-        "print(len(HfApi().list_repo_commits('alice/team', repo_type='dataset')))"
-    )
-    assert int(commits.stdout) <= 1 + 1 + 5 + 5, "a commit a stage and a name, not one a file"
-    assert json.loads(run("copy", "--to", url, "--registry", team.root, "--json").stdout)["files"] == 0
-    assert json.loads(run("list", "--registry", url, "--json").stdout)["registry"] == url
-    assert run("copy", "--from", url, "--registry", tmp_path / "back").returncode == 0
-    assert stored_files(tmp_path / "back") == stored_files(team.root)
+def command(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            application(words[0])(list(words))
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+url, commands = sys.argv[1], json.loads(sys.argv[2])
+HfApi().create_repo("alice/team", repo_type="dataset")
+first = command(*commands[0])
+commits = len(HfApi().list_repo_commits("alice/team", repo_type="dataset"))
+middle = [command(*words) for words in commands[1:-1]]
+wishes = [{"names": {"new": f"sha256:{i:064}"}, "tags": {}, "history": {}} for i in range(4)]
+with ThreadPoolExecutor(4) as pool:
+    won = sum(pool.map(lambda wish: not Remote(url).point(wish), wishes))
+print(json.dumps({"commits": commits, "won": won, "ran": [first, *middle, command(*commands[-1])]}))
+"""  # the client reads where the Hub is when it is imported: a process of its own, and one is enough
+
+
+def test_a_data_set_on_the_hub_is_a_registry(team: Registry, hub: dict[str, str], tmp_path: Path) -> None:
+    url, back = "hf://datasets/alice/team", tmp_path / "back"
     mine = Registry(tmp_path / "mine")
     commit(mine, 100, "gen0")
-    race = (
-        "from robustkt.registry.remote import Remote; from concurrent.futures import ThreadPoolExecutor\n"
-        "ids = [f'sha256:{i:064}' for i in range(4)]\n"
-        f"point = lambda i: not Remote({url!r}).point({{'names': {{'new': i}}, 'tags': {{}}, 'history': {{}}}})\n"
-        "with ThreadPoolExecutor(4) as pool: print(sum(pool.map(point, ids)))\n"
-    )
-    done = run(code=race)
-    assert done.stdout == "1\n", done.stderr
-    refused = run("copy", "--to", url, "--registry", mine.root)
-    assert refused.stderr.startswith(f"error: the name gen0 belongs to another generation in {url}\n")
-    refused = run("copy", "--to", "hf://datasets/alice/none", "--registry", mine.root)
-    assert refused.stderr.startswith("error: there is no repository for hf://datasets/alice/none")
+    commands = [
+        ["copy", "--to", url, "--registry", str(team.root), "--json"],
+        ["copy", "--to", url, "--registry", str(team.root), "--json"],
+        ["list", "--registry", url, "--json"],
+        ["copy", "--from", url, "--registry", str(back)],
+        ["copy", "--to", url, "--registry", str(mine.root)],
+        ["copy", "--to", "hf://datasets/alice/none", "--registry", str(mine.root)],
+    ]
+    words = [sys.executable, "-c", ALL_IN_ONE, url, json.dumps(commands)]
+    done = subprocess.run(words, env=hub, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["commits"] <= 1 + 1 + 5 + 5, "a commit a stage and a name, not one a file"
+    assert told["won"] == 1, "of four writers of a name at once"
+    sent, again, listed, fetched, taken, nowhere = told["ran"]
+    assert sent["code"] == 0, sent["err"]
+    assert json.loads(sent["out"])["files"] == 21
+    assert json.loads(again["out"])["files"] == 0
+    assert json.loads(listed["out"])["registry"] == url
+    assert fetched["code"] == 0, fetched["err"]
+    assert stored_files(back) == stored_files(team.root)
+    assert taken["err"].startswith(f"error: the name gen0 belongs to another generation in {url}\n")
+    assert nowhere["err"].startswith("error: there is no repository for hf://datasets/alice/none")
 
 
 def test_collecting_during_a_copy_takes_nothing_of_it(

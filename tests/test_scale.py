@@ -40,7 +40,10 @@ from tests.conftest import gaussian_digits
 
 CPU = torch.device("cpu")
 SIZE, STEPS, QUARTER = 16, 20, Fraction(1, 4)
-PRELOADED = ["robustkt.engine", "robustkt.api", "robustkt.cli", "robustkt.noises.gaussian", "torch.nn.parallel"]
+PRELOADED = [  # once, for all processes of all groups: these are most of their seconds
+    "robustkt.api.evaluating", "robustkt.api.training", "robustkt.cli.measure", "robustkt.cli.train",
+    "robustkt.noises.gaussian", "sklearn.datasets", "tests.test_scale", "torch._dynamo", "torch.nn.parallel",
+]  # fmt: skip
 Work = Callable[..., Any]
 
 
