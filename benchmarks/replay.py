@@ -10,7 +10,6 @@ after every row, so an interrupted run continues. Prices are taken in turn in on
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -23,7 +22,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from transfer import RADII, RECORDS, machine
+from rows import Rows
+from transfer import RADII
 
 from robustkt import api, models, objectives
 from robustkt import data as datasets
@@ -37,6 +37,7 @@ from robustkt.progress import Silent
 from robustkt.registry import Registry
 from robustkt.replay import BLOCK, Replay
 
+ROWS = Rows("replay", "rows", "prices", "memory")
 SIGMA, EPS, EPOCHS = "0.25", "0.1", 32
 VIEWS: tuple[int | None, ...] = (None, 1, 8, EPOCHS)  # none is a fresh one in every epoch
 COMMON = {"epochs": EPOCHS, "batch_size": 64}
@@ -197,38 +198,16 @@ def main() -> None:
         return options.part in (None, part)
 
     for arch, side, count in (("smallcnn", 8, 1_150), ("resnet8", 8, 1_150), ("resnet20", 32, 640)):
-        if wanted("price") and not known("prices", arch=arch, side=side):
-            keep("prices", price(registry, arch, side, count, options.rounds))
+        if wanted("price") and not ROWS.known("prices", arch=arch, side=side):
+            ROWS.keep("prices", price(registry, arch, side, count, options.rounds))
     for images, classes in ((50_000, 10), (50_000, 1_000)):
-        if wanted("price") and not known("memory", images=images, classes=classes):
-            keep("memory", memory(images, classes))
+        if wanted("price") and not ROWS.known("memory", images=images, classes=classes):
+            ROWS.keep("memory", memory(images, classes))
     for seed in range(options.seeds):
         for method in filter(wanted, STUDENTS):
             for views in VIEWS:
-                if not known("rows", method=method, seed=seed, views=views):
-                    keep("rows", quality(registry, method, seed, views))
-
-
-PATH = RECORDS / "replay.json"
-
-
-def record() -> dict[str, Any]:
-    """What has been measured so far."""
-    empty: dict[str, Any] = {"rows": [], "prices": [], "memory": []}
-    return json.loads(PATH.read_text()) if PATH.is_file() else empty
-
-
-def known(kind: str, **told: Any) -> bool:
-    """Whether the record has a row that says this."""
-    return any(all(row[key] == value for key, value in told.items()) for row in record()[kind])
-
-
-def keep(kind: str, row: dict[str, Any]) -> None:
-    """Add a row to the record; other parts may be adding theirs."""
-    print(json.dumps({key: value for key, value in row.items() if key != "seconds"}), flush=True)
-    told = record()
-    told[kind].append({**row, "machine": machine()})
-    PATH.write_text(json.dumps({"command": "python benchmarks/replay.py", **told}, indent=1) + "\n")
+                if not ROWS.known("rows", method=method, seed=seed, views=views):
+                    ROWS.keep("rows", quality(registry, method, seed, views))
 
 
 if __name__ == "__main__":

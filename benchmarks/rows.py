@@ -1,0 +1,33 @@
+"""A record that is written row by row, so that an interrupted benchmark continues."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transfer import RECORDS, machine
+
+
+class Rows:
+    """benchmarks/records/NAME.json: lists of rows, each with the machine it comes from."""
+
+    def __init__(self, name: str, *kinds: str) -> None:
+        self.path: Path = RECORDS / f"{name}.json"
+        self.command = f"python benchmarks/{name}.py"
+        self.empty: dict[str, Any] = {kind: [] for kind in kinds}
+
+    def read(self) -> dict[str, Any]:
+        """What has been measured so far."""
+        return json.loads(self.path.read_text()) if self.path.is_file() else self.empty
+
+    def known(self, kind: str, **told: Any) -> bool:
+        """Whether the record has a row that says this."""
+        return any(all(row[key] == value for key, value in told.items()) for row in self.read()[kind])
+
+    def keep(self, kind: str, row: dict[str, Any]) -> None:
+        """Add a row; other processes may be adding theirs."""
+        print(json.dumps({key: value for key, value in row.items() if key != "seconds"}), flush=True)
+        told = {**self.empty, **self.read()}
+        told[kind].append({**row, "machine": machine()})
+        self.path.write_text(json.dumps({**told, "command": self.command}, indent=1) + "\n")
