@@ -66,11 +66,12 @@ def main() -> None:
 
 
 def pictures(driver: object, page: Path) -> None:
-    """Two parts of the page as the docs show them, light and dark."""
+    """Parts of the page as the docs show them: light, dark, and on a phone."""
     IMAGES.mkdir(exist_ok=True)
     for name, width, section, dark in (
         ("report", 1000, "certified", False),
         ("report-dark", 1000, "cost", True),
+        ("report-phone", 360, "attacks", False),
     ):
         browser.opened(driver, page, width, dark=dark)
         shot = browser.section(driver, section)
