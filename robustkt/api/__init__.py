@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from robustkt.api.sweeping import soup_pick, soup_sweep
     from robustkt.api.training import distill, train
     from robustkt.api.upkeep import list_generations, show
+    from robustkt.api.watching import status
 
 __all__ = [
     "CertificateSet",
@@ -70,6 +71,7 @@ __all__ = [
     "soup_make",
     "soup_pick",
     "soup_sweep",
+    "status",
     "tag",
     "tags",
     "train",
@@ -113,6 +115,7 @@ _HOMES = {
     "soup_make": "souping",
     "soup_pick": "sweeping",
     "soup_sweep": "sweeping",
+    "status": "watching",
     "tag": "keeping",
     "tags": "keeping",
     "train": "training",

@@ -38,6 +38,7 @@ from robustkt.progress import Progress, Silent
 from robustkt.ranks import Ranks, ranks
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import write_atomic
+from robustkt.registry.heartbeats import Heartbeat
 from robustkt.registry.measurements import key_of, settled
 from robustkt.streams import noise_seed
 from robustkt.votes import Votes
@@ -233,16 +234,20 @@ class _Job:
         votes = Votes(self.folder / f"votes-{group.rank}.tsv", self.folder.glob("votes-*.tsv"), job=self.folder.name)
         with contextlib.closing(votes):
             group.gather(b"")  # everybody has read before anybody writes
-            return self._certify(model, mine, votes), votes.seconds
+            told = {name: self.settings[name] for name in ("mode", "n", "noise")}
+            heart = Heartbeat(
+                self.progress, None if group.rank else self.folder, generation=self.found.name, images=len(mine), **told
+            )
+            return self._certify(model, mine, votes, heart), votes.seconds
 
-    def _certify(self, model: nn.Module, mine: Sequence[int], votes: Votes) -> list[certlog.Row]:
+    def _certify(self, model: nn.Module, mine: Sequence[int], votes: Votes, heart: Heartbeat) -> list[certlog.Row]:
         settings = self.settings
         per_image = settings["n"] + settings["n0"]
         if known := votes.known(mine):
             self.progress.note(f"continuing: {known} of {len(mine)} images have votes already")
         part = f"{len(mine)} of {len(self.indices)}" if len(mine) < len(self.indices) else f"{len(mine)}"
         done: list[certlog.Row] = []
-        with self.progress.bar(f"certifying {part} images of {self.found.name}", len(mine) * per_image) as bar:
+        with heart.bar(f"certifying {part} images of {self.found.name}", len(mine) * per_image) as bar:
             certified = smooth.certify(
                 model,
                 ((i, datasets.to_float(self.dataset.test.x[i])) for i in mine),
@@ -259,6 +264,7 @@ class _Job:
             try:
                 for idx, certificate in certified:
                     done.append(certlog.Row.of(idx, int(self.dataset.test.y[idx]), certificate))
+                    heart.count(certified=len(done))
                     bar.advance(max(0, per_image - certificate.n))  # what was not needed
                     now = time.monotonic()
                     if now - shown > SHOW_SECONDS or len(done) == len(mine):

@@ -30,6 +30,7 @@ from robustkt.progress import Progress
 from robustkt.provenance import circumstances
 from robustkt.ranks import Ranks, ranks, world
 from robustkt.registry import Registry, replays
+from robustkt.registry.heartbeats import Heartbeat
 from robustkt.registry.refs import name_taken
 from robustkt.shapes import to_json
 
@@ -170,14 +171,26 @@ class Job:
         self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {self.recipe.data.name}, {self.device}")
         if late := overlong(self.recipe):
             self.progress.note(late)
+        training = cast("Training", self.recipe.training)  # `assemble` has made it
+        batch = min(training.batch_size, len(self.dataset.train))
+        told = {
+            "method": self.recipe.method,
+            "arch": self.recipe.arch,
+            "data": self.recipe.data.name,
+            "name": self.name,
+        }
+        heart = Heartbeat(
+            self.progress, None if group.rank else folder, **told, teacher=teacher.name if teacher else None,
+            epochs=training.epochs, batch_size=batch, metric=metric,
+        )  # fmt: skip
         fit = engine.Trainer(
             student=student,
             objective=objective,
             images=self.dataset.train,
-            training=cast("Training", self.recipe.training),  # `assemble` has made it
+            training=training,
             score=score,
             folder=folder,
-            progress=self.progress,
+            progress=heart,
             seed=self.seed,
             precision=self.recipe.precision,
             compiled=self.compiled,

@@ -19,6 +19,7 @@ FAMILIES = {
     "measure": ("certify", "evaluate", "predict", "bench"),
     "logs": ("analyze", "audit"),
     "registry": ("list", "show"),
+    "status": ("status",),
     "lineage": ("lineage",),
     "report": ("report",),
     "gate": ("compare", "gate"),
