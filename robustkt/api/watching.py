@@ -110,6 +110,8 @@ def _progress(job: Underway, told: Told) -> dict[str, Any]:
     known = total is not None and total > 0 and told.done is not None
     done = min(max(told.done or 0.0, 0.0), total or 0.0) if known else None
     share = done / total if known and done is not None and total else None
+    if job.epochs and job.state == "interrupted":  # it goes on from its checkpoint
+        share = None
     epochs = facts.epochs if facts.epochs and 0 < facts.epochs < 2**31 else None
     behind = len(job.epochs)
     if epochs and share is None:
@@ -121,7 +123,7 @@ def _progress(job: Underway, told: Told) -> dict[str, Any]:
         "done": done,
         "total": total if known else None,
         "unit": UNITS.get(job.kind, "parts"),
-        "epoch": min(finished + 1, epochs) if epochs else None,
+        "epoch": min(finished + (job.state == "running"), epochs) if epochs else None,
         "epochs": epochs,
         "images": images,
         "certified": (facts.certified or 0) if images else None,

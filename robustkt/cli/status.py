@@ -104,7 +104,7 @@ def _lines(result: Mapping[str, Any], everything: bool) -> Iterator[Text]:
     jobs = result["jobs"]
     idle = [job for job in jobs if job["state"] == "interrupted"]
     hidden = [] if everything else idle[SHOWN:]
-    counts = [f"{counted(result['running'], 'job')} running"]
+    counts = [f"{counted(result['running'], 'job')} running" if jobs else "no job runs, and none was interrupted,"]
     silent = sum(job["state"] == "silent" for job in jobs)
     counts += [f"{silent} without a sign of life"] if silent else []
     counts += [f"{len(idle)} interrupted"] if idle else []
@@ -127,7 +127,7 @@ def _job(job: Mapping[str, Any]) -> Iterator[Text]:
         yield _line("  " + far)
     if any(value is not None for value in job["curve"]):
         yield _line("  " + _course(job))
-    if job["figures"]:
+    if job["figures"] and not job["curve"]:  # a training's are the curve's last
         yield _line("  " + job["figures"])
     yield _line("  " + _life(job), "dim")
     if job["state"] == "running":
@@ -157,7 +157,10 @@ def _far(job: Mapping[str, Any]) -> str:
     """How far, how fast, how long still."""
     parts = []
     if job["epochs"]:
-        parts.append(f"epoch {job['epoch']} of {job['epochs']}")
+        running = job["state"] == "running"
+        parts.append(
+            f"epoch {job['epoch']} of {job['epochs']}" if running else f"{job['epoch']} of {job['epochs']} epochs"
+        )
     elif job["images"]:
         of = f" (the first of {job['processes']} processes)" if job["processes"] > 1 else ""
         parts.append(f"{job['certified']:,} of {job['images']:,} images{of}")
@@ -165,6 +168,8 @@ def _far(job: Mapping[str, Any]) -> str:
         parts.append(f"{job['done']:,.0f} of {job['total']:,.0f} {job['unit']}")
     if job["share"] is not None:
         parts.append(percent(job["share"]))
+    if job["state"] != "running":
+        return "   ".join(parts)
     if job["images_per_second"] and job["epochs"]:
         parts.append(f"{job['images_per_second']:,.0f} images/s")
     elif job["rate"]:

@@ -40,7 +40,6 @@ class Facts:
     name: str | None = None  # that the new generation is to have
     teacher: str | None = None  # a generation's name
     epochs: int | None = None
-    batch_size: int | None = None
     metric: str | None = None  # that an epoch is selected by
     generation: str | None = None  # the name of the one that is measured
     mode: str | None = None  # of certification
@@ -85,7 +84,7 @@ class Underway:
 
 
 def underway(root: Path) -> tuple[list[Underway], list[str]]:
-    """The jobs in a registry's folder, those that run first, then the latest; and the names of folders that are none."""
+    """The jobs in a registry's folder, the running first, then the latest; and the names of folders that are none."""
     found, strange = [], []
     for folder in _folders(root / "jobs"):
         named = JOB.fullmatch(folder.name)
