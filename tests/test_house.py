@@ -15,7 +15,7 @@ PACKAGE = ROOT / "robustkt"
 # Each room imports only from rooms of the layers before its own, or from its own.
 LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "mixture", "progress", "provenance"}
-    | {"shapes", "texts"},
+    | {"shapes", "texts", "hardware"},
     {"core", "losses", "ranks", "syncnorm"},
     {
         "registry",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robustkt.api.comparing import compare
     from robustkt.api.copying import copy, open_registry, verify_remote
     from robustkt.api.descent import lineage
+    from robustkt.api.diagnosing import doctor
     from robustkt.api.evaluating import evaluate
     from robustkt.api.exporting import export
     from robustkt.api.gating import gate
@@ -49,6 +50,7 @@ __all__ = [
     "compare",
     "copy",
     "distill",
+    "doctor",
     "evaluate",
     "evaluate_corruptions",
     "evaluations",
@@ -94,6 +96,7 @@ _HOMES = {
     "compare": "comparing",
     "copy": "copying",
     "distill": "training",
+    "doctor": "diagnosing",
     "evaluate": "evaluating",
     "evaluate_corruptions": "shifting",
     "export": "exporting",

@@ -20,6 +20,7 @@ FAMILIES = {
     "logs": ("analyze", "audit"),
     "registry": ("list", "show"),
     "status": ("status",),
+    "doctor": ("doctor",),
     "lineage": ("lineage",),
     "report": ("report",),
     "gate": ("compare", "gate"),
