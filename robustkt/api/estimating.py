@@ -28,7 +28,7 @@ from robustkt.passes import passes
 from robustkt.progress import Silent
 from robustkt.registry import Registry
 
-ENOUGH = 8  # images whose copies say how many an image takes
+USUAL = 4  # images that count as if they had taken the usual share of copies
 STEPS = 3  # of training, at least; one more before them is not timed
 SCORED = 64  # held-out images that the selection is timed on
 
@@ -51,11 +51,14 @@ def estimate_certify(
     plan = planned(**{**given, "generation": generation, "registry": registry, "device": device, "data_dir": data_dir})
     model = plan.prepared(load_network(registry, plan.found), compiled=False)
     rate, drawn, done = _drawn(plan, model, seconds)
-    stops = takes(plan.settings["mode"], "radii")
-    # copies of all over images done: what maximum likelihood says of a duration when some are cut off
-    each = min(float(plan.most), drawn / done) if done >= ENOUGH else plan.most / (STOPS_AT if stops else 1)
-    images, n, mode = len(plan.indices), plan.settings["n"], plan.settings["mode"]
-    how = f"as {counted(done, 'image')} took" if done >= ENOUGH else "a fifth of n, roughly" if stops else "all of n"
+    images, n, mode, usual = len(plan.indices), plan.settings["n"], plan.settings["mode"], plan.most / STOPS_AT
+    if takes(mode, "radii"):
+        # the copies of all over the images done, which is what maximum likelihood says when some are cut off; few
+        # images say little, so as many again are taken to be usual ones
+        each = min(float(plan.most), (drawn + USUAL * usual) / (done + USUAL))
+        how = f"by {counted(done, 'image')} of these and {USUAL} usual ones"
+    else:
+        each, how = float(plan.most), "all of them"
     assumes = [
         f"{counted(images, 'image')} of {plan.dataset.spec.name}, {mode}, n = {n:,}: --n 100000 takes longer",
         f"{each:,.0f} copies an image, {how}; {rate:,.0f} copies a second",
