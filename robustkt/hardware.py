@@ -12,7 +12,7 @@ from typing import Any
 
 FEATURES = {"avx2": "AVX2", "avx512f": "AVX-512", "amx_bf16": "AMX-bf16", "asimd": "NEON", "sve": "SVE"}
 CGROUP = Path("/sys/fs/cgroup")
-CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+CPUINFO, MEMINFO, OWN = Path("/proc/cpuinfo"), Path("/proc/meminfo"), Path("/proc/self/cgroup")
 UNLIMITED = 2**60  # bytes; what the first version of control groups calls no limit is more
 
 
@@ -88,7 +88,7 @@ def disk(place: Path) -> dict[str, int] | None:
 
 def _groups(controller: str) -> Iterator[Path]:
     """The control groups that this process is in, its own first, the outermost last; of both versions."""
-    for line in _text(Path("/proc/self/cgroup")).splitlines():
+    for line in _text(OWN).splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number != "0" and controller not in controllers.split(","):

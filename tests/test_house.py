@@ -106,6 +106,7 @@ def test_a_file_opens_with_a_sentence_and_stays_short(path: Path) -> None:
         "import robustkt.api as a; a.compare, a.gate",
         "import robustkt.api as a; a.push, a.pull",
         "import robustkt.api as a; a.report",
+        "import robustkt.api as a; a.status, a.doctor",
         "from robustkt.registry import Registry",
         "from robustkt.catalog import METHODS, ARCHITECTURES; METHODS.names(), ARCHITECTURES.names()",
     ],

@@ -49,7 +49,7 @@ def doctor(
 ) -> dict[str, Any]:
     """What this machine has, will use and lacks, and how long `certify` and `distill` of a generation take here.
 
-    Nothing is written, and no network is asked.
+    Nothing is written into the registry, and no network is asked.
 
     Args:
         generation: whose times are estimated; @latest, where there is one.

@@ -49,7 +49,7 @@ def doctor(
 ) -> None:
     """What this machine has, will use and lacks, and how long certify and distill take here.
 
-    Nothing is written, and no network is asked.
+    Nothing is written into the registry, and no network is asked.
 
     Examples: `robustkt doctor`, `robustkt doctor gen2 --to resnet18 --seconds 20`, `robustkt doctor --no-measure`
     """
