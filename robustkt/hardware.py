@@ -26,7 +26,10 @@ def processor_flags() -> frozenset[str]:
 
 
 def processor() -> dict[str, Any]:
-    """model, cores (there are), usable (by this process, a fraction where a control group gives one), features."""
+    """model, architecture, cores (there are), usable (by this process, perhaps a fraction), load, features.
+
+    The load is how many programs have wanted a core at once, on average over a minute; None where nobody counts.
+    """
     named = [line.partition(":")[2].strip() for line in _text(CPUINFO).splitlines() if line.startswith("model name")]
     there = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
@@ -37,6 +40,7 @@ def processor() -> dict[str, Any]:
         "architecture": platform.machine(),
         "cores": there,
         "usable": min(allowed, quota) if quota is not None else allowed,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "features": [name for flag, name in FEATURES.items() if flag in flags],
     }
 

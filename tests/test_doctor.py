@@ -160,7 +160,14 @@ def test_a_registry_that_cannot_be_read_is_broken_for_every_command(
 
 
 def test_a_torch_that_cannot_be_imported_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosing.importlib, "import_module", lambda name: (_ for _ in ()).throw(OSError("libc10.so")))
+    real = diagnosing.importlib.import_module
+
+    def refusing(name: str) -> Any:
+        if name == "torch":
+            raise OSError("libc10.so")
+        return real(name)
+
+    monkeypatch.setattr(diagnosing.importlib, "import_module", refusing)
     found = api.doctor(registry=registry)
     assert found["ok"] is False
     assert found["uses"] is None
@@ -204,8 +211,8 @@ def test_estimates_come_of_the_plans_that_the_commands_carry_out(small: Registry
     assert before == {path: path.stat().st_mtime_ns for path in sorted(small.root.rglob("*")) if path.name != "lock"}
 
 
-def test_copies_and_steps_are_counted_by_the_clock(small: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that each forward pass or step moves on by a second."""
+def test_copies_are_counted_by_the_clock(small: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that each forward pass moves on by a second."""
     now = [0.0]
 
     def tick() -> float:
@@ -215,9 +222,14 @@ def test_copies_and_steps_are_counted_by_the_clock(small: Registry, monkeypatch:
     monkeypatch.setattr(estimating.time, "perf_counter", tick)
     found = estimating.estimate_certify("gen0", seconds=4.0, registry=small, device="cpu")
     assert found["copies_per_second"] == pytest.approx(256, rel=0.35)  # a batch a second, the last look aside
-    drawn = 6 * 256
-    usual = estimating.USUAL * 10_100 / STOPS_AT
-    assert found["copies_per_image"] == pytest.approx((drawn + usual) / (found["measured"] + estimating.USUAL))
+
+    monkeypatch.setattr(estimating, "_drawn", lambda *given: (512.0, 40_000, 12))
+    found = estimating.estimate_certify("gen0", seconds=4.0, registry=small, device="cpu")
+    assert found["copies_per_image"] == pytest.approx((40_000 + 4 * 10_100 / STOPS_AT) / (12 + 4))
+    assert found["seconds"] == pytest.approx(360 * found["copies_per_image"] / 512)
+    monkeypatch.setattr(estimating, "_drawn", lambda *given: (1.0, 10**6, 0))
+    found = estimating.estimate_certify("gen0", seconds=4.0, registry=small, device="cpu")
+    assert found["copies_per_image"] == 10_100  # there are no more
 
 
 def test_what_certify_or_distill_would_refuse_is_told_instead_of_a_time(

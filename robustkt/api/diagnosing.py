@@ -62,10 +62,10 @@ def doctor(
         progress: where to report.
 
     Returns:
-        machine {processor {model, architecture, cores, usable, features}, memory {total, available, limit}, disk
+        machine {processor {model, architecture, cores, usable, load, features}, memory {total, available, limit}, disk
         {total, free, place}, gpus [{name, memory, capability}]} (sizes in bytes), versions {name: version}, lock {file,
-        differ {name: [locked, here]}} or None, uses {device, precision_measuring, precision_training, compile, threads}
-        or None, missing [{what, commands, fix}], problems [{what, fix}], estimates {certify, distill: as
+        packages, differ {name: [locked, here]}} or None, uses {device, precision_measuring, precision_training,
+        compiler (there is one), compile_training, threads} or None, missing [{what, commands, fix}], problems [{what, fix}], estimates {certify, distill: as
         `estimating` gives them, or {seconds: None, why, fix}} or None, ok (False: something that every command needs is
         broken).
 
@@ -80,7 +80,7 @@ def doctor(
     if generation is not None and not broken:
         registry.get(generation)
     uses = gpus = None
-    if not any(one["what"].startswith("torch") for one in broken):
+    if _unimportable("torch") is None:
         uses, gpus = _with_torch(device)
     machine = {
         "processor": hardware.processor(),
@@ -254,7 +254,6 @@ def _with_torch(device: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "precision_measuring": pick_precision("auto", target),
         "precision_training": precision,
         "compiler": there,
-        "compile_measuring": there,
         "compile_training": there and inference.pays(target, precision),
         "threads": torch.get_num_threads(),
     }

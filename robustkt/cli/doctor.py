@@ -100,7 +100,7 @@ def _has(result: Mapping[str, Any]) -> dict[str, str]:
     limit = f", the control group allows {_size(memory['limit'])}" if memory["limit"] is not None else ""
     told = {
         "processor": f"{processor['model']} ({processor['architecture']}){features}",
-        "cores": f"{processor['usable']:g} usable of {processor['cores']}",
+        "cores": f"{processor['usable']:g} usable of {processor['cores']}{_busy(processor)}",
         "memory": f"{_size(memory['total'])}, {_size(memory['available'])} of it free{limit}",
         "disk": f"{_size(disk.get('free'))} free at {disk['place']}",
     }
@@ -110,6 +110,13 @@ def _has(result: Mapping[str, Any]) -> dict[str, str]:
     told["versions"] = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     told["lock file"] = _locked(result["lock"])
     return told
+
+
+def _busy(processor: Mapping[str, Any]) -> str:
+    """What else is at work: it makes times here longer, and estimates unsure."""
+    load = processor["load"]
+    busy = load is not None and load > processor["usable"] / 2
+    return f", load {load:.1f}: other programs are at work, and times here change with them" if busy else ""
 
 
 def _locked(lock: Mapping[str, Any] | None) -> str:
