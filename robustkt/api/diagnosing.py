@@ -65,9 +65,9 @@ def doctor(
         machine {processor {model, architecture, cores, usable, load, features}, memory {total, available, limit}, disk
         {total, free, place}, gpus [{name, memory, capability}]} (sizes in bytes), versions {name: version}, lock {file,
         packages, differ {name: [locked, here]}} or None, uses {device, precision_measuring, precision_training,
-        compiler (there is one), compile_training, threads} or None, missing [{what, commands, fix}], problems [{what, fix}], estimates {certify, distill: as
-        `estimating` gives them, or {seconds: None, why, fix}} or None, ok (False: something that every command needs is
-        broken).
+        compiler (there is one), compile_training, threads} or None, missing [{what, commands, fix}], problems
+        [{what, fix}], estimates {certify, distill: as `estimating` gives them, or {seconds: None, why, fix}} or None,
+        ok (False: something that every command needs is broken).
 
     Raises:
         UsageError: `seconds` is out of range, or the device is none.

@@ -121,6 +121,7 @@ def estimate_distill(
         assumes [text].
 
     Raises:
+        UsageError: the student's network is to be named, as the generation's own is code.
         RobustKTError: `distill` would refuse too, or the data are not here.
     """
     _check_data(registry, generation, data_dir)
