@@ -32,6 +32,9 @@ def status(registry: Registry | None = None) -> dict[str, Any]:
         sign of life), share (done, 0 to 1), done, total, unit, epoch, epochs, rate (units a second),
         images_per_second, seconds_left, figures, metric, curve (a figure an epoch), resume (what to type, or None),
         folder (where to type it)}], the running first, then the latest; strange (folders that are no jobs).
+
+    Raises:
+        RobustKTError: the registry is not for this user to read.
     """
     registry = registry or Registry.locate()
     if not registry.exists:

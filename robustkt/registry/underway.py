@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustkt.errors import IntegrityError
+from robustkt.errors import IntegrityError, RobustKTError
 from robustkt.generation import HASH
 from robustkt.numbers import parse_json
 from robustkt.registry import heartbeats
@@ -84,7 +84,11 @@ class Underway:
 
 
 def underway(root: Path) -> tuple[list[Underway], list[str]]:
-    """The jobs in a registry's folder, the running first, then the latest; and the names of folders that are none."""
+    """The jobs in a registry's folder, the running first, then the latest; and the names of folders that are none.
+
+    Raises:
+        RobustKTError: this user may not read it.
+    """
     found, strange = [], []
     for folder in _folders(root / "jobs"):
         named = JOB.fullmatch(folder.name)
@@ -104,6 +108,8 @@ def _folders(jobs: Path) -> Iterator[Path]:
             yield from [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        raise RobustKTError(f"{jobs} cannot be read: {error.strerror}", "Ask its owner to let you read it.") from None
 
 
 def _read(folder: Path, kind: str) -> Underway | None:
