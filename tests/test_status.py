@@ -347,8 +347,9 @@ def test_training_certifying_and_attacking_are_seen_from_outside(
         api.certify("gen0", n=200, n0=64, max_images=20, registry=registry, device="cpu", progress=certifying)
     assert certifying.seen[0]["what"] == "gen0, gaussian, sequential, n 200"
     assert certifying.seen[0]["images"] == 20
-    assert only(registry)["certified"] == 20
-    assert "right and certified" in only(registry)["figures"]
+    after = only(registry)
+    assert 1 <= after["certified"] <= 20  # figures are shown each second, and at the end
+    assert f"of {after['certified']}" in after["figures"]
     api.certify("gen0", n=200, n0=64, max_images=20, registry=registry, device="cpu")
 
     attacking = Watched(registry, 2)

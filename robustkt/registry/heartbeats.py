@@ -101,10 +101,10 @@ class _Beating:
 
     def advance(self, amount: float, text: str = "") -> None:
         """Move the bar."""
-        self.inner.advance(amount, text)
         self.heart.advance(amount, text)
+        self.inner.advance(amount, text)
 
     def line(self, text: str) -> None:
         """A milestone."""
-        self.inner.line(text)
         self.heart.advance(0, text)
+        self.inner.line(text)
