@@ -16,8 +16,8 @@ from robustkt.errors import IntegrityError
 from robustkt.numbers import digest
 from robustkt.ranks import ALONE, Ranks
 from robustkt.registry.files import write_atomic
+from robustkt.registry.underway import CHECKPOINT as FILE
 
-FILE = "checkpoint.safetensors"
 HASH_LENGTH = len(digest(b""))
 
 

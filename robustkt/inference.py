@@ -6,7 +6,6 @@ import copy
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -18,6 +17,7 @@ from torch.nn.utils.fusion import (
     fuse_linear_bn_weights,
 )
 
+from robustkt import hardware
 from robustkt.core import PRECISIONS, InPrecision
 from robustkt.errors import clip
 from robustkt.models import Classifier
@@ -128,8 +128,7 @@ def fastest_precision(device: torch.device) -> str:
     """`bf16` where the hardware multiplies it faster than fp32 (CUDA with tensor cores, CPUs with AMX), else `fp32`."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    flags = Path("/proc/cpuinfo")
-    return "bf16" if device.type == "cpu" and flags.is_file() and "amx_bf16" in flags.read_text() else "fp32"
+    return "bf16" if device.type == "cpu" and "amx_bf16" in hardware.processor_flags() else "fp32"
 
 
 def can_compile(device: torch.device) -> bool:

@@ -39,7 +39,7 @@ def circumstances(folder: Path) -> dict[str, Any]:
     if image:
         found["image"] = image
     top = _git(folder, "rev-parse", "--show-toplevel")
-    lock = BUILT.with_name(built["lock"]) if "lock" in built else _lock(folder, Path(top) if top else folder)
+    lock = lock_file(folder, top)
     if lock is not None:
         found["lock"] = {"file": lock.name, "hash": digest(lock.read_bytes())}
     commit = _git(folder, "rev-parse", "--verify", "HEAD") if top else None
@@ -47,6 +47,20 @@ def circumstances(folder: Path) -> dict[str, Any]:
         changed = _git(folder, "-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no")
         found["git"] = {"commit": commit, "dirty": changed is None or bool(changed)}
     return found
+
+
+def lock_file(folder: Path, top: str | None = None) -> Path | None:
+    """The lock file that the environment was made from: an image's own, else one in `folder` or above.
+
+    Args:
+        folder: where to look first.
+        top: the root of the working copy that `folder` is in, where that is known; the search ends there.
+    """
+    built = _built()
+    if "lock" in built:
+        return BUILT.with_name(built["lock"])
+    top = top or _git(folder, "rev-parse", "--show-toplevel")
+    return _lock(folder, Path(top) if top else folder)
 
 
 @functools.cache  # a process keeps what it has imported, and some hundred files are read for it

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "robustkt"
 # Each room imports only from rooms of the layers before its own, or from its own.
 LAYERS = [
     {"errors", "catalog", "numbers", "places", "settings", "generation", "mixture", "progress", "provenance"}
-    | {"shapes", "texts"},
+    | {"shapes", "texts", "hardware"},
     {"core", "losses", "ranks", "syncnorm"},
     {
         "registry",
@@ -106,6 +106,7 @@ def test_a_file_opens_with_a_sentence_and_stays_short(path: Path) -> None:
         "import robustkt.api as a; a.compare, a.gate",
         "import robustkt.api as a; a.push, a.pull",
         "import robustkt.api as a; a.report",
+        "import robustkt.api as a; a.status, a.doctor",
         "from robustkt.registry import Registry",
         "from robustkt.catalog import METHODS, ARCHITECTURES; METHODS.names(), ARCHITECTURES.names()",
     ],

@@ -30,6 +30,7 @@ SHORTER = {
     "audit": "--images 3 --copies 100",
     "predict": "--n 200",
     "soup": "--max-images 20",
+    "doctor": "--seconds 0.5",
 }  # options behind those of the page, of which the last counts: enough to run, not to learn
 SMALLER = {"autoattack": "square:queries=20", "resnet18": "resnet8", "mobilenetv2": "smallcnn", "resnet20": "resnet8"}
 NAMES = {"digits-smoothmix": "gen0", "digits-crt-1": "gen1", "digits-crt-2": "gen2", "digits-rslad": "gen3"}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robustkt.api.comparing import compare
     from robustkt.api.copying import copy, open_registry, verify_remote
     from robustkt.api.descent import lineage
+    from robustkt.api.diagnosing import doctor
     from robustkt.api.evaluating import evaluate
     from robustkt.api.exporting import export
     from robustkt.api.gating import gate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from robustkt.api.sweeping import soup_pick, soup_sweep
     from robustkt.api.training import distill, train
     from robustkt.api.upkeep import list_generations, show
+    from robustkt.api.watching import status
 
 __all__ = [
     "CertificateSet",
@@ -48,6 +50,7 @@ __all__ = [
     "compare",
     "copy",
     "distill",
+    "doctor",
     "evaluate",
     "evaluate_corruptions",
     "evaluations",
@@ -70,6 +73,7 @@ __all__ = [
     "soup_make",
     "soup_pick",
     "soup_sweep",
+    "status",
     "tag",
     "tags",
     "train",
@@ -92,6 +96,7 @@ _HOMES = {
     "compare": "comparing",
     "copy": "copying",
     "distill": "training",
+    "doctor": "diagnosing",
     "evaluate": "evaluating",
     "evaluate_corruptions": "shifting",
     "export": "exporting",
@@ -113,6 +118,7 @@ _HOMES = {
     "soup_make": "souping",
     "soup_pick": "sweeping",
     "soup_sweep": "sweeping",
+    "status": "watching",
     "tag": "keeping",
     "tags": "keeping",
     "train": "training",

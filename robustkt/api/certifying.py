@@ -11,35 +11,26 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from robustkt import certlog, corruptions, inference, smooth
+from robustkt import certlog, smooth
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, machine, pick_compile, pick_device, pick_precision, spread
+from robustkt.api.certifyplan import Plan, planned
+from robustkt.api.loading import load_network, machine
 from robustkt.api.smoothing import (
-    COMPILE_FROM,
     SAMPLES,
-    certifier,
-    check_options,
     check_place,
-    check_reach,
     default_radii,
     header_of,
-    noise_for,
-    takes,
     tell_others,
 )
-from robustkt.certificates import Ball, Certifying
 from robustkt.generation import Generation
-from robustkt.noises import Noise, spelled
-from robustkt.numbers import canonical, digest, exact
 from robustkt.progress import Progress, Silent
 from robustkt.ranks import Ranks, ranks
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import write_atomic
+from robustkt.registry.heartbeats import Heartbeat
 from robustkt.registry.measurements import key_of, settled
-from robustkt.streams import noise_seed
 from robustkt.votes import Votes
 
 TELL_SECONDS = 30.0  # how often a line is written where no bar is drawn
@@ -117,39 +108,13 @@ def certify(
         RobustKTError: anything the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
-    check_options(mode, n, n0, alpha, skip, max_images, batch_size, radii, compile)
-    found = registry.mode(generation)
-    kind, norm = noise_for(found, noise, sigma, norm)
-    level = getattr(kind, "sigma", None)
-    target = pick_device(device)
-    dataset = load_data(registry, found, data, data_dir)
-    step = skip or spread(len(dataset.test), max_images)
-    indices = list(range(0, len(dataset.test), step))[:max_images]
-    shift = corruptions.one(corruption) if corruption is not None else None
-    if shift is not None:
-        dataset = datasets.corrupted(dataset, shift, indices)
-    share = alpha / len(indices) if simultaneous else alpha
-    check_reach(mode, n, share)
-    draws = len(indices) * (n + n0) // (STOPS_AT if takes(mode, "radii") else 1)
-    settings: dict[str, Any] = {
-        "sigma": exact(level) if level else "", "mode": mode, "n": n, "n0": n0,
-        "alpha": alpha, "noise": spelled(kind), "norm": norm, "seed": seed, "images": len(indices), "skip": step,
-        "weights": found.network(last=last), **found.domain, "data": dataset.spec.fingerprint,
-        "precision": pick_precision(precision, target),
-        "compiled": pick_compile(compile, target, draws >= COMPILE_FROM),
-        "batch_size": batch_size or smooth.BATCH[target.type],
-        **({"alpha_image": share} if simultaneous else {}),
-        **({"corruption": str(shift)} if shift else {}),
-    }  # fmt: skip
-    ball = Ball(kind, norm, dataset.spec.shape)
-    grid = list(radii or default_radii(ball, n, share))
-    if takes(mode, "radii"):
-        settings["radii"] = [exact(r) for r in grid]  # they decide when an image is done
-    key = key_of(settings)
-    # half a run on another device or version would be half the votes of another network, in its last bits
-    made_by = {name: value for name, value in machine(target).items() if name in ("device", "machine", "versions")}
-    folder = registry.job_path("certify", digest(canonical([found.id, key, target.type, made_by]))[7:23])
-    job = _Job(found, settings, ball, dataset, indices, folder, target, progress)
+    plan = planned(
+        registry, generation, sigma=sigma, mode=mode, n=n, n0=n0, alpha=alpha, radii=radii, skip=skip,
+        max_images=max_images, noise=noise, norm=norm, simultaneous=simultaneous, seed=seed, last=last, data=data,
+        data_dir=data_dir, device=device, precision=precision, compile=compile, batch_size=batch_size,
+        corruption=corruption,
+    )  # fmt: skip
+    found, settings, folder, key = plan.found, plan.settings, plan.folder, key_of(plan.settings)
 
     def there() -> Result | None:
         unfinished = any(folder.glob("*.tsv"))  # also of an interrupted --fresh, beside the earlier result
@@ -165,7 +130,7 @@ def certify(
             with alone if group.rank == 0 else contextlib.nullcontext():
                 stored = there()  # by the process that held the lock before
                 if not group.first_says(stored is not None):
-                    job.measure(registry, group, last=last)
+                    _Job(plan, progress).measure(registry, group, last=last)
         elif group.rank == 0:
             progress.note(f"{found.name} has this very certificate already; --fresh measures it again")
         group.gather(b"")  # nobody looks before the first has stored it
@@ -183,10 +148,10 @@ def certify(
         "id": found.id,
         "corruption": settings.get("corruption"),
         **{name: settings[name] for name in ("alpha", "mode", "n", "n0", "norm", "noise", "precision", "compiled")},
-        "alpha_image": share,
-        "sigma": float(level) if level else None,
-        "conversion": kind.about,
-        **certlog.summarise(rows, grid),
+        "alpha_image": plan.share,
+        "sigma": float(Fraction(settings["sigma"])) if settings["sigma"] else None,
+        "conversion": plan.noise.about,
+        **certlog.summarise(rows, plan.grid),
         "samples_per_image": sum(row.drawn for row in rows) / len(rows),
         "seconds": result.content.get("seconds", sum(row.seconds or 0 for row in rows)),
         "self_check": result.content.get("self_check"),
@@ -197,25 +162,16 @@ def certify(
 
 @dataclass(frozen=True)
 class _Job:
-    """One certification: what to measure and where its unfinished state lies."""
+    """One certification on its way."""
 
-    found: Generation
-    settings: dict[str, Any]
-    ball: Ball
-    dataset: datasets.Dataset
-    indices: Sequence[int]
-    folder: Path
-    device: torch.device
+    plan: Plan
     progress: Progress
 
     def measure(self, registry: Registry, group: Ranks, *, last: bool) -> None:
         """This rank's images; then the first rank stores everybody's."""
         group.gather(b"")  # the first has the job's folder ready
-        plain = load_network(registry, self.found, last=last)
-        settings, target = self.settings, self.device
-        model = inference.prepare(
-            plain, self.dataset.spec.shape, target, settings["precision"], compiled=settings["compiled"]
-        )
+        plain = load_network(registry, self.plan.found, last=last)
+        model = self.plan.prepared(plain, compiled=self.plan.settings["compiled"])
         check = self._self_check(model, plain) if group.rank == 0 else {}
         rows, seconds = self._run(model, group)
         parts = group.gather(json.dumps(seconds).encode() + b"\n" + certlog.text(rows).encode())
@@ -225,40 +181,41 @@ class _Job:
         for part in parts:
             merged |= {row.idx: row for row in certlog.parse(part.decode().split("\n", 1)[1])}
         longest = max(float(part.split(b"\n", 1)[0]) for part in parts)
-        _store(registry, self, [merged[i] for i in self.indices], longest, check | {"ranks": group.world})
+        _store(registry, self.plan, [merged[i] for i in self.plan.indices], longest, check | {"ranks": group.world})
 
     def _run(self, model: nn.Module, group: Ranks) -> tuple[list[certlog.Row], float]:
         """The rows of this rank's images, and the seconds of all runs; the votes of earlier runs are counted again."""
-        mine = self.indices[group.rank :: group.world]
-        votes = Votes(self.folder / f"votes-{group.rank}.tsv", self.folder.glob("votes-*.tsv"), job=self.folder.name)
+        mine = self.plan.indices[group.rank :: group.world]
+        votes = Votes(
+            self.plan.folder / f"votes-{group.rank}.tsv",
+            self.plan.folder.glob("votes-*.tsv"),
+            job=self.plan.folder.name,
+        )
         with contextlib.closing(votes):
             group.gather(b"")  # everybody has read before anybody writes
-            return self._certify(model, mine, votes), votes.seconds
+            told = {name: self.plan.settings[name] for name in ("mode", "n", "noise")}
+            heart = Heartbeat(
+                self.progress,
+                None if group.rank else self.plan.folder,
+                generation=self.plan.found.name,
+                images=len(mine),
+                **told,
+            )
+            return self._certify(model, mine, votes, heart), votes.seconds
 
-    def _certify(self, model: nn.Module, mine: Sequence[int], votes: Votes) -> list[certlog.Row]:
-        settings = self.settings
-        per_image = settings["n"] + settings["n0"]
+    def _certify(self, model: nn.Module, mine: Sequence[int], votes: Votes, heart: Heartbeat) -> list[certlog.Row]:
+        per_image = self.plan.most
         if known := votes.known(mine):
             self.progress.note(f"continuing: {known} of {len(mine)} images have votes already")
-        part = f"{len(mine)} of {len(self.indices)}" if len(mine) < len(self.indices) else f"{len(mine)}"
+        part = f"{len(mine)} of {len(self.plan.indices)}" if len(mine) < len(self.plan.indices) else f"{len(mine)}"
         done: list[certlog.Row] = []
-        with self.progress.bar(f"certifying {part} images of {self.found.name}", len(mine) * per_image) as bar:
-            certified = smooth.certify(
-                model,
-                ((i, datasets.to_float(self.dataset.test.x[i])) for i in mine),
-                self._program,
-                classes=len(self.dataset.spec.classes),
-                noise=self._noise,
-                seed=self._seed,
-                device=self.device,
-                batch_size=settings["batch_size"],
-                journal=votes,
-                advance=bar.advance,
-            )
+        with heart.bar(f"certifying {part} images of {self.plan.found.name}", len(mine) * per_image) as bar:
+            certified = self.plan.certificates(model, mine, votes, bar.advance)
             shown = told = time.monotonic()
             try:
                 for idx, certificate in certified:
-                    done.append(certlog.Row.of(idx, int(self.dataset.test.y[idx]), certificate))
+                    done.append(certlog.Row.of(idx, int(self.plan.dataset.test.y[idx]), certificate))
+                    heart.count(certified=len(done))
                     bar.advance(max(0, per_image - certificate.n))  # what was not needed
                     now = time.monotonic()
                     if now - shown > SHOW_SECONDS or len(done) == len(mine):
@@ -272,39 +229,24 @@ class _Job:
                 raise
         return done
 
-    @property
-    def _seed(self) -> str:
-        return noise_seed(*(self.settings[name] for name in ("seed", "mode", "n", "n0")))
-
-    @property
-    def _noise(self) -> Noise:
-        return self.ball.noise  # type: ignore[return-value]
-
-    def _program(self, idx: int) -> Certifying:
-        settings = self.settings
-        radii = [float(Fraction(r)) for r in settings.get("radii", ())]
-        share = settings.get("alpha_image", settings["alpha"])
-        random = f"{self.found.id} {self._seed}", idx
-        return certifier(settings["mode"], self.ball, share, settings["n0"], settings["n"], radii, random)
-
     def _self_check(self, model: nn.Module, plain: nn.Module) -> dict[str, Any]:
         """How many votes differ from those of the network as it was trained, unfolded, in fp32, on a few images."""
-        few = self.indices[:: max(1, len(self.indices) // CHECKED)][:CHECKED]
+        few = self.plan.indices[:: max(1, len(self.plan.indices) // CHECKED)][:CHECKED]
         differ, votes = smooth.disagreements(
             model,
             plain,
-            ((i, datasets.to_float(self.dataset.test.x[i])) for i in few),
-            noise=self._noise,
-            seed=self._seed,
-            device=self.device,
-            batch_size=self.settings["batch_size"],
+            ((i, datasets.to_float(self.plan.dataset.test.x[i])) for i in few),
+            noise=self.plan.noise,
+            seed=self.plan.seed,
+            device=self.plan.device,
+            batch_size=self.plan.settings["batch_size"],
         )
         return {"self_check": {"votes": votes, "differ_from_fp32": differ}}
 
     def _so_far(self, rows: Sequence[certlog.Row]) -> str:
         low, high = certlog.summarise(rows, [Fraction(0)])["intervals"]["0"]
         right = sum(row.correct for row in rows) / len(rows)
-        spent = sum(row.drawn for row in rows) / len(rows) / (self.settings["n"] + self.settings["n0"])
+        spent = sum(row.drawn for row in rows) / len(rows) / (self.plan.settings["n"] + self.plan.settings["n0"])
         saved = f", {1 - spent:.0%} of copies saved" if spent < 0.99 else ""
         return f"right and certified {right:.1%} [{low:.1%}, {high:.1%}] of {len(rows)}{saved}"
 
@@ -312,16 +254,16 @@ class _Job:
         """The table so far, for somebody who stops a run."""
         if not rows:
             return
-        grid = [Fraction(r) for r in self.settings.get("radii", ())]
-        share = self.settings.get("alpha_image", self.settings["alpha"])
-        figures = certlog.summarise(rows, grid or default_radii(self.ball, self.settings["n"], share))
+        grid = [Fraction(r) for r in self.plan.settings.get("radii", ())]
+        share = self.plan.settings.get("alpha_image", self.plan.settings["alpha"])
+        figures = certlog.summarise(rows, grid or default_radii(self.plan.ball, self.plan.settings["n"], share))
         self.progress.note(f"so far, {len(rows)} of {wanted} images:")
         for radius, value in figures["certified_accuracy"].items():
             low, high = figures["intervals"][radius]
             self.progress.note(f"  certified at {radius:>6}: {value:6.1%}  [{low:.1%}, {high:.1%}]")
 
 
-def _store(registry: Registry, job: _Job, rows: Sequence[certlog.Row], seconds: float, more: dict[str, Any]) -> None:
+def _store(registry: Registry, job: Plan, rows: Sequence[certlog.Row], seconds: float, more: dict[str, Any]) -> None:
     settings = job.settings
     share = settings.get("alpha_image", settings["alpha"])
     asked = [Fraction(r) for r in settings.get("radii", ())]

@@ -35,6 +35,7 @@ from robustkt.progress import Progress, Silent
 from robustkt.ranks import ALONE, Ranks, ranks
 from robustkt.registry import Registry, Result
 from robustkt.registry.files import append_synced
+from robustkt.registry.heartbeats import Heartbeat
 from robustkt.registry.measurements import key_of, settled
 
 ORDER = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")  # the columns of 2108.07969
@@ -213,7 +214,8 @@ class Asked:
             if before:
                 progress.note(f"measured before with the same settings, and re-used: {', '.join(before)}")
             title = f"attacking {found.name} in {threat}" if shift is None else f"{found.name} under {shift}"
-            with progress.bar(title, len(todo) * len(chosen)) as bar:
+            own_job, told_of = None if group.rank else job, {"generation": found.name, "attacks": todo}
+            with Heartbeat(progress, own_job, **told_of, images=len(chosen)).bar(title, len(todo) * len(chosen)) as bar:
                 made = attacked(
                     self.model, split, threat, todo, seed=self.seed, device=target, sigma=found.sigma,
                     advance=bar.advance, decided=decided, group=group,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import robustkt
 from robustkt import adapters, engine, inference, models, objectives
 from robustkt import data as datasets
-from robustkt.api.judging import judge, slice_of
+from robustkt.api.judging import Score, judge, slice_of
 from robustkt.api.loading import machine, pick_compile
 from robustkt.api.modes import adapter_bytes, count_of, state_of, weight_bytes
 from robustkt.api.recipes import overlong
@@ -28,8 +28,9 @@ from robustkt.modes import modes_of
 from robustkt.numbers import canonical, digest
 from robustkt.progress import Progress
 from robustkt.provenance import circumstances
-from robustkt.ranks import Ranks, ranks, world
+from robustkt.ranks import ALONE, Ranks, ranks, world
 from robustkt.registry import Registry, replays
+from robustkt.registry.heartbeats import Heartbeat
 from robustkt.registry.refs import name_taken
 from robustkt.shapes import to_json
 
@@ -161,32 +162,22 @@ class Job:
         started = datetime.datetime.now(datetime.UTC)
         meters: dict[str, engine.Meter] = {}
         guide = Teacher(self.registry, teacher, self.recipe, self.device, meters) if teacher is not None else None
-        objective = objectives.build(self.recipe.method, self.recipe.settings, guide.guide() if guide else None)
         meters["student"] = engine.Meter(student)
-        split = slice_of(self.dataset.held_out, SELECTION_IMAGES)
-        modes = modes_of(student)
-        threat = self.recipe.threat if modes is None or modes.default != CLEAN else None
-        metric, score = judge(self.recipe.sigma, threat, split, self.device, group)
+        metric, score = self.judge(student, group)
         self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {self.recipe.data.name}, {self.device}")
         if late := overlong(self.recipe):
             self.progress.note(late)
-        fit = engine.Trainer(
-            student=student,
-            objective=objective,
-            images=self.dataset.train,
-            training=cast("Training", self.recipe.training),  # `assemble` has made it
-            score=score,
-            folder=folder,
-            progress=self.progress,
-            seed=self.seed,
-            precision=self.recipe.precision,
-            compiled=self.compiled,
-            device=self.device,
-            meters=meters,
-            replay=guide.replay(objective, self.dataset.train, self.progress) if guide else None,
-            world_size=self.recipe.world_size,
-            group=group,
-        ).run()
+        recipe, training = self.recipe, cast("Training", self.recipe.training)  # `assemble` has made it
+        heart = Heartbeat(
+            self.progress, None if group.rank else folder, method=recipe.method, arch=recipe.arch,
+            data=recipe.data.name, name=self.name, teacher=teacher.name if teacher else None, epochs=training.epochs,
+            metric=metric,
+        )  # fmt: skip
+        trainer = self.trainer(student, guide, score, folder, heart, group)
+        trainer.meters = meters
+        if guide is not None:
+            trainer.replay = guide.replay(trainer.objective, self.dataset.train, self.progress)
+        fit = trainer.run()
         if self.source is not None:
             self._put(self.source.text, group)
         generation = self._stored(student, fit, group)
@@ -209,6 +200,38 @@ class Job:
             "folded": history.folded,
             "compiled": history.compiled,
         }
+
+    def judge(self, student: nn.Module, group: Ranks = ALONE, images: int = SELECTION_IMAGES) -> tuple[str, Score]:
+        """What an epoch is selected by: what it is called, and the score of a network on so many held-out images."""
+        modes = modes_of(student)
+        threat = self.recipe.threat if modes is None or modes.default != CLEAN else None
+        return judge(self.recipe.sigma, threat, slice_of(self.dataset.held_out, images), self.device, group)
+
+    def trainer(
+        self,
+        student: nn.Module,
+        guide: Teacher | None,
+        score: Score,
+        folder: Path,
+        progress: Progress,
+        group: Ranks = ALONE,
+    ) -> engine.Trainer:
+        """The loop that trains `student`, its checkpoint in `folder`; the teacher is asked anew, nothing is counted."""
+        return engine.Trainer(
+            student=student,
+            objective=objectives.build(self.recipe.method, self.recipe.settings, guide.guide() if guide else None),
+            images=self.dataset.train,
+            training=cast("Training", self.recipe.training),  # `assemble` has made it
+            score=score,
+            folder=folder,
+            progress=progress,
+            seed=self.seed,
+            precision=self.recipe.precision,
+            compiled=self.compiled,
+            device=self.device,
+            world_size=self.recipe.world_size,
+            group=group,
+        )
 
     def student(self) -> nn.Module:
         """The network with its first weights, and with adapters where the method trains several modes.

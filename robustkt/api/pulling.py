@@ -29,6 +29,7 @@ from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry, claims
 from robustkt.registry.adopting import Bundle, adopt
 from robustkt.registry.files import copy_atomic, digest_file
+from robustkt.registry.heartbeats import Heartbeat
 
 
 def pull(
@@ -79,7 +80,8 @@ def pull(
     key = digest(f"{source.repo} {source.commit}".encode())[7:23]
     with registry.working(registry.job_path("pull", key), f"a pull of {source}", []):
         folder = registry.job_path("pull", key)
-        found = _take(registry, session, source, folder, name, required, progress)
+        heart = Heartbeat(progress, folder, source=str(source))
+        found = _take(registry, session, source, folder, name, required, heart)
     return {**found, "signed_by": str(required) if required else None}
 
 

@@ -29,6 +29,7 @@ from robustkt.numbers import canonical, counted, digest, exact, fraction
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 from robustkt.registry.files import append_synced, write_atomic
+from robustkt.registry.heartbeats import Heartbeat
 from robustkt.registry.measurements import MOST_POINTS, SPLITS
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -306,7 +307,8 @@ class Curve:
             if begun:
                 self.progress.note(f"continuing an interrupted sweep: {counted(len(begun), 'point')} there")
             known = {**there, **begun}
-            with self.progress.bar(f"sweeping {self.found.name}", len(betas)) as bar:
+            heart = Heartbeat(self.progress, folder, generation=self.found.name, points=len(betas))
+            with heart.bar(f"sweeping {self.found.name}", len(betas)) as bar:
                 for beta in betas:
                     if exact(beta) not in known:
                         known[exact(beta)] = columns = self._point(beta, attacks, seed)

@@ -12,7 +12,7 @@ from robustkt.api.jobs import Job
 from robustkt.api.loading import load_data, pick_device, pick_precision
 from robustkt.api.recipes import assemble, inherited, named_source, spelling, started_from
 from robustkt.errors import UsageError
-from robustkt.generation import check_name
+from robustkt.generation import Generation, check_name
 from robustkt.progress import Progress, Silent
 from robustkt.registry import Registry
 
@@ -114,9 +114,40 @@ def distill(
     the method: `crt` from one trained under Gaussian noise, `rslad` from one trained against an attack. The other
     arguments, the result and the errors are those of `train`.
     """
-    registry, progress = registry or Registry.locate(), progress or Silent()
+    job, origin = student_of(
+        registry or Registry.locate(), teacher, arch, method=method, data=data, name=name, given=given or {},
+        preset=preset, init=init, seed=seed, data_dir=data_dir, device=device, precision=precision, compile=compile,
+        fresh=fresh, progress=progress or Silent(),
+    )  # fmt: skip
+    return job.run(origin)
+
+
+def student_of(
+    registry: Registry,
+    teacher: str,
+    arch: str,
+    *,
+    method: str = "auto",
+    data: str | None = None,
+    name: str | None = None,
+    given: Mapping[str, Any],
+    preset: str | None = None,
+    init: str | None = None,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: str = "auto",
+    fresh: bool = False,
+    progress: Progress,
+) -> tuple[Job, Generation]:
+    """What `distill` is to do, and the teacher: its arguments checked, the data loaded, nothing trained.
+
+    Raises:
+        RobustKTError: anything the user can fix.
+    """
     origin = registry.get(teacher)
-    method, merged = inherited(origin, method, given or {})
+    method, merged = inherited(origin, method, given)
     for need, has in (("sigma", origin.recipe.sigma), ("threat", origin.recipe.threat)):
         if need in objectives.needs(method) and has is None:
             progress.note(
@@ -138,4 +169,5 @@ def distill(
     )
     start = registry.get(init) if init is not None else None
     parents = {"teacher": origin.id, **started_from(start, recipe)}
-    return Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start, compile).run(origin)
+    job = Job(registry, recipe, parents, name, dataset, source, target, fresh, progress, start, compile)
+    return job, origin

@@ -19,6 +19,8 @@ FAMILIES = {
     "measure": ("certify", "evaluate", "predict", "bench"),
     "logs": ("analyze", "audit"),
     "registry": ("list", "show"),
+    "status": ("status",),
+    "doctor": ("doctor",),
     "lineage": ("lineage",),
     "report": ("report",),
     "gate": ("compare", "gate"),

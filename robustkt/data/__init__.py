@@ -20,6 +20,7 @@ from robustkt.data._folder import read_folder
 from robustkt.data._images import read_image
 from robustkt.data._named import read_named
 from robustkt.data._npz import read_npz
+from robustkt.data._sources import present
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
 from robustkt.generation import DataSpec
 
@@ -33,6 +34,7 @@ __all__ = [
     "crop_flip",
     "keyed_crop_flip",
     "load",
+    "present",
     "read_image",
     "to_float",
 ]

@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -92,6 +93,16 @@ def append_synced(path: Path, data: bytes) -> None:
         with path.open("ab") as file:
             file.write(data)
             finish(file)
+
+
+def start_of(path: Path, most: int) -> bytes | None:
+    """At most the first `most` bytes of a plain file; None of anything else, which might never end, or be elsewhere."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(most) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkt.errors import RobustKTError
-from robustkt.registry.files import TEMPORARY, writing
+from robustkt.registry.files import TEMPORARY, start_of, writing
+from robustkt.texts import is_printable
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 BEAT = 5.0  # seconds between two signs of life
 STALE = 30.0  # seconds without one after which a lease is nobody's
+LEASE = 2**16  # bytes that are read of one
 
 
 def for_a_job() -> float:
@@ -103,6 +105,36 @@ def locked(path: Path, doing: str, timeout: float = 60.0) -> Iterator[Held]:
                     if stale := taken(left):
                         stale.release(remove=True)
         held.release()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, by what stands beside it."""
+
+    pid: int
+    host: str
+    command: str
+    seen: float  # Unix time of the last sign of life
+    gone: bool  # its process has ended, as far as this machine can tell
+
+
+def holder(path: Path) -> Holder | None:
+    """Who holds the lock `path`, for those who only look; None when nobody does, or says so in a way that is none."""
+    told = _read(owner_of(path))
+    try:
+        seen = owner_of(path).stat().st_mtime
+        pid, host, command = int(told["pid"]), str(told["host"]), str(told["command"])
+    except (OSError, KeyError, ValueError, TypeError, OverflowError):
+        return None
+    if not 0 < pid < 2**31 or not is_printable(host) or not is_printable(command, LEASE):
+        return None
+    here = told.get("boot") == _boot() and host == platform.node()  # a container has processes of its own
+    return Holder(pid, host, command, seen, gone=here and not _alive(pid))
+
+
+def lock_of(folder: Path) -> Path:
+    """The lock of the job in `folder`."""
+    return folder.with_suffix(".lock")
 
 
 def owner_of(path: Path) -> Path:
@@ -216,8 +248,8 @@ def _in_turn(path: Path) -> contextlib.AbstractContextManager[Held]:
 def _read(owner: Path) -> dict[str, Any]:
     """What the owner of a lock told; {} when that cannot be read."""
     try:
-        told = json.loads(owner.read_text())
-    except (OSError, ValueError):
+        told = json.loads(start_of(owner, LEASE) or b"")
+    except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) and {"pid", "host", "command", "nonce"} <= told.keys() else {}
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from robustkt.errors import IntegrityError, RobustKTError
 from robustkt.numbers import canonical, counted, digest, parse_json
 from robustkt.registry.files import TEMPORARY, replacing
-from robustkt.registry.locks import locked
+from robustkt.registry.locks import lock_of, locked
 
 if TYPE_CHECKING:
     from robustkt.registry.store import Registry
@@ -122,7 +122,7 @@ def filling(registry: Registry, content: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         RobustKTError: the registry cannot be written, or whoever fills the view takes longer than `PATIENCE`.
     """
-    lock = registry.job_path("replay", place(registry.root, content).stem[:16]).with_suffix(".lock")
+    lock = lock_of(registry.job_path("replay", place(registry.root, content).stem[:16]))
     with locked(lock, "this view of the teacher's logits", timeout=PATIENCE):
         yield
 

@@ -17,7 +17,7 @@ from robustkt.numbers import canonical, digest, parse_json
 from robustkt.registry import claims
 from robustkt.registry import refs as refs_file
 from robustkt.registry.files import write_atomic, writing
-from robustkt.registry.locks import Held, for_a_job, locked
+from robustkt.registry.locks import Held, for_a_job, lock_of, locked
 from robustkt.registry.measurements import Result, checked
 from robustkt.registry.records import check_record, read_record
 from robustkt.registry.refs import Refs, name_taken
@@ -308,7 +308,7 @@ class Registry:
         NotFoundError: what it needs has been removed just now.
         """
         needed = sorted(needs)
-        with locked(folder.with_suffix(".lock"), doing, timeout=for_a_job()):
+        with locked(lock_of(folder), doing, timeout=for_a_job()):
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)
             write_atomic(folder / NEEDS, canonical(needed))

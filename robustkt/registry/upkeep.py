@@ -16,7 +16,7 @@ from robustkt.generation import check_name
 from robustkt.numbers import parse_json
 from robustkt.registry import replays
 from robustkt.registry.files import TEMPORARY, writing
-from robustkt.registry.locks import Held, owner_of, taken
+from robustkt.registry.locks import Held, lock_of, owner_of, taken
 from robustkt.registry.refs import name_taken
 from robustkt.registry.store import NEEDS, Registry
 
@@ -238,7 +238,7 @@ def _needs(job: Path) -> list[str]:
 
 def _idle(job: Path) -> bool:
     """Whether nobody is at a job."""
-    lock = job.with_suffix(".lock")
+    lock = lock_of(job)
     if not lock.exists():
         return True
     try:
