@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ def sparkline(values: Sequence[float | None], width: int = 20) -> str:
     known = [None if v is None or not math.isfinite(v) else float(v) for v in values]
     runs = min(len(known), max(width, 0))
     cuts = [i * len(known) // runs for i in range(runs + 1)] if runs else [0]
-    means = [_mean([v for v in known[a:b] if v is not None]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    means = [_mean([v for v in known[a:b] if v is not None]) for a, b in itertools.pairwise(cuts)]
     there = [mean for mean in means if mean is not None]
     if not there:
         return " " * runs
