@@ -30,6 +30,7 @@ from robustkt.api.smoothing import (
     takes,
     tell_others,
 )
+from robustkt.api.sofar import SoFar
 from robustkt.certificates import Ball, Certifying
 from robustkt.generation import Generation
 from robustkt.noises import Noise, spelled
@@ -149,7 +150,7 @@ def certify(
     # half a run on another device or version would be half the votes of another network, in its last bits
     made_by = {name: value for name, value in machine(target).items() if name in ("device", "machine", "versions")}
     folder = registry.job_path("certify", digest(canonical([found.id, key, target.type, made_by]))[7:23])
-    job = _Job(found, settings, ball, dataset, indices, folder, target, progress)
+    job = _Job(found, settings, ball, dataset, indices, grid, folder, target, progress)
 
     def there() -> Result | None:
         unfinished = any(folder.glob("*.tsv"))  # also of an interrupted --fresh, beside the earlier result
@@ -204,6 +205,7 @@ class _Job:
     ball: Ball
     dataset: datasets.Dataset
     indices: Sequence[int]
+    grid: Sequence[Fraction]  # radii that were asked for
     folder: Path
     device: torch.device
     progress: Progress
@@ -238,10 +240,12 @@ class _Job:
     def _certify(self, model: nn.Module, mine: Sequence[int], votes: Votes) -> list[certlog.Row]:
         settings = self.settings
         per_image = settings["n"] + settings["n0"]
-        if known := votes.known(mine):
+        known = votes.known(mine)
+        if known:
             self.progress.note(f"continuing: {known} of {len(mine)} images have votes already")
         part = f"{len(mine)} of {len(self.indices)}" if len(mine) < len(self.indices) else f"{len(mine)}"
         done: list[certlog.Row] = []
+        sofar = SoFar(self.grid, len(mine), per_image, known)
         with self.progress.bar(f"certifying {part} images of {self.found.name}", len(mine) * per_image) as bar:
             certified = smooth.certify(
                 model,
@@ -259,14 +263,15 @@ class _Job:
             try:
                 for idx, certificate in certified:
                     done.append(certlog.Row.of(idx, int(self.dataset.test.y[idx]), certificate))
+                    sofar.add(done[-1])
                     bar.advance(max(0, per_image - certificate.n))  # what was not needed
                     now = time.monotonic()
                     if now - shown > SHOW_SECONDS or len(done) == len(mine):
-                        text, shown = self._so_far(done), now
-                        bar.advance(0, text)
                         if now - told > TELL_SECONDS:
-                            bar.line(f"{len(done)} of {len(mine)} images  {text}")
+                            bar.line(sofar.line())
                             told = now
+                        bar.advance(0, sofar.shown())
+                        shown = now
             except KeyboardInterrupt:
                 self._tell_partial(done, len(mine))
                 raise
@@ -301,20 +306,11 @@ class _Job:
         )
         return {"self_check": {"votes": votes, "differ_from_fp32": differ}}
 
-    def _so_far(self, rows: Sequence[certlog.Row]) -> str:
-        low, high = certlog.summarise(rows, [Fraction(0)])["intervals"]["0"]
-        right = sum(row.correct for row in rows) / len(rows)
-        spent = sum(row.drawn for row in rows) / len(rows) / (self.settings["n"] + self.settings["n0"])
-        saved = f", {1 - spent:.0%} of copies saved" if spent < 0.99 else ""
-        return f"right and certified {right:.1%} [{low:.1%}, {high:.1%}] of {len(rows)}{saved}"
-
     def _tell_partial(self, rows: Sequence[certlog.Row], wanted: int) -> None:
         """The table so far, for somebody who stops a run."""
         if not rows:
             return
-        grid = [Fraction(r) for r in self.settings.get("radii", ())]
-        share = self.settings.get("alpha_image", self.settings["alpha"])
-        figures = certlog.summarise(rows, grid or default_radii(self.ball, self.settings["n"], share))
+        figures = certlog.summarise(rows, self.grid)
         self.progress.note(f"so far, {len(rows)} of {wanted} images:")
         for radius, value in figures["certified_accuracy"].items():
             low, high = figures["intervals"][radius]
