@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import nn
 from robustkt import certlog, corruptions, inference, smooth
 from robustkt import data as datasets
 from robustkt.api.loading import load_data, load_network, machine, pick_compile, pick_device, pick_precision, spread
+from robustkt.api.results import CertificateSet
 from robustkt.api.smoothing import (
     COMPILE_FROM,
     SAMPLES,
@@ -76,7 +78,7 @@ def certify(
     fresh: bool = False,
     corruption: str | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> CertificateSet:
     """Certificates of the smoothed classifier on test images; an interrupted run continues, a finished one is re-used.
 
     Under `torchrun` the ranks share the images; the first of them keeps the result.
@@ -112,7 +114,7 @@ def certify(
     Returns:
         generation, id, corruption, sigma, alpha, mode, n, n0, noise, norm, images, abstain_rate, acr,
         certified_accuracy {radius: value}, intervals {radius: [low, high]}, samples_per_image, seconds, self_check,
-        log, reused.
+        log, reused; with `.to_pandas()` and `.plot()`.
 
     Raises:
         RobustKTError: anything the user can fix.
@@ -172,14 +174,15 @@ def certify(
         group.gather(b"")  # nobody looks before the first has stored it
     result = stored or registry.result(found.id, "certificate", key)
     if result is None:  # on another machine of the group, which has no view of the first one's registry
-        return {"generation": found.name, "id": found.id, "log": None}
+        nowhere = functools.partial(registry.log, Result("certificate", key, {}, folder))
+        return CertificateSet({"generation": found.name, "id": found.id, "log": None}, found, settings, {}, nowhere)
     log = registry.log(result)
     if out is not None and group.rank == 0:
         write_atomic(out.resolve(), log)
         write_atomic(header_of(out), header(found, result))
     rows = certlog.parse(log.decode())
     tell_others(registry, found, settings, progress)
-    return {
+    told = {
         "generation": found.name,
         "id": found.id,
         "corruption": settings.get("corruption"),
@@ -194,6 +197,7 @@ def certify(
         "log": str(out or registry.log_path(result)),
         "reused": stored is not None,
     }
+    return CertificateSet(told, found, settings, told, functools.partial(bytes, log))
 
 
 @dataclass(frozen=True)

@@ -78,19 +78,24 @@ class SoFar:
     def shown(self) -> str:
         """Under a bar, which tells the time that is left: lines on images and copies, then one a radius."""
         rate = self.rate
-        speed = "" if rate is None else f", {rate:.3g} images/s"
+        speed = "" if rate is None else f", {_speed(rate)}"
         images = f"{self.done:,} of {self.wanted:,} images{speed}, abstained {self.abstained / self.done:.1%}"
         return "\n".join([images, self.copies(), *self.certified()])
 
     def line(self) -> str:
         """The same in one line, with the time that is left."""
         rate = self.rate
-        left = "" if rate is None else f", {rate:.3g} images/s, ETA {_clock((self.wanted - self.done) / rate)}"
+        left = "" if rate is None else f", {_speed(rate)}, ETA {_clock((self.wanted - self.done) / rate)}"
         certified = ", ".join(" ".join(told.split()) for told in self.certified())
         return (
             f"{self.done:,} of {self.wanted:,} images{left}: {certified}, "
             f"abstained {self.abstained / self.done:.1%}, {self.copies()}"
         )
+
+
+def _speed(rate: float) -> str:
+    """`16.6 images/s`; of a slow network two digits."""
+    return f"{rate:,.0f} images/s" if rate >= 100 else f"{rate:.3g} images/s"
 
 
 def _clock(seconds: float) -> str:
