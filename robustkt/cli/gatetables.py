@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CLASSES = 8  # told of one answer; --json has all
-FIELDS = 40  # characters of a recipe's value
+FIELDS = 40  # characters of a recipe's value; more where a terminal has them
 CORRUPTION = re.compile(r" --corruption (\S+)")
 
 
@@ -35,9 +35,10 @@ def compared(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of compare."""
     first, second = result["first"], result["second"]
     if result["recipe"]:
+        room = max(FIELDS, (console.width - FIELDS) // 2 if console.is_terminal else 0)
         table = Columns("recipe", first, second, left=3)
         for field, (a, b) in result["recipe"].items():
-            table.add_row(field, _value(a), _value(b))
+            table.add_row(field, _value(a, room), _value(b, room))
         table.show(console)
     else:
         say(console, f"{first} and {second} have the same recipe")
@@ -151,8 +152,8 @@ def _difference(one: Mapping[str, Any]) -> str:
     return f"; {one['lacks']} has it with {', '.join(told)}" if told else f"; {one['lacks']} has it otherwise"
 
 
-def _value(value: Any) -> str:
-    return "–" if value is None else clip(_spoken(value), FIELDS)
+def _value(value: Any, room: int) -> str:
+    return "–" if value is None else clip(_spoken(value), room)
 
 
 def _spoken(value: Any) -> str:
