@@ -251,19 +251,6 @@ def test_the_score_listed_is_the_worst_case_of_the_strongest_attacks(cli: Cli, h
     assert one_json(cli("list", "--json"), "generations")["generations"][-1]["robust"]["network"] == "smoothed"
 
 
-def test_a_wide_list_fits_a_terminal_of_80_columns(here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERM", "xterm")
-    code, shown = in_a_terminal([SCRIPT, "list"], here.root.parent)
-    assert code == 0
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()]
-    (row,) = [line for line in lines if line.startswith("gen2")]
-    assert row.endswith("20")
-    assert len(row) < 80
-    assert "fgsm" in row
-    assert "…" not in row
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_v(cli: Cli, command: str) -> None:
     assert "--verbose" in plain(cli(*command.split(), "--help")).out

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
+import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from robustkt import api
-from robustkt.errors import RobustKTError
+from robustkt.errors import IntegrityError, RobustKTError
 from robustkt.registry import Registry
 
 SHIPPED = Registry(Path(__file__).resolve().parents[1] / "registry")
@@ -52,3 +55,73 @@ def test_without_pandas_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(RobustKTError, match="pip install pandas"):
         api.evaluations("digits-sat", registry=SHIPPED)[0].to_pandas()
+
+
+def test_what_certify_answers_is_its_table_with_more(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    shutil.copytree(SHIPPED.root, registry)
+    given = {"n": 128, "n0": 16, "max_images": 4, "radii": [Fraction(0), Fraction(1, 2)], "device": "cpu"}
+    told = api.certify("digits-crt-2", registry=Registry(registry), **given)  # type: ignore[arg-type]
+    assert isinstance(told, api.CertificateSet)
+    assert json.loads(json.dumps(told)) == dict(told)
+    frame = told.to_pandas()
+    assert len(frame) == told["images"] == 4
+    assert (frame["correct"] & (frame["radius"] >= 0.5)).mean() == told["certified_accuracy"]["0.5"]
+    assert "certified at 0.5" in told._repr_html_()
+    assert told.plot().rows
+    assert pickle.loads(pickle.dumps(told)).to_pandas().equals(frame)
+    every = api.certificates("digits-crt-2", registry=Registry(registry))
+    (stored,) = (one for one in every if one["settings"]["n"] == 128)
+    assert stored.to_pandas().equals(frame)
+
+
+def test_what_evaluate_answers_is_its_table_with_more(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    shutil.copytree(SHIPPED.root, registry)
+    given = {"attacks": ["fgsm"], "eps": "0.1", "max_images": 12, "device": "cpu", "registry": Registry(registry)}
+    told = api.evaluate("digits-sat", **given)  # type: ignore[arg-type]
+    assert isinstance(told, api.Evaluation)
+    assert json.loads(json.dumps(told)) == dict(told)
+    assert told.to_pandas()["fgsm"].mean() == pytest.approx(told["attacks"]["fgsm"]["accuracy"])
+    assert f"{told['images']} images" in told._repr_html_()
+    assert {value["group"] for value in told.plot().spec["data"]["values"]} == {"clean", "fgsm"}
+
+
+def test_what_another_machine_keeps_says_so() -> None:
+    def absent() -> bytes:
+        raise IntegrityError("the log is missing", "Measure again.")
+
+    told = api.CertificateSet({"log": None}, SHIPPED.get("digits-crt-2"), {}, {}, absent)
+    assert "the first rank has them" in told._repr_html_()
+    with pytest.raises(IntegrityError, match="missing"):
+        told.to_pandas()
+
+
+def test_a_comparison_is_a_table_of_its_figures() -> None:
+    told = api.compare("digits-sat", "digits-rslad", registry=SHIPPED)
+    frame = told.to_pandas()
+    assert list(frame["name"]) == ["clean", "fgsm", "pgd-sat"]
+    assert ((frame["low"] <= frame["difference"]) & (frame["difference"] <= frame["high"])).all()
+    assert (frame["second"] - frame["first"]).tolist() == pytest.approx(frame["difference"].tolist())
+    values = told.plot().spec["data"]["values"]
+    assert {value["series"] for value in values} == {"digits-sat", "digits-rslad"}
+    assert len(values) == 2 * len(frame)
+    assert "differences in points" in told._repr_html_()
+
+
+def test_a_sweep_is_a_table_of_its_mixtures() -> None:
+    points = [
+        {"beta": beta, "clean_accuracy": 0.9, "clean_interval": [0.8, 0.95], "robust_accuracy": beta / 2,
+         "robust_interval": [0.0, 0.6]}
+        for beta in (0.0, 0.5, 1.0)
+    ]  # fmt: skip
+    asked = {"generation": "two", "attacks": ["pgd-sat"], "norm": "linf", "eps": "0.1", "images": 48, "split": "test"}
+    told = api.Sweep({**asked, "points": points})
+    frame = told.to_pandas()
+    assert list(frame["robust_accuracy"]) == [0.0, 0.25, 0.5]
+    assert set(frame["clean_low"]) == {0.8}
+    assert "β = 0.5" in told._repr_html_()
+    assert "pgd-sat" in told.plot().title
+    clean = api.Sweep({**asked, "points": [{k: v for k, v in p.items() if "robust" not in k} for p in points]})
+    assert "robust_accuracy" not in clean.to_pandas()
+    assert "robust" not in clean._repr_html_()

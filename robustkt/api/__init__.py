@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.reporting import report
     from robustkt.api.reproducing import reproduce
-    from robustkt.api.results import CertificateSet, Evaluation, certificates, evaluations
+    from robustkt.api.results import CertificateSet, Comparison, Evaluation, Sweep, certificates, evaluations
     from robustkt.api.shifting import evaluate_corruptions
     from robustkt.api.souping import soup_make
     from robustkt.api.sweeping import soup_pick, soup_sweep
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CertificateSet",
+    "Comparison",
     "Evaluation",
+    "Sweep",
     "analyze",
     "audit_generation",
     "audit_log",
@@ -84,6 +86,8 @@ __all__ = [
 
 _HOMES = {
     "CertificateSet": "results",
+    "Comparison": "results",
+    "Sweep": "results",
     "Evaluation": "results",
     "certificates": "results",
     "evaluations": "results",

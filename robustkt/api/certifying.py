@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from robustkt import certlog, smooth
 from robustkt import data as datasets
 from robustkt.api.certifyplan import Plan, planned
 from robustkt.api.loading import load_network, machine
+from robustkt.api.results import CertificateSet
 from robustkt.api.smoothing import (
     SAMPLES,
     check_place,
@@ -24,6 +26,7 @@ from robustkt.api.smoothing import (
     header_of,
     tell_others,
 )
+from robustkt.api.sofar import SoFar
 from robustkt.generation import Generation
 from robustkt.progress import Progress, Silent
 from robustkt.ranks import Ranks, ranks
@@ -66,7 +69,7 @@ def certify(
     fresh: bool = False,
     corruption: str | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> CertificateSet:
     """Certificates of the smoothed classifier on test images; an interrupted run continues, a finished one is re-used.
 
     Under `torchrun` the ranks share the images; the first of them keeps the result.
@@ -102,7 +105,7 @@ def certify(
     Returns:
         generation, id, corruption, sigma, alpha, mode, n, n0, noise, norm, images, abstain_rate, acr,
         certified_accuracy {radius: value}, intervals {radius: [low, high]}, samples_per_image, seconds, self_check,
-        log, reused.
+        log, reused; with `.to_pandas()` and `.plot()`.
 
     Raises:
         RobustKTError: anything the user can fix.
@@ -136,14 +139,15 @@ def certify(
         group.gather(b"")  # nobody looks before the first has stored it
     result = stored or registry.result(found.id, "certificate", key)
     if result is None:  # on another machine of the group, which has no view of the first one's registry
-        return {"generation": found.name, "id": found.id, "log": None}
+        nowhere = functools.partial(registry.log, Result("certificate", key, {}, folder))
+        return CertificateSet({"generation": found.name, "id": found.id, "log": None}, found, settings, {}, nowhere)
     log = registry.log(result)
     if out is not None and group.rank == 0:
         write_atomic(out.resolve(), log)
         write_atomic(header_of(out), header(found, result))
     rows = certlog.parse(log.decode())
     tell_others(registry, found, settings, progress)
-    return {
+    told = {
         "generation": found.name,
         "id": found.id,
         "corruption": settings.get("corruption"),
@@ -158,6 +162,7 @@ def certify(
         "log": str(out or registry.log_path(result)),
         "reused": stored is not None,
     }
+    return CertificateSet(told, found, settings, told, functools.partial(bytes, log))
 
 
 @dataclass(frozen=True)
@@ -205,10 +210,12 @@ class _Job:
 
     def _certify(self, model: nn.Module, mine: Sequence[int], votes: Votes, heart: Heartbeat) -> list[certlog.Row]:
         per_image = self.plan.most
-        if known := votes.known(mine):
+        known = votes.known(mine)
+        if known:
             self.progress.note(f"continuing: {known} of {len(mine)} images have votes already")
         part = f"{len(mine)} of {len(self.plan.indices)}" if len(mine) < len(self.plan.indices) else f"{len(mine)}"
         done: list[certlog.Row] = []
+        sofar = SoFar(self.plan.grid, len(mine), per_image, known)
         with heart.bar(f"certifying {part} images of {self.plan.found.name}", len(mine) * per_image) as bar:
             certified = self.plan.certificates(model, mine, votes, bar.advance)
             shown = told = time.monotonic()
@@ -216,14 +223,15 @@ class _Job:
                 for idx, certificate in certified:
                     done.append(certlog.Row.of(idx, int(self.plan.dataset.test.y[idx]), certificate))
                     heart.count(certified=len(done))
+                    sofar.add(done[-1])
                     bar.advance(max(0, per_image - certificate.n))  # what was not needed
                     now = time.monotonic()
                     if now - shown > SHOW_SECONDS or len(done) == len(mine):
-                        text, shown = self._so_far(done), now
-                        bar.advance(0, text)
                         if now - told > TELL_SECONDS:
-                            bar.line(f"{len(done)} of {len(mine)} images  {text}")
+                            bar.line(sofar.line())
                             told = now
+                        bar.advance(0, sofar.shown())
+                        shown = now
             except KeyboardInterrupt:
                 self._tell_partial(done, len(mine))
                 raise
@@ -243,20 +251,11 @@ class _Job:
         )
         return {"self_check": {"votes": votes, "differ_from_fp32": differ}}
 
-    def _so_far(self, rows: Sequence[certlog.Row]) -> str:
-        low, high = certlog.summarise(rows, [Fraction(0)])["intervals"]["0"]
-        right = sum(row.correct for row in rows) / len(rows)
-        spent = sum(row.drawn for row in rows) / len(rows) / (self.plan.settings["n"] + self.plan.settings["n0"])
-        saved = f", {1 - spent:.0%} of copies saved" if spent < 0.99 else ""
-        return f"right and certified {right:.1%} [{low:.1%}, {high:.1%}] of {len(rows)}{saved}"
-
     def _tell_partial(self, rows: Sequence[certlog.Row], wanted: int) -> None:
         """The table so far, for somebody who stops a run."""
         if not rows:
             return
-        grid = [Fraction(r) for r in self.plan.settings.get("radii", ())]
-        share = self.plan.settings.get("alpha_image", self.plan.settings["alpha"])
-        figures = certlog.summarise(rows, grid or default_radii(self.plan.ball, self.plan.settings["n"], share))
+        figures = certlog.summarise(rows, self.plan.grid)
         self.progress.note(f"so far, {len(rows)} of {wanted} images:")
         for radius, value in figures["certified_accuracy"].items():
             low, high = figures["intervals"][radius]

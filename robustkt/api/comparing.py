@@ -11,6 +11,7 @@ from typing import Any
 from robustkt import paired
 from robustkt.api.gateconfig import check_confidence
 from robustkt.api.pairing import ABSTAIN, STOPS, Shared, Verdicts, common, missing, verdicts
+from robustkt.api.results import Comparison
 from robustkt.errors import NotFoundError, UsageError
 from robustkt.generation import Generation
 from robustkt.numbers import exact, fraction, noise_level
@@ -28,7 +29,7 @@ def compare(
     radii: Sequence[Fraction] | None = None,
     confidence: float = 0.95,
     registry: Registry | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """What two generations differ in: their recipes, and figures of the same images under the same settings.
 
     Intervals of a difference are Tango's for pairs (Statistics in Medicine 17, 1998), p-values McNemar's exact ones,
@@ -46,7 +47,8 @@ def compare(
         first, second, ids, recipe {field: [first, second]}, comparisons [{kind, settings, images, figures [{name,
         first, second, difference, interval, won, lost, p_value, p_adjusted, winner}], classes [{figure, class, images,
         difference, won, lost, p_value, p_adjusted, winner}], acr or None}], missing [{what, has, lacks, differs,
-        command}], notes. Differences are second − first; won images are better with the second, lost ones worse.
+        command}], notes. Differences are second − first; won images are better with the second, lost ones worse. With
+        `.to_pandas()` and `.plot()`.
 
     Raises:
         NotFoundError: nothing was certified at `sigma` on both sides.
@@ -71,7 +73,7 @@ def compare(
     notes = base_networks(shared, old, new) + ([NEVER_BEST] if len(levels) > 1 else [])
     if old.id == new.id:
         notes.append("both names are of the same generation")
-    return {
+    answer = {
         "first": old.name,
         "second": new.name,
         "ids": [old.id, new.id],
@@ -81,6 +83,7 @@ def compare(
         "missing": missing(both, old, new),
         "notes": notes,
     }
+    return Comparison(answer)
 
 
 def _place(shared: Shared) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from robustkt import corruptions
 from robustkt import data as datasets
 from robustkt.api.judging import ball
 from robustkt.api.loading import load_data, load_network, machine, pick_device, ready, spread
+from robustkt.api.results import Evaluation
 from robustkt.api.transferring import teacher_of
 from robustkt.api.transferring import transfer as transfer_rate
 from robustkt.api.verdicts import earlier, written
@@ -61,7 +62,7 @@ def evaluate(
     transfer: bool = False,
     corruption: str | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Accuracy of the deterministic network under attack, in fp32; measured once, then re-used, attack by attack.
 
     An interrupted evaluation continues where it stopped.
@@ -87,7 +88,8 @@ def evaluate(
     Returns:
         generation, id, images, corruption, clean_accuracy, attacks {name: {accuracy, interval, eps, norm, …; of an
         attack on the smoothed classifier wrong and abstained, shares of the images}}, worst {accuracy, interval,
-        smoothed} of the images that no attack broke, warnings, reused; with `transfer` also that (api.transferring).
+        smoothed} of the images that no attack broke, warnings, reused; with `transfer` also that
+        (api.transferring). With `.to_pandas()` and `.plot()`.
 
     Raises:
         UsageError: attacks that do not fit each other or the generation.
@@ -112,7 +114,8 @@ def evaluate(
                 generation, threat=asked.threat, max_images=max_images, seed=seed, data=data, data_dir=data_dir,
                 registry=registry, device=device, fresh=fresh, progress=progress,
             )  # fmt: skip
-        return json.loads(group.first(json.dumps(told).encode()))  # type: ignore[no-any-return]
+        told = json.loads(group.first(json.dumps(told).encode()))
+        return Evaluation(told, found, result.content["settings"], told, functools.partial(registry.log, result))
 
 
 def _told(asked: Asked, shift: Corruption | None, result: Result, reused: bool) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from robustkt import certlog
 from robustkt.certlog import Row
 from robustkt.errors import RobustKTError
 from robustkt.generation import Generation
-from robustkt.registry import Registry, Result
+from robustkt.registry import Registry
 from robustkt.registry.measurements import Table, table
 
 if TYPE_CHECKING:
@@ -21,28 +22,49 @@ if TYPE_CHECKING:
 STYLE = "text-align:left;padding:.1em .9em .1em 0"
 
 
-class Measured(dict[str, Any]):
-    """A stored measurement: the table of its settings and figures, with the rows of its log."""
+class Answer(dict[str, Any]):
+    """What the api answers: the plain table it is, which JSON and `[]` know, with more for notebooks."""
 
-    def __init__(self, registry: Registry, generation: Generation, result: Result) -> None:
-        super().__init__(
-            generation=generation.name,
-            id=generation.id,
-            key=result.key,
-            claimed=result.claimed,
-            settings=dict(result.content["settings"]),
-            figures=dict(result.content["figures"]),
+    def _table(self, rows: Sequence[tuple[str, ...]], what: str) -> str:
+        """Rows as HTML, the first cell of each its heading, under a caption."""
+        lines = "".join(
+            f'<tr><th scope="row" style="{STYLE}">{escape(name)}</th>'
+            + "".join(f'<td style="{STYLE}">{escape(cell)}</td>' for cell in cells)
+            + "</tr>"
+            for name, *cells in rows
         )
-        self.generation = generation
-        self._log = registry.log(result)
+        return f"<table><caption>{escape(what)}</caption>{lines}</table>"
 
-    def _shown(self, rows: list[tuple[str, str]], what: str) -> str:
-        cells = "".join(
-            f'<tr><th scope="row" style="{STYLE}">{escape(name)}</th><td style="{STYLE}">{escape(value)}</td></tr>'
-            for name, value in rows
-        )
-        claim = f"<p>Claimed by {escape(str(self['claimed']))}; not measured here.</p>" if self["claimed"] else ""
-        return f"<table><caption>{escape(what)}</caption>{cells}</table>{claim}"
+
+class Measured(Answer):
+    """A stored measurement: the table that was asked for, its settings and figures, and the rows of its log.
+
+    Args:
+        told: the table.
+        generation: whose measurement it is.
+        settings: what it was measured under.
+        figures: what a cell shows of it; none where another machine keeps it.
+        log: reads its log.
+    """
+
+    def __init__(
+        self,
+        told: Mapping[str, Any],
+        generation: Generation,
+        settings: Mapping[str, Any],
+        figures: Mapping[str, Any],
+        log: Callable[[], bytes],
+    ) -> None:
+        super().__init__(told)
+        self.generation, self.settings, self.figures, self._read = generation, settings, figures, log
+
+    @functools.cached_property
+    def _log(self) -> bytes:
+        return self._read()
+
+    def _shown(self, rows: Sequence[tuple[str, ...]], what: str) -> str:
+        claim = f"<p>Claimed by {escape(str(self['claimed']))}; not measured here.</p>" if self.get("claimed") else ""
+        return self._table(rows, what) + claim
 
 
 class CertificateSet(Measured):
@@ -67,12 +89,14 @@ class CertificateSet(Measured):
         """Certified accuracy against the radius, as a chart that a notebook shows."""
         from robustkt.report import certified_figure
 
-        norm = str(self["settings"]["norm"])
+        norm = str(self.settings["norm"])
         title = f"{self.generation.name}: certified accuracy in {norm}"
         return certified_figure({self.generation.name: self.rows}, norm=norm, title=title)
 
     def _repr_html_(self) -> str:
-        s, f = self["settings"], self["figures"]
+        s, f = self.settings, self.figures
+        if not f:
+            return self._shown([], f"Certificates of {self.generation.name}: the first rank has them")
         told = [(f"certified at {r}", f"{value:.1%}") for r, value in f["certified_accuracy"].items()]
         more = [("average certified radius", f"{f['acr']:.4f}"), ("abstained", f"{f['abstain_rate']:.1%}")]
         noise = f"σ = {s['sigma']}, " if s["sigma"] else ""
@@ -102,19 +126,98 @@ class Evaluation(Measured):
         """Accuracy under each attack with its 95 % interval, as a chart that a notebook shows."""
         from robustkt.report.attacks import attacked_figure
 
-        columns = {name: values for name, values in self.columns.items() if name in self["figures"]["attacks"]}
-        s = self["settings"]
+        columns = {name: values for name, values in self.columns.items() if name in self.figures["attacks"]}
+        s = self.settings
         title = f"{self.generation.name}: accuracy under attack, {s['norm']} eps = {s['eps']}"
         return attacked_figure({self.generation.name: columns}, title=title)
 
     def _repr_html_(self) -> str:
-        s = self["settings"]
-        told = [
-            (name, f"{one['accuracy']:.1%} ({one['interval'][0]:.1%} – {one['interval'][1]:.1%})")
-            for name, one in self["figures"]["attacks"].items()
-        ]
+        s = self.settings
+        told = [(name, _share(one["accuracy"], one["interval"])) for name, one in self.figures["attacks"].items()]
         what = f"{self.generation.name} under attack: {s['norm']} eps = {s['eps']}, {s['images']:,} images"
         return self._shown(told, f"{what}; measured, not proven")
+
+
+class Sweep(Answer):
+    """The mixtures of a clean and a robust adapter, measured."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a mixture: beta, and of clean and robust accuracy the share, low and high (95 % intervals).
+
+        Raises:
+            RobustKTError: pandas is not there.
+        """
+        columns: dict[str, list[Any]] = {"beta": [point["beta"] for point in self["points"]]}
+        for kind in ("clean", "robust"):
+            if any(f"{kind}_accuracy" in point for point in self["points"]):
+                columns[f"{kind}_accuracy"] = [point[f"{kind}_accuracy"] for point in self["points"]]
+                for end, name in enumerate(("low", "high")):
+                    columns[f"{kind}_{name}"] = [point[f"{kind}_interval"][end] for point in self["points"]]
+        return _frame(columns)
+
+    def plot(self) -> Figure:
+        """Clean and robust accuracy over β, as a chart that a notebook shows."""
+        from robustkt.report import soup_curve
+
+        return soup_curve(self["points"], self._title())
+
+    def _title(self) -> str:
+        attacks = ", ".join(self["attacks"])
+        images = f"{self['images']:,} {self['split']} images"
+        return f"{self['generation']}: {attacks}, {self['norm']} eps = {self['eps']}, {images}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"β = {point['beta']:g}",
+                *(
+                    f"{kind} {_share(point[f'{kind}_accuracy'], point[f'{kind}_interval'])}"
+                    for kind in ("clean", "robust")
+                    if f"{kind}_accuracy" in point
+                ),
+            )
+            for point in self["points"]
+        ]
+        return self._table(rows, self._title())
+
+
+class Comparison(Answer):
+    """Two generations side by side."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a figure: what, name, images, first, second, difference, low, high, won, lost, p_value, p_adjusted.
+
+        Differences are second − first; low and high are the ends of their interval.
+
+        Raises:
+            RobustKTError: pandas is not there.
+        """
+        rows = [(c, row) for c in self["comparisons"] for row in c["figures"]]
+        same = ("name", "first", "second", "difference", "won", "lost", "p_value", "p_adjusted")
+        columns: dict[str, list[Any]] = {name: [row[name] for _, row in rows] for name in same}
+        columns["what"], columns["images"] = [c["what"] for c, _ in rows], [c["images"] for c, _ in rows]
+        columns["low"], columns["high"] = ([row["interval"][end] for _, row in rows] for end in (0, 1))
+        order = ("what", "name", "images", *same[1:4], "low", "high", *same[4:])
+        return _frame({name: columns[name] for name in order})
+
+    def plot(self) -> Figure:
+        """Each figure of both with its 95 % interval, as a chart that a notebook shows."""
+        from robustkt.report.attacks import compared_figure
+
+        return compared_figure(self)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                row["name"] if c["kind"] == row["name"] else f"{row['name']}, {c['what']}",
+                f"{row['first']:.1%}", f"{row['second']:.1%}",
+                f"{100 * row['difference']:+.1f} ({100 * row['interval'][0]:+.1f} – {100 * row['interval'][1]:+.1f})",
+            )
+            for c in self["comparisons"]
+            for row in c["figures"]
+        ]  # fmt: skip
+        level = f"{100 * self['confidence']:g} %"
+        return self._table(rows, f"{self['first']} and {self['second']}; differences in points, {level} intervals")
 
 
 def certificates(generation: str = "@latest", *, registry: Registry | None = None) -> list[CertificateSet]:
@@ -135,13 +238,21 @@ def evaluations(generation: str = "@latest", *, registry: Registry | None = None
     return [Evaluation(*one) for one in _stored(generation, registry, "evaluation")]
 
 
-def _stored(generation: str, registry: Registry | None, kind: str) -> Iterator[tuple[Registry, Generation, Result]]:
+def _stored(generation: str, registry: Registry | None, kind: str) -> Iterator[tuple[Any, ...]]:
     registry = registry or Registry.locate()
     found = registry.mode(generation)
     networks = found.network(), found.network(last=True)
     for result in registry.results(found.id, kind):
-        if result.content["settings"]["weights"] in networks:
-            yield registry, found, result
+        if (settings := dict(result.content["settings"]))["weights"] in networks:
+            figures = dict(result.content["figures"])
+            told = {"generation": found.name, "id": found.id, "key": result.key, "claimed": result.claimed}
+            log = functools.partial(bytes, registry.log(result))
+            yield {**told, "settings": settings, "figures": figures}, found, settings, figures, log
+
+
+def _share(value: float, interval: Sequence[float]) -> str:
+    """`84.7% (80.6% – 88.1%)`."""
+    return f"{value:.1%} ({interval[0]:.1%} – {interval[1]:.1%})"
 
 
 def _frame(columns: dict[str, list[Any]]) -> pandas.DataFrame:

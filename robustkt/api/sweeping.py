@@ -17,6 +17,7 @@ from robustkt.api import swept
 from robustkt.api.evaluating import evaluate
 from robustkt.api.judging import ball, slice_of
 from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
+from robustkt.api.results import Sweep
 from robustkt.api.souping import soup_make
 from robustkt.attacks import named
 from robustkt.core import ThreatModel
@@ -52,7 +53,7 @@ def soup_sweep(
     device: str = "auto",
     fresh: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Sweep:
     """Clean accuracy and accuracy under attack of φ_β = (1 − β)·φ_clean + β·φ_robust for each β (2210.04886).
 
     Each mixture is attacked through itself. By default on held-out images of the training data, on which a β may be
@@ -75,7 +76,7 @@ def soup_sweep(
 
     Returns:
         generation, id, split, images, attacks, norm, eps, file, points [{beta, clean_accuracy, clean_interval,
-        robust_accuracy, robust_interval}].
+        robust_accuracy, robust_interval}]; with `.to_pandas()` and `.plot()`.
 
     Raises:
         UsageError: no such β, split or picture, or a generation without the two adapters.
@@ -103,10 +104,10 @@ def soup_sweep(
     settings = swept.settings_of(found, steps, asked)
     points = curve.points(steps, wanted, asked, seed=seed, fresh=fresh, store=settings)
     told = ("split", "attacks", "norm", "eps", "images")
-    result = {
+    result = Sweep({
         "generation": found.name, "id": found.id, **{key: asked[key] for key in told},
         "file": str(out) if out else None, "points": points,
-    }  # fmt: skip
+    })  # fmt: skip
     if out is not None:
         from robustkt import report
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from robustkt.cli.fitting import command, say
+from robustkt.cli.sparklines import sparkline
 from robustkt.cli.tables import Columns, percent
+from robustkt.corruptions import SEVERITIES
 from robustkt.errors import clip
 from robustkt.numbers import counted
 
@@ -13,7 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CLASSES = 8  # told of one answer; --json has all
-FIELDS = 40  # characters of a recipe's value
+FIELDS = 40  # characters of a recipe's value; more where a terminal has them
+CORRUPTION = re.compile(r" --corruption (\S+)")
 
 
 def points(value: float) -> str:
@@ -26,34 +31,33 @@ def p_text(value: float) -> str:
     return "<.0001" if value < 0.0001 else f"{value:.4f}".lstrip("0") if value < 0.99995 else "1"
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
 def compared(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of compare."""
     first, second = result["first"], result["second"]
     if result["recipe"]:
+        room = max(FIELDS, (console.width - FIELDS) // 2 if console.is_terminal else 0)
         table = Columns("recipe", first, second, left=3)
         for field, (a, b) in result["recipe"].items():
-            table.add_row(field, _value(a), _value(b))
+            table.add_row(field, _value(a, room), _value(b, room))
         table.show(console)
     else:
-        _say(console, f"{first} and {second} have the same recipe")
+        say(console, f"{first} and {second} have the same recipe")
     level = f"{100 * result['confidence']:g} %"
     for c in result["comparisons"]:
         _compared(console, c, first, second, level)
     if not result["comparisons"]:
-        _say(console, f"\n{first} and {second} have no measurement under equal settings")
+        console.print()
+        say(console, f"{first} and {second} have no measurement under equal settings")
     else:
         _summary(console, result)
     for note in result["notes"]:
-        _say(console, f"note: {note}")
+        say(console, f"note: {note}")
     lacking(console, result["missing"])
 
 
 def _compared(console: Console, c: Mapping[str, Any], first: str, second: str, level: str) -> None:
-    _say(console, f"\n{c['what']}")
+    console.print()
+    say(console, c["what"])
     table = Columns("", first, second, "difference", level, "won", "lost", "p")
     for row in c["figures"]:
         low, high = row["interval"]
@@ -66,56 +70,97 @@ def _compared(console: Console, c: Mapping[str, Any], first: str, second: str, l
         low, high = acr["interval"]
         told = [f"{acr[side]:.4f}" for side in ("first", "second")]
         table.add_row("ACR", *told, f"{acr['difference']:+.4f}", f"{low:+.4f} … {high:+.4f}", "", "", "")
+    certified = [row for row in c["figures"] if row["name"].startswith("certified@")]
+    if len(certified) > 1:
+        curves = (sparkline([row[side] for row in certified], scale=(0, 1)) for side in ("first", "second"))
+        table.add_row("curve", *curves, *[""] * 5)
     table.show(console)
 
 
 def _summary(console: Console, result: Mapping[str, Any]) -> None:
     names = {side: result[side] for side in ("first", "second")}
     rows = [(c["what"], row) for c in result["comparisons"] for row in c["figures"]]
-    _say(
+    console.print()
+    say(
         console,
-        f"\nDifferences in points, {names['second']} − {names['first']}; won and lost: images on which "
+        f"Differences in points, {names['second']} − {names['first']}; won and lost: images on which "
         f"{names['second']} is better, and worse; p: McNemar's, for each figure alone.",
     )
     for side, name in names.items():
         found = [f"{row['name']} ({what.partition(',')[0]})" for what, row in rows if row["winner"] == side]
         if found:
-            _say(console, f"{name} is better: {'; '.join(found)}")
+            say(console, f"{name} is better: {'; '.join(found)}")
     if not any(row["winner"] for _, row in rows):
         alpha = f"{1 - result['confidence']:.4g}"
-        _say(console, f"no difference is shown: no p, Holm-adjusted over {counted(len(rows), 'figure')}, is ≤ {alpha}")
+        say(console, f"no difference is shown: no p, Holm-adjusted over {counted(len(rows), 'figure')}, is ≤ {alpha}")
     classes = [row for c in result["comparisons"] for row in c["classes"] if row["winner"]]
     for row in sorted(classes, key=lambda row: row["p_adjusted"])[:CLASSES]:
         loses = "loses" if row["winner"] == "first" else "gains"
-        _say(
+        say(
             console,
             f"class {row['class']} {loses} {row['figure']}: {points(row['difference'])} points of {row['images']} "
             f"images, won {row['won']}, lost {row['lost']}, Holm-adjusted p {p_text(row['p_adjusted'])}",
         )
     if len(classes) > CLASSES:
-        _say(console, f"and {counted(len(classes) - CLASSES, 'further class figure')}: --json has all")
+        say(console, f"and {counted(len(classes) - CLASSES, 'further class figure')}: --json has all")
     if not classes:
-        _say(console, "no class is shown to lose or gain (Holm-adjusted over all classes and figures)")
+        say(console, "no class is shown to lose or gain (Holm-adjusted over all classes and figures)")
 
 
 def lacking(console: Console, missing: list[dict[str, Any]]) -> None:
-    """What only one side has, with the commands that mend it."""
+    """What only one side has, with the commands that mend it; many corruptions of one measurement are told as one."""
     if missing:
-        _say(console, "\nmeasured on one side only:")
+        console.print()
+        say(console, "measured on one side only:")
+    for one in _together(missing):
+        say(console, f"{one['has']}: {one['what']}{_difference(one)}", "  ")
+        command(console, one["command"], 4)
+
+
+def _together(missing: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows; those of `evaluate` that differ in their corruption alone are one, whose command measures all."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for one in missing:
-        _say(console, f"  {one['has']}: {one['what']}{_difference(one)}")
-        _say(console, f"    {one['command']}")
+        key = one["command"] if " certify " in one["command"] else CORRUPTION.sub("", one["command"])
+        groups.setdefault((key, one["has"], str(CORRUPTION.search(one["command"]) is None)), []).append(one)
+    told = []
+    for group in groups.values():
+        first = group[0]
+        if len(group) > 1:
+            names = [found[1] for one in group if (found := CORRUPTION.search(one["command"]))]
+            what = first["what"].replace(f" under {names[0]}", f" under {len(names)} corruptions")
+            shifts = ",".join(_spelled(names))
+            first = {**first, "what": what, "command": CORRUPTION.sub(f" --corruption {shifts}", first["command"])}
+            first["differs"] = {} if any(not one["differs"] for one in group) else first["differs"]
+        told.append(first)
+    return told
+
+
+def _spelled(names: list[str]) -> list[str]:
+    """Corruptions as `--corruption` takes them, one whose severities are all there by its name alone."""
+    severities: dict[str, set[str]] = {}
+    for name, _, severity in (name.partition(":") for name in names):
+        severities.setdefault(name, set()).add(severity)
+    whole = set(map(str, SEVERITIES))
+    return [n for name, s in severities.items() for n in ([name] if s == whole else [f"{name}:{x}" for x in sorted(s)])]
 
 
 def _difference(one: Mapping[str, Any]) -> str:
     if not one["differs"]:
         return f"; {one['lacks']} has none"
-    told = [f"{key} {clip(str(there), 30)}" for key, (_, there) in one["differs"].items() if there is not None]
+    told = [f"{key} {clip(_spoken(there), 30)}" for key, (_, there) in one["differs"].items() if there is not None]
     return f"; {one['lacks']} has it with {', '.join(told)}" if told else f"; {one['lacks']} has it otherwise"
 
 
-def _value(value: Any) -> str:
-    return "–" if value is None else clip(str(value), FIELDS)
+def _value(value: Any, room: int) -> str:
+    return "–" if value is None else clip(_spoken(value), room)
+
+
+def _spoken(value: Any) -> str:
+    """A value of JSON as a person would write it."""
+    if isinstance(value, list):
+        return ", ".join(map(_spoken, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 # -- gate --------------------------------------------------------------------------------------------------------
@@ -204,20 +249,20 @@ def gated(console: Console, result: Mapping[str, Any]) -> None:
         powers.add_row(*power_cells(row))
     console.print()
     powers.show(console)
-    _say(
+    say(
         console,
         "change, at worst (what is not excluded), margin: in points. power: the probability that an equally good "
         "one passes; drop seen: 80 % of the time; images for the margin: for 80 % power.",
     )
     for row in result["checks"]:
         if not row["passed"] and row["status"] != "worse":
-            _say(console, power_told(row))
-    _say(console, class_told(result))
+            say(console, power_told(row))
+    say(console, class_told(result))
     for row in _failed(result)[:CLASSES]:
-        _say(console, f"  {class_failure(row)}")
+        say(console, class_failure(row), "  ")
     for note in result["notes"]:
-        _say(console, f"note: {note}")
-    _say(console, verdict(result))
+        say(console, f"note: {note}")
+    say(console, verdict(result))
 
 
 def _failed(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

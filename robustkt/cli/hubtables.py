@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from robustkt.cli.fitting import say
 from robustkt.cli.tables import Columns, facts, program
 from robustkt.numbers import counted
 
@@ -25,17 +26,17 @@ def pushed(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(short(file["path"], room), size, *there)
     table.show(console)
     for path in result["removed"]:
-        console.print(f"of an earlier publication, removed: {path}", markup=False)
+        say(console, f"of an earlier publication, removed: {path}")
     total = sum(file["size"] for file in result["files"])
     whole = f"{counted(len(result['files']), 'file')}, {total:,} bytes"
     if result["dry_run"]:
         console.print(result["card"], markup=False, soft_wrap=True)
         goal = result["to"] or result["repo"]
         told = f"it would go to {goal}" if goal else "name a place with --repo ORG/NAME or --to DIR"
-        console.print(f"dry run: {whole}; nothing is written, {told}", markup=False, soft_wrap=True)
+        say(console, f"dry run: {whole}; nothing is written, {told}")
     elif result["to"]:
         signed = f", signed by {result['signed_by']}" if result["signed_by"] else ""
-        console.print(f"{result['generation']}: {whole} in {result['to']}{signed}", markup=False, soft_wrap=True)
+        say(console, f"{result['generation']}: {whole} in {result['to']}{signed}")
         command = shlex.join(["hf", "upload", result["repo"] or "ORG/NAME", result["to"]])
         console.print(f"to upload: {command}", markup=False, soft_wrap=True)
     else:

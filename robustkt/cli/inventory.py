@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from robustkt.cli.fitting import say
+from robustkt.cli.sparklines import sparkline
 from robustkt.cli.tables import Columns, duration, facts, percent, shift
 from robustkt.numbers import counted, number
 from robustkt.registry import replays
 
 CLAIMED = "†"  # behind a figure that nobody has measured here
+CURVE = "curve: certified accuracy over the radii that were asked for, on a scale from 0 to 1"
 NAMES = 16  # letters of the longest corruption's name
+BELOW = "  "  # before the figures of a measurement
 SCREEN = 100  # rows of a list on a terminal; a pipe gets all
 
 if TYPE_CHECKING:
@@ -19,42 +24,51 @@ if TYPE_CHECKING:
 
 def listed(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of list."""
-    from rich.markup import escape
-
     if not result["generations"]:
-        where = escape(result["registry"])
-        told = f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`"
-        console.print(told, soft_wrap=True)
+        where = result["registry"]
+        say(console, f"no generations in {where}; make one with `robustkt quickstart` or `robustkt train`")
         return
     shared = {row["data"] for row in result["generations"]}
     several = any(row["modes"] for row in result["generations"])
     columns = ["name", "method", "arch", *(["data"] if len(shared) > 1 else []), "teacher"]
-    table = Columns(*columns, "certified", "n", "attacked", "by", "of", left=len(columns))
+    figures = ("certified", "n", "attacked", "by", "of", "curve", "made")
+    table = Columns(*columns, *figures, left=len(columns), spare=("of", "n", "by", "data"), wide=("made", "curve"))
     hidden = len(result["generations"]) - SCREEN if console.is_terminal else 0
     for row in result["generations"][max(hidden, 0) :]:
         cells = {"name": row["generation"], "arch": row["arch"], "data": row["data"]}
         cells |= {"method": row["method"] + _times(row["modes"]), "teacher": row["teacher"] or "–"}
         robust = row["robust"]
         by = (_by(robust), f"{robust['images']:,}") if robust else ("–", "–")
-        figures = (certified(row), _samples(row), _robust(row), *by)
-        table.add_row(*(cells[column] for column in columns), *figures)
+        more = (curve(row["certified"]) or "–", str(row["created"] or "–").partition("T")[0])
+        table.add_row(*(cells[column] for column in columns), certified(row), _samples(row), _robust(row), *by, *more)
     if hidden > 0:
-        console.print(f"{counted(hidden, 'earlier generation')}: `robustkt list | less` shows all")
-    table.show(console)
+        say(console, f"{counted(hidden, 'earlier generation')}: `robustkt list | less` shows all")
+    shown = table.show(console)
     if len(shared) == 1:
-        console.print(f"data: {escape(shared.pop())}")
+        say(console, f"data: {shared.pop()}")
     if result["unreadable"]:
-        console.print(f"[red]damaged[/red]  {', '.join(result['unreadable'])}: `robustkt verify` says what is wrong")
-    console.print(
+        say(console, f"{', '.join(result['unreadable'])}: `robustkt verify` says what is wrong", "damaged  ")
+    say(
+        console,
         "certified: accuracy at an L2 radius by n samples; attacked: what its strongest attacks left, of so many "
-        "images. `robustkt show NAME` has more."
+        "images. `robustkt show NAME` has more.",
     )
+    if "curve" in shown:
+        say(console, CURVE)
+    if lacking := [name for name in table.headings if name not in [*shown, *table.wide]]:
+        say(console, f"A wider terminal also has {', '.join(lacking)}.")
     if several:
-        console.print("×2: of two modes, with the figures of the default one; `robustkt show NAME` has the others")
+        say(console, "×2: of two modes, with the figures of the default one; `robustkt show NAME` has the others")
     if any(row["robust"] and row["robust"]["network"] == "base" for row in result["generations"]):
-        console.print("* of the base network, without the noise that the generation is used with")
+        say(console, "* of the base network, without the noise that the generation is used with")
     if any("claimed" in (row[kind] or ()) for row in result["generations"] for kind in ("certified", "robust")):
-        console.print(f"{CLAIMED} claimed by who published it: `robustkt audit NAME`, or measure it here")
+        say(console, f"{CLAIMED} claimed by who published it: `robustkt audit NAME`, or measure it here")
+
+
+def curve(figures: Mapping[str, Any] | None) -> str:
+    """Certified accuracy over the radii of a table, on a scale from 0 to 1: `█▇▅▁`."""
+    told = sorted((figures or {}).get("certified_accuracy", {}).items(), key=_first)
+    return sparkline([value for _, value in told], scale=(0, 1))
 
 
 def _times(modes: Sequence[str]) -> str:
@@ -134,18 +148,9 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
     if result["pulled"]:
         origin = result["pulled"]
         told["pulled from"] = f"{origin['repo']}@{origin['commit']}"
-    facts(console, {key: value for key, value in told.items() if value})
+    facts(console, {key: value for key, value in (told | _course(result)).items() if value})
     for c in result["certificates"]:
-        s, f = c["settings"], c["figures"]
-        radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
-        noise = "" if s["noise"] == "gaussian" else f" {s['noise']}"
-        sigma = f"σ {s['sigma']}, " if s["sigma"] else ""
-        console.print(
-            f"\n[bold]certificate[/bold]{_mode(s)}{noise}  "
-            f"{s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, "
-            f"{counted(f['images'], 'image')}{shift(s)}: {radii}; ACR {f['acr']:.4f}, "
-            f"abstained {percent(f['abstain_rate'])}" + _claim(c)
-        )
+        _certificate(console, c)
     base = ", base network without noise" if "sigma" in recipe["settings"] else ""
     for e in result["evaluations"]:
         if e["settings"].get("corruption"):
@@ -155,26 +160,61 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
             f"{name} {percent(a['accuracy'])}" + (" (smoothed)" if a.get("smoothed") else "")
             for name, a in f["attacks"].items()
         )
-        console.print(
-            f"\n[bold]evaluation[/bold]{_mode(s)}  {s['norm']} {s['eps']}, "
-            f"{counted(s['images'], 'image')}{base}: {attacks}" + _claim(e)
-        )
+        images = counted(s["images"], "image")
+        say(console, f"{s['norm']} {s['eps']}, {images}{base}{_claim(e)}:", f"\nevaluation{_mode(s)}  ")
+        say(console, attacks, BELOW)
     for w in result["sweeps"]:
-        s, points = w["settings"], w["figures"]["points"]
-        curve = "  ".join(
-            f"{percent(p['clean_accuracy'])}/{percent(p.get('robust_accuracy'))} @{p['beta']:g}" for p in points
-        )
-        console.print(
-            f"\n[bold]sweep[/bold]  {', '.join(s['attacks'])} {s['norm']} {s['eps']}, "
-            f"{counted(s['images'], s['split'] + ' image')}, clean/robust by β: {curve}" + _claim(w)
-        )
+        _sweep(console, w)
     before = ""
     for (done, name), figures in _corrupted(result["evaluations"]).items():
         if done != before:
-            console.print(f"\n[bold]corrupted[/bold]  {done}{base}, by severity:")
+            say(console, f"{done}{base}, by severity:", "\ncorrupted  ")
         by = "  ".join(f"{percent(value)} @{severity}" for severity, value in sorted(figures.items()))
-        console.print(f"  {name:<{NAMES}}  {by}")
+        say(console, by, f"{BELOW}{name:<{NAMES}}  ")
         before = done
+
+
+def _course(result: Mapping[str, Any]) -> dict[str, str]:
+    """How loss and held-out figure went over the epochs, as curves with their ends."""
+    told = {}
+    forms: dict[str, Callable[[float], str]] = {"loss": "{:.4g}".format, "held_out": percent}
+    for name, form in forms.items():
+        values = [epoch.get(name) for epoch in result["epochs"]]
+        there = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+        if len(there) > 1:
+            line = sparkline([value if value in there else None for value in values])
+            told[name.replace("_", "-")] = f"{line}  {form(there[0])} → {form(there[-1])}"
+    return told
+
+
+def _certificate(console: Console, c: Mapping[str, Any]) -> None:
+    s, f = c["settings"], c["figures"]
+    noise = "" if s["noise"] == "gaussian" else f" {s['noise']}"
+    sigma = f"σ {s['sigma']}, " if s["sigma"] else ""
+    told = f"{s['norm']}, {sigma}{s['mode']}, n {s['n']:,}, α {s['alpha']:g}, {counted(f['images'], 'image')}{shift(s)}"
+    say(console, f"{told}{_claim(c)}:", f"\ncertificate{_mode(s)}{noise}  ")
+    radii = "  ".join(f"{percent(v)} @{r}" for r, v in sorted(f["certified_accuracy"].items(), key=_first))
+    say(console, f"{radii}  {curve(f)}", BELOW)
+    say(console, f"ACR {f['acr']:.4f}, abstained {percent(f['abstain_rate'])}", BELOW)
+
+
+def _sweep(console: Console, w: Mapping[str, Any]) -> None:
+    s, points = w["settings"], w["figures"]["points"]
+    images = counted(s["images"], s["split"] + " image")
+    say(
+        console,
+        f"{', '.join(s['attacks'])} {s['norm']} {s['eps']}, {images}, clean/robust by β{_claim(w)}:", "\nsweep  ",
+    )  # fmt: skip
+    shares = (f"{percent(p['clean_accuracy'])}/{percent(p.get('robust_accuracy'))} @{p['beta']:g}" for p in points)
+    say(console, "  ".join(shares), BELOW)
+    for kind in ("clean", "robust"):
+        values = [p.get(f"{kind}_accuracy") for p in points]
+        if len(points) > 1 and None not in values:
+            say(
+                console,
+                f"{sparkline(values)}  from {percent(min(values))} to {percent(max(values))}",
+                f"{BELOW}{kind:<6}  ",
+            )
 
 
 def _split(recipe: Mapping[str, Any]) -> str:
@@ -202,7 +242,7 @@ def _mode(settings: Mapping[str, Any]) -> str:
 
 
 def _claim(result: Mapping[str, Any]) -> str:
-    return f"; [yellow]claimed[/yellow] by {result['claimed']}" if result["claimed"] else ""
+    return f"; claimed by {result['claimed']}" if result["claimed"] else ""
 
 
 def _first(item: tuple[str, float]) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkt.cli import options as o
+from robustkt.cli.fitting import say
 from robustkt.cli.output import Output, guarded
 from robustkt.cli.registry import FOUND
 from robustkt.cli.tables import Columns
@@ -135,16 +136,16 @@ def verify(
 
 def _tagged(console: Console, result: Mapping[str, Any]) -> None:
     before = f", before {result['before']}" if result["before"] not in (None, result["generation"]) else ""
-    _say(console, f"@{result['tag']} is {result['generation']}{before}")
+    say(console, f"@{result['tag']} is {result['generation']}{before}")
 
 
 def _untagged(console: Console, result: Mapping[str, Any]) -> None:
-    _say(console, f"@{result['tag']} is taken away; it was {result['generation']}")
+    say(console, f"@{result['tag']} is taken away; it was {result['generation']}")
 
 
 def _tags(console: Console, result: Mapping[str, Any]) -> None:
     if not result["tags"]:
-        _say(console, "no tags; set one with `robustkt tag production GEN`")
+        say(console, "no tags; set one with `robustkt tag production GEN`")
         return
     table = Columns("tag", "generation", "since", "before", left=4)
     for row in result["tags"]:
@@ -155,40 +156,35 @@ def _tags(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _renamed(console: Console, result: Mapping[str, Any]) -> None:
-    _say(console, f"{result['before'] or result['id'][:19]} is {result['generation']} now")
+    say(console, f"{result['before'] or result['id'][:19]} is {result['generation']} now")
 
 
 def _removed(console: Console, result: Mapping[str, Any]) -> None:
-    _say(console, f"removed {', '.join(result['removed'])}; `robustkt gc` frees the space, 14 days from now")
+    say(console, f"removed {', '.join(result['removed'])}; `robustkt gc` frees the space, 14 days from now")
     if result["ancestors"]:
-        _say(console, f"without a name, as others descend from it: {', '.join(result['ancestors'])}")
+        say(console, f"without a name, as others descend from it: {', '.join(result['ancestors'])}")
 
 
 def _collected(console: Console, result: Mapping[str, Any]) -> None:
     shown = result["files"] if len(result["files"]) <= SHOWN else result["files"][: SHOWN - 1]
     for path in shown:
-        _say(console, f"  {path}")
+        say(console, f"  {path}")
     if len(shown) < len(result["files"]):
-        _say(console, f"  … and {len(result['files']) - len(shown)} more; --json has all")
+        say(console, f"  … and {len(result['files']) - len(shown)} more; --json has all")
     done = "would free" if result["dry_run"] else "freed"
     young = f"; {counted(result['spared'], 'path')} too young to go" if result["spared"] else ""
-    _say(console, f"{result['registry']}: {done} {result['bytes']:,} bytes{young}")
+    say(console, f"{result['registry']}: {done} {result['bytes']:,} bytes{young}")
 
 
 def _verified(console: Console, result: Mapping[str, Any]) -> None:
-    from rich.markup import escape
 
     for source, target in result.get("moved", ()):
-        _say(console, f"moved  {source} → {target}")
+        say(console, f"moved  {source} → {target}")
     for mend in result.get("mended", ()):
-        _say(console, f"mended  {mend}")
+        say(console, f"mended  {mend}")
     for problem in result["problems"]:
-        console.print(f"[red]damaged[/red]  {escape(problem['what'])}: {escape(problem['path'])}", soft_wrap=True)
+        say(console, f"{problem['what']}: {problem['path']}", "damaged  ")
     for note in result["notes"]:
-        console.print(f"[dim]note[/dim]  {escape(note['what'])}: {escape(note['path'])}", soft_wrap=True)
+        say(console, f"{note['what']}: {note['path']}", "note  ")
     verdict = "sound" if result["ok"] else counted(len(result["problems"]), "problem")
-    _say(console, f"{result['registry']}: {counted(result['generations'], 'generation')}, {verdict}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+    say(console, f"{result['registry']}: {counted(result['generations'], 'generation')}, {verdict}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkt.cli import options as o
-from robustkt.cli.inventory import attacked, certified
+from robustkt.cli.fitting import say
+from robustkt.cli.inventory import CURVE, attacked, certified, curve
 from robustkt.cli.output import Output, guarded
 from robustkt.cli.tables import Columns, duration, percent
 from robustkt.errors import UsageError
@@ -55,7 +56,9 @@ def lineage(
 
 
 def _tree(console: Console, result: Mapping[str, Any]) -> None:
+    from rich.cells import cell_len
     from rich.markup import escape
+    from rich.text import Text
     from rich.tree import Tree
 
     trees: list[Tree] = []
@@ -64,15 +67,20 @@ def _tree(console: Console, result: Mapping[str, Any]) -> None:
         name = f"[bold]{row['generation']}[/bold]" + (" ←" if row["generation"] == result["focus"] else "")
         if row["again"]:
             return f"{name}  [dim]as above[/dim]"
-        told = ", ".join(_figures(row))
-        return f"{name}  {escape(_made(row))}, {duration(row['seconds'])}" + (f"  [dim]{told}[/dim]" if told else "")
+        figures, made = _figures(row), f"{name}  {escape(_made(row))}, {duration(row['seconds'])}"
+        if figures and row["certified"]:
+            figures[0] += f" {curve(row['certified'])}"
+        room = console.width - 4 * (row["depth"] - top)
+        if cell_len(Text.from_markup(made).plain + ", ".join(figures)) + 2 > room:  # then what was measured is below
+            return "\n".join([made, *(f"  [dim]{told}[/dim]" for told in figures)])
+        return made + (f"  [dim]{', '.join(figures)}[/dim]" if figures else "")
 
     rows = _near(result)
     top = min(row["depth"] for row in rows)
     path: list[Tree] = []  # the node at each depth above the present row
-    for row in ({**row, "depth": row["depth"] - top} for row in rows):
-        del path[row["depth"] :]
-        if not path and row["depth"] == 0:
+    for row in rows:
+        del path[row["depth"] - top :]
+        if not path and row["depth"] == top:
             tree = Tree(label(row))
             trees.append(tree)
         else:
@@ -81,7 +89,7 @@ def _tree(console: Console, result: Mapping[str, Any]) -> None:
     for tree in trees:
         console.print(tree)
     if len(rows) < len(result["generations"]):
-        console.print(f"{len(result['generations']) - len(rows):,} more; `robustkt lineage GEN` shows those near one")
+        say(console, f"{len(result['generations']) - len(rows):,} more; `robustkt lineage GEN` shows those near one")
     _drawn(console, result)
 
 
@@ -95,7 +103,7 @@ def _near(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _metrics(console: Console, result: Mapping[str, Any]) -> None:
-    table = Columns("name", "certified", "kept", "ACR", "attacked", "kept", "fools", "passes")
+    table = Columns("name", "certified", "kept", "ACR", "attacked", "kept", "fools", "passes", "curve", wide=("curve",))
     for row in result["generations"]:
         if not row["again"]:
             at = certified(row).partition("@")[2]
@@ -106,19 +114,23 @@ def _metrics(console: Console, result: Mapping[str, Any]) -> None:
                 f"{row['certified']['acr']:.3f}" if row["certified"] else "–",
                 f"{percent(robust['robust_accuracy'])} @{robust['eps']}" if robust else "–",
                 percent(kept.get("robust")), percent(row["transfer"]), _passes(row["cost"]),
+                curve(row["certified"]) or "–",
             )  # fmt: skip
-    table.show(console)
-    console.print(
+    shown = table.show(console)
+    say(
+        console,
         "kept: the share of the teacher's figure, where both were measured alike; fools: of the adversarial "
         "examples that fool the student, those that fool its teacher too; passes: images forwards and backwards in "
-        "training."
+        "training.",
     )
+    if "curve" in shown:
+        say(console, CURVE)
     _drawn(console, result)
 
 
 def _drawn(console: Console, result: Mapping[str, Any]) -> None:
     if result["file"]:
-        console.print(f"picture: {result['file']}", markup=False, soft_wrap=True)
+        say(console, f"picture: {result['file']}")
 
 
 def _made(row: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from robustkt.cli.fitting import say
 from robustkt.cli.tables import Columns, percent, shift
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def analyzed(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _one(console: Console, log: Mapping[str, Any], confidence: float) -> None:
-    _say(console, f"{log['file']}  {_made(log)}, {log['images']:,} images")
+    say(console, f"{log['file']}  {_made(log)}, {log['images']:,} images")
     bounded = log["alpha"] is not None
     last = [f"{confidence:.4g} bound".replace("0.", ".")] if bounded else []
     table = Columns("L2 radius", "certified accuracy", "95 % interval", *last, left=0)
@@ -32,10 +33,10 @@ def _one(console: Console, log: Mapping[str, Any], confidence: float) -> None:
         bound = [percent(log["lower_bounds"][radius])] if bounded else []
         table.add_row(radius, percent(value), _interval(log, radius), *bound)
     table.show(console)
-    _say(console, f"abstained  {percent(log['abstain_rate'])}")
-    _say(console, f"ACR        {log['acr']:.4f}  ({GROWS})")
+    say(console, f"abstained  {percent(log['abstain_rate'])}")
+    say(console, f"ACR        {log['acr']:.4f}  ({GROWS})")
     if bounded:
-        _say(console, f"bound      on the true certified accuracy, right with probability {confidence:.6g}")
+        say(console, f"bound      on the true certified accuracy, right with probability {confidence:.6g}")
     if log["ecdf"] is not None:
         _ecdf(console, [("images", log)])
 
@@ -44,10 +45,10 @@ def _several(console: Console, result: Mapping[str, Any]) -> None:
     logs = result["logs"]
     letters = [_letter(i) for i in range(len(logs))]
     for letter, log in zip(letters, logs, strict=True):
-        _say(console, f"{letter}  {log['file']}  {_made(log)}, {log['images']:,} images")
+        say(console, f"{letter}  {log['file']}  {_made(log)}, {log['images']:,} images")
     if result["differ"]:
         names = " and ".join(result["differ"])
-        _say(console, f"mixed: these logs differ in {names}, so that their radii and ACR do not compare")
+        say(console, f"mixed: these logs differ in {names}, so that their radii and ACR do not compare")
     table = Columns("L2 radius", *letters)
     for radius in logs[0]["certified_accuracy"]:
         cells = [percent(log["certified_accuracy"][radius]) for log in logs]
@@ -59,7 +60,7 @@ def _several(console: Console, result: Mapping[str, Any]) -> None:
     if result["differ"] or any(log["n"] is None for log in logs):
         table.add_row("at n", *(_number(log["n"]) for log in logs))
     table.show(console)
-    _say(console, f"95 % intervals in brackets. ACR: {GROWS}." if len(logs) <= WITH_INTERVALS else f"ACR: {GROWS}.")
+    say(console, f"95 % intervals in brackets. ACR: {GROWS}." if len(logs) <= WITH_INTERVALS else f"ACR: {GROWS}.")
     known = [(letter, log) for letter, log in zip(letters, logs, strict=True) if log["ecdf"] is not None]
     if known:
         _ecdf(console, known)
@@ -75,10 +76,6 @@ def _ecdf(console: Console, logs: Sequence[tuple[str, Mapping[str, Any]]]) -> No
         table.add_row(name, *(percent(share) for share in log["ecdf"].values()))
     console.print()
     table.show(console)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:
@@ -141,7 +138,7 @@ WRITTEN: dict[str, Callable[[Console, Mapping[str, Any]], None]] = {"markdown": 
 
 def audited(console: Console, result: Mapping[str, Any]) -> None:
     """The answer of audit for a log."""
-    _say(console, f"{result['file']}  {_made(result)}, {result['images']:,} images, radii: {result['printed']}")
+    say(console, f"{result['file']}  {_made(result)}, {result['images']:,} images, radii: {result['printed']}")
     if result["candidates"]:
         table = Columns("n", "α", "odds", "unexplained", "at largest radius", "rounding", left=0)
         for c in result["candidates"]:
@@ -149,15 +146,15 @@ def audited(console: Console, result: Mapping[str, Any]) -> None:
             table.add_row(f"{c['n']:,}", f"{c['alpha']:g}", odds, f"{c['misfits']:,}", f"{c['pile']:,}", c["rounding"])
         table.show(console)
     for note in result["notes"]:
-        _say(console, f"note: {note}")
+        say(console, f"note: {note}")
     for problem in result["problems"]:
         count, shown = problem["count"], problem["rows"]
-        _say(console, f"{problem['kind']}: {problem['text']}")
+        say(console, f"{problem['kind']}: {problem['text']}")
         if count:
             more = f" … ({count:,} in all)" if count > len(shown) else ""
-            _say(console, f"  images {', '.join(map(str, shown))}{more}")
+            say(console, f"  images {', '.join(map(str, shown))}{more}")
     found = len(result["problems"])
-    _say(console, "nothing is wrong with it" if not found else f"{found} kind{'s' * (found > 1)} of problem found")
+    say(console, "nothing is wrong with it" if not found else f"{found} kind{'s' * (found > 1)} of problem found")
 
 
 def audited_generation(console: Console, result: Mapping[str, Any]) -> None:
@@ -165,13 +162,13 @@ def audited_generation(console: Console, result: Mapping[str, Any]) -> None:
     for one in result["audits"]:
         noise = "" if one["noise"] == "gaussian" else f"{one['noise']} noise, "
         sigma = f"σ = {one['sigma']}, " if one["sigma"] else ""
-        _say(
+        say(
             console,
             f"{result['generation']}  {noise}{sigma}{one['norm']}, {one['mode']}, n {one['n']:,}{shift(one)}: "
             f"{one['images']:,} certified images, {one['copies']:,} fresh copies each, {len(one['refuted'])} refuted",
         )
         for problem in one["problems"]:
-            _say(console, f"  {problem}")
+            say(console, f"  {problem}")
     found = len(result["problems"])
     end = f"{found} problem{'s' * (found > 1)} found" if found else "nothing speaks against these certificates"
-    _say(console, f"{end}; sound ones are reported with probability at most {result['error']:g}, seed {result['seed']}")
+    say(console, f"{end}; sound ones are reported with probability at most {result['error']:g}, seed {result['seed']}")

@@ -11,18 +11,19 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
 from robustkt.cli.company import Alone, Company, company, where
-from robustkt.errors import RobustKTError, anonymous
+from robustkt.cli.fitting import say
+from robustkt.errors import RobustKTError, anonymous, clip
 from robustkt.progress import Bar
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
@@ -60,7 +61,7 @@ class Output:
         """A line for a person, on stderr."""
         if not self.quiet:
             stamp = f"{time.monotonic() - self.began:.1f} s  " if self.verbose else ""
-            self.stderr.print(stamp + text, style="dim", markup=False)
+            say(self.stderr, text, stamp, style="dim")
 
     def bar(self, title: str, total: float, done: float = 0) -> AbstractContextManager[Bar]:
         """A bar with ETA on a terminal; a line a milestone otherwise."""
@@ -75,20 +76,39 @@ class Output:
 
     @contextmanager
     def _drawn(self, title: str, total: float, done: float) -> Iterator[Bar]:
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
-        whole, rest = Column(no_wrap=True, min_width=8), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        room = self.stderr.width - BESIDE
+        title = clip(title, max(room - BAR[0], 1))
+        size = max(BAR[0], min(BAR[1], room - len(title)))
         columns = (
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=10, table_column=Column(min_width=10)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True), markup=False),
+            BarColumn(bar_width=size),
             TaskProgressColumn(),
-            TimeRemainingColumn(table_column=whole),
-            TextColumn("{task.fields[text]}", style="dim", table_column=rest),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=8)),
         )
-        with Progress(*columns, console=self.stderr, transient=True, expand=True) as progress:
+        with _told_below()(*columns, console=self.stderr, transient=True) as progress:
             task = progress.add_task(title, total=total, completed=int(done), text="")
             yield _Drawn(self, progress, task)
+
+
+BAR, BESIDE = (10, 40), 17  # columns of a bar, at least and at most; of percentage, ETA and the gaps
+
+
+def _told_below() -> type[RichProgress]:
+    """Rich's bars, each with its latest figures in lines below it that are cut where the terminal ends."""
+    from rich.progress import Progress
+    from rich.text import Text
+
+    class Told(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            for task in self.tasks:
+                yield self.make_tasks_table([task])
+                for line in task.fields["text"].splitlines():
+                    yield Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+
+    return Told
 
 
 class _Lines:

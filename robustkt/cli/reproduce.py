@@ -10,6 +10,7 @@ import typer
 
 from robustkt.cli import early
 from robustkt.cli import options as o
+from robustkt.cli.fitting import say
 from robustkt.cli.output import Output, guarded
 from robustkt.cli.registry import FOUND
 from robustkt.cli.tables import duration
@@ -68,17 +69,13 @@ def _told(console: Console, result: Mapping[str, Any]) -> None:
         "equal": f"equal within {result['tolerance']:g}",
         "different": "different",
     }
-    _say(console, f"{result['generation']}: {verdicts[result['verdict']]}; {duration(result['seconds'])}")
+    say(console, f"{result['generation']}: {verdicts[result['verdict']]}; {duration(result['seconds'])}")
     if result["verdict"] != "identical":
-        _say(console, f"the weights differ by {apart:.2g} of their length")
+        say(console, f"the weights differ by {apart:.2g} of their length")
         first = result["first"]
         if first:
-            _say(console, f"first in epoch {first['epoch'] + 1}: {first['key']} was {first['then']}, is {first['now']}")
+            say(console, f"first in epoch {first['epoch'] + 1}: {first['key']} was {first['then']}, is {first['now']}")
         largest = result["largest"]
-        _say(console, f"largest difference of a weight: {largest['difference']:.2g} in {largest['name']}")
+        say(console, f"largest difference of a weight: {largest['difference']:.2g} in {largest['name']}")
     for name, (then, now) in result["circumstances"].items():
-        _say(console, f"{name} was {json.dumps(then)}, is {json.dumps(now)}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+        say(console, f"{name} was {json.dumps(then)}, is {json.dumps(now)}")

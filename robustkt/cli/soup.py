@@ -10,6 +10,7 @@ import typer
 
 from robustkt.cli import early
 from robustkt.cli import options as o
+from robustkt.cli.fitting import say
 from robustkt.cli.output import Output, guarded
 from robustkt.cli.tables import Columns, percent
 
@@ -155,20 +156,21 @@ def pick(
 def _made(console: Console, result: Mapping[str, Any]) -> None:
     parts = " + ".join(f"{part['share']} · {part['generation']}" for part in result["ingredients"])
     there = "" if result["created"] else " (was there already)"
-    console.print(f"{result['generation']}{there} = {parts}", markup=False, soft_wrap=True)
+    say(console, f"{result['generation']}{there} = {parts}")
     if result["reestimated"]:
-        console.print(f"BatchNorm estimated again from {result['reestimated']:,} training images", markup=False)
+        say(console, f"BatchNorm estimated again from {result['reestimated']:,} training images")
 
 
 def _swept(console: Console, result: Mapping[str, Any]) -> None:
-    console.print(
-        f"{result['generation']}  {', '.join(result['attacks'])} {result['norm']} {result['eps']}; "
+    say(
+        console,
+        f"{', '.join(result['attacks'])} {result['norm']} {result['eps']}; "
         f"{result['images']:,} {result['split']} images",
-        markup=False,
+        f"{result['generation']}  ",
     )
     _curve(console, result["points"])
     if result["file"]:
-        console.print(f"drawn in {result['file']}", markup=False)
+        say(console, f"drawn in {result['file']}")
 
 
 def _curve(console: Console, points: list[Mapping[str, Any]], taken: float | None = None) -> None:
@@ -185,9 +187,9 @@ def _curve(console: Console, points: list[Mapping[str, Any]], taken: float | Non
 
 def _picked(console: Console, result: Mapping[str, Any]) -> None:
     _curve(console, result["points"], result["beta"])
-    console.print(f"{result['mode']} has the highest {result['chosen_by']} on {result['chosen_on']}", markup=False)
+    say(console, f"{result['mode']} has the highest {result['chosen_by']} on {result['chosen_on']}")
     test = result["test"]
     attacks = "  ".join(f"{name} {percent(told['accuracy'])}" for name, told in test["attacks"].items())
-    console.print(f"on {test['images']:,} test images: {attacks}", markup=False)
+    say(console, f"on {test['images']:,} test images: {attacks}")
     if result["made"]:
-        console.print(f"made {result['made']}", markup=False)
+        say(console, f"made {result['made']}")

@@ -11,8 +11,10 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII = "_.-=+*#%"  # where the terminal has no blocks
 
 
-def sparkline(values: Sequence[float | None], width: int = 20) -> str:
+def sparkline(values: Sequence[float | None], width: int = 20, *, scale: tuple[float, float] | None = None) -> str:
     """Values in order as marks of eight heights, from their least to their greatest; at most `width` marks.
+
+    With `scale`, from its first to its second number instead, so that several curves can be compared.
 
     What is longer is divided into `width` runs, and each shows its mean. A value that is missing (None, or not finite)
     is a space, unless its run has others; a constant series has the lowest mark everywhere. Where stdout cannot carry
@@ -25,7 +27,7 @@ def sparkline(values: Sequence[float | None], width: int = 20) -> str:
     there = [mean for mean in means if mean is not None]
     if not there:
         return " " * runs
-    low, high = min(there), max(there)
+    low, high = scale or (min(there), max(there))
     marks = _marks()
     return "".join(" " if mean is None else marks[_height(mean, low, high)] for mean in means)
 
@@ -37,7 +39,7 @@ def _mean(values: Sequence[float]) -> float | None:
 def _height(value: float, low: float, high: float) -> int:
     """From 0 at `low` to 7 at `high`."""
     span = high / 2 - low / 2  # halves: the difference of two floats may overflow
-    return min(int((value / 2 - low / 2) / span * len(BLOCKS)), len(BLOCKS) - 1) if span > 0 else 0
+    return max(0, min(int((value / 2 - low / 2) / span * len(BLOCKS)), len(BLOCKS) - 1)) if span > 0 else 0
 
 
 def _marks() -> str:

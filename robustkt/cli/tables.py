@@ -6,10 +6,11 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustkt.cli.fitting import fitted, folded, say
 from robustkt.numbers import counted
 
 if TYPE_CHECKING:
@@ -20,47 +21,51 @@ if TYPE_CHECKING:
 class Columns:
     """Rows under headings: a ruled Rich table on a terminal, aligned plain lines in a pipe."""
 
-    def __init__(self, *headings: str, left: int = 1) -> None:
+    def __init__(self, *headings: str, left: int = 1, spare: Sequence[str] = (), wide: Sequence[str] = ()) -> None:
         self.headings, self.left = headings, left  # the first `left` columns hold text, the others figures
+        self.spare, self.wide = spare, wide  # what a narrow terminal leaves out, in this order; what a wide one adds
         self.rows: list[tuple[str, ...]] = []
 
     def add_row(self, *cells: str) -> None:
         """One row of plain text."""
         self.rows.append(cells)
 
-    def show(self, console: Console) -> None:
-        """Print the table."""
-        if console.is_terminal:
-            console.print(self._drawn(console.width))
-        else:  # Rich needs most of a millisecond a row
+    def show(self, console: Console) -> list[str]:
+        """Print the table; returns the headings of the columns that there was room for."""
+        if not console.is_terminal:  # Rich needs most of a millisecond a row
             console.file.write("".join(f"{line}\n" for line in self._lines()))
+            return [heading for heading in self.headings if heading not in self.wide]
+        spare = [*self.wide, *self.spare]
+        kept, widths = fitted(self.headings, self.rows, console.width, left=self.left, spare=spare)
+        console.print(self._drawn(kept, widths, console.width))
+        return [self.headings[i] for i in kept]
 
-    def _drawn(self, room: int) -> Table:
+    def _drawn(self, kept: Sequence[int], widths: Sequence[int], room: int) -> Table:
         from rich import box
-        from rich.cells import cell_len
         from rich.markup import escape
         from rich.table import Table
 
-        needed = sum(max(map(cell_len, column)) + 2 for column in zip(self.headings, *self.rows, strict=True))
-        tight = needed > room  # then the columns stand one space apart, not two
+        tight = sum(widths) + 2 * len(widths) > room  # then the columns stand one space apart, not two
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 - tight, 0, 0), header_style="bold")
         table.show_edge = not tight
-        for i, heading in enumerate(self.headings):
-            side = "left" if i < self.left else "right"
-            table.add_column(heading, justify=side, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+        for i, width in zip(kept, widths, strict=True):
+            side, heading = "left" if i < self.left else "right", escape(folded(self.headings[i], width))
+            table.add_column(heading, justify=side, no_wrap=True, overflow="ellipsis", width=width, vertical="bottom")  # type: ignore[arg-type]
         for row in self.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(row[i]) for i in kept))
         return table
 
     def _lines(self) -> Iterator[str]:
         from rich.cells import cell_len
 
-        everything = [self.headings, *self.rows]
+        kept = [i for i, heading in enumerate(self.headings) if heading not in self.wide]
+        everything = [[row[i] for i in kept] for row in (self.headings, *self.rows)]
         sizes = [[len(cell) if cell.isascii() else cell_len(cell) for cell in row] for row in everything]
         widths = [max(column) for column in zip(*sizes, strict=True)]
         for row, lengths in zip(everything, sizes, strict=True):
             gaps = [" " * (width - length) for width, length in zip(widths, lengths, strict=True)]
-            cells = [c + gap if i < self.left else gap + c for i, (c, gap) in enumerate(zip(row, gaps, strict=True))]
+            sides = zip(kept, row, gaps, strict=True)
+            cells = [cell + gap if i < self.left else gap + cell for i, cell, gap in sides]
             yield "  ".join(cells).rstrip()
 
 
@@ -87,12 +92,10 @@ def duration(seconds: float | None) -> str:
 
 
 def facts(console: Console, told: Mapping[str, Any]) -> None:
-    """Names and values, a line each."""
-    from rich.markup import escape
-
+    """Names and values, one below the other."""
     width = max(len(key) for key in told)
     for key, value in told.items():
-        console.print(f"[bold]{key:<{width}}[/bold]  {escape(str(value))}", soft_wrap=True)
+        say(console, str(value), f"{key:<{width}}  ")
 
 
 def trained(console: Console, result: Mapping[str, Any]) -> None:
@@ -124,9 +127,11 @@ def certified(console: Console, result: Mapping[str, Any]) -> None:
     for radius, value in result["certified_accuracy"].items():
         low, high = result["intervals"][radius]
         table.add_row(radius, percent(value), f"{percent(low)} – {percent(high)}")
-    console.print(
-        f"[bold]{result['generation']}[/bold]  {_smoothing(result)}, n {most}{result['n']:,}, α = {result['alpha']:g}"
-        f"{together}, {counted(result['images'], 'test image')}{shift(result)}"
+    say(
+        console,
+        f"{_smoothing(result)}, n {most}{result['n']:,}, α = {result['alpha']:g}{together}, "
+        f"{counted(result['images'], 'test image')}{shift(result)}",
+        f"{result['generation']}  ",
     )
     table.show(console)
     check = result["self_check"] or {"votes": 0}
@@ -177,22 +182,22 @@ def evaluated(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row("worst case", percent(worst["accuracy"]), f"{percent(low)} – {percent(high)}", "", "")
     whose = result["network"] + (f"; {', '.join(smoothed)}: the smoothed classifier" if smoothed else "")
     images = counted(result["images"], "test image") + shift(result)
-    console.print(f"[bold]{result['generation']}[/bold]  {whose}; {images}")
+    say(console, f"{whose}; {images}", f"{result['generation']}  ")
     table.show(console)
     for name, attack in result["attacks"].items():
         if "abstained" in attack:
             shares = f"wrong {percent(attack['wrong'])}, abstained {percent(attack['abstained'])}"
-            console.print(f"{name}, the smoothed classifier: {shares}", markup=False)
+            say(console, f"{name}, the smoothed classifier: {shares}")
         if attack.get("stages"):
             left = "  ".join(f"{stage} {percent(share)}" for stage, share in _last_of_each(attack["stages"]).items())
-            console.print(f"{name}, left after each: {left}", markup=False)
+            say(console, f"{name}, left after each: {left}")
     if "transfer" in result:
         told, (low, high) = result["transfer"], result["transfer"]["interval"]
         share = f"{percent(told['rate'])} [{percent(low)}, {percent(high)}]" if told["fooled_student"] else "–"
         of = f"{told['fooled_teacher']} of {told['fooled_student']}"
-        console.print(f"fools its teacher {told['teacher']} too: {share}, {of} of pgd-sat's examples", markup=False)
+        say(console, f"fools its teacher {told['teacher']} too: {share}, {of} of pgd-sat's examples")
     for warning in result["warnings"]:
-        console.print(f"[yellow]warning[/yellow]  {warning}")
+        say(console, warning, "warning  ")
 
 
 def shift(settings: Mapping[str, Any]) -> str:
@@ -214,7 +219,7 @@ def shifted(console: Console, result: Mapping[str, Any]) -> None:
     ball = f" {result['norm']} {result['eps']}" if result["eps"] else ""
     under = "" if result["attacks"] == ["clean"] else f", worst of {', '.join(result['attacks'])}{ball}"
     images = counted(result["images"], "test image")
-    console.print(f"[bold]{result['generation']}[/bold]  {result['network']}{under}; {images}, by severity")
+    say(console, f"{result['network']}{under}; {images}, by severity", f"{result['generation']}  ")
     table.show(console)
 
 
@@ -238,7 +243,7 @@ def benched(console: Console, result: Mapping[str, Any]) -> None:
     table.show(console)
     machine = result["machine"]
     told = f"{result['arch']}, batches of {result['batch_size']}; {machine['device']}, {machine['threads']} threads"
-    console.print(told, markup=False)
+    say(console, told)
 
 
 def bench_trained(console: Console, result: Mapping[str, Any]) -> None:
@@ -256,11 +261,11 @@ def bench_trained(console: Console, result: Mapping[str, Any]) -> None:
         table.show(console)
         profile.show(console)
         side = result["image_size"]
-        console.print(
+        say(
+            console,
             f"{result['arch']}, {side}x{side}, batches of {result['batch_size']}, {result['precision']}"
             f"{', compiled' if result['compiled'] else ''}; × natural: times the seconds of plain training; × plain "
             "loop: times faster than the paper's script; MiB: tensors of a step at its peak, beyond what stays",
-            markup=False,
         )
     if others:
         benched(console, {**result, "figures": others})
@@ -276,10 +281,11 @@ def predicted(console: Console, result: Mapping[str, Any]) -> None:
         radius = "" if p["abstained"] else f"{math.floor(p['radius'] * 1e4) / 1e4:.4f}"
         table.add_row(p["file"], "abstained" if p["abstained"] else p["class"], radius, *changed, f"{p['drawn']:,}")
     table.show(console)
-    console.print(
+    say(
+        console,
         f"smoothed {result['generation']}, {_smoothing(result)}; each radius fails to hold with probability at most "
         f"{result['alpha']:g}; it does not say that the class is right"
-        + ("; all pixels: what each value may change by at once" if levels else "")
+        + ("; all pixels: what each value may change by at once" if levels else ""),
     )
 
 
@@ -291,9 +297,9 @@ def copied(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(row["generation"], row["id"][7:19], state)
     table.show(console)
     told = f"{counted(result['files'], 'file')}, {result['bytes']:,} bytes, from {result['from']} to {result['to']}"
-    console.print(f"dry run, nothing is written: {told}" if result["dry_run"] else told, markup=False, soft_wrap=True)
+    say(console, f"dry run, nothing is written: {told}" if result["dry_run"] else told)
     for path in result["kept"]:
-        console.print(f"another one is there, and stays: {path}", markup=False, soft_wrap=True)
+        say(console, f"another one is there, and stays: {path}")
 
 
 def quickstart(console: Console, result: Mapping[str, Any]) -> None:
@@ -310,14 +316,16 @@ def quickstart(console: Console, result: Mapping[str, Any]) -> None:
             _points(row["clean_accuracy"]), _points(row["robust_accuracy"]), f"{row['train_seconds']:.0f} s",
         )  # fmt: skip
     table.show(console)
-    console.print(
+    say(
+        console,
         f"in %. Certified at L2 radius r: smoothed with σ = {result['sigma']}, n = {result['n']:,}, α = 0.001. "
-        f"Clean and PGD: the network without noise, linf eps {result['eps']}."
+        f"Clean and PGD: the network without noise, linf eps {result['eps']}.",
     )
-    console.print(
-        f"\ngen1 and scratch are the same network: carrying the robustness over took "
-        f"[bold]{result['speedup']:.1f} times[/bold] less time than training it. gen2 keeps "
-        f"[bold]{percent(result['retained'])}[/bold] of gen0's certified accuracy at r = ¼."
+    console.print()
+    say(
+        console,
+        f"gen1 and scratch are the same network: carrying the robustness over took {result['speedup']:.1f} times less "
+        f"time than training it. gen2 keeps {percent(result['retained'])} of gen0's certified accuracy at r = ¼.",
     )
     console.print(
         f"\npage       {result['report']}\npublished  {result['published']}\nregistry   {result['registry']}",

@@ -103,6 +103,22 @@ def attacked_figure(verdicts: Mapping[str, Table], *, title: str) -> Figure:
     return Figure("attacks", title, alt, spec, ["generation", "attack", "accuracy"], rows)
 
 
+def compared_figure(compared: Mapping[str, Any]) -> Figure:
+    """Every figure of two generations; `compared` is the answer of `api.compare`."""
+    names = [compared["first"], compared["second"]]
+    values = []
+    for one in compared["comparisons"]:
+        for row in one["figures"]:
+            group = f"{row['name']}, {one['what']}" if row["name"] != one["kind"] else one["what"]
+            for name, side in zip(names, ("first", "second"), strict=True):
+                values.append(_value(name, group, round(row[side] * one["images"]), one["images"]))
+    groups = list(dict.fromkeys(value["group"] for value in values))
+    rows = [[value["series"], value["group"], _cell(value)] for value in values]
+    alt = "; ".join(f"{v['series']} {v['group']} {v['share']}" for v in values) + "."
+    spec = dots(values, names, groups, "share of the images")
+    return Figure("compared", f"{names[0]} and {names[1]}", alt, spec, ["generation", "figure", "share"], rows)
+
+
 def _is_base(alike: Sequence[Attacked], name: str) -> bool:
     return any(one.generation.name == name and one.generation.sigma is not None for one in alike)
 
