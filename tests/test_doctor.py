@@ -139,6 +139,7 @@ def test_versions_are_compared_with_the_lock_file(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     here = diagnosing._version("numpy")
     text = f"numpy=={here} ; sys_platform == 'linux' \\\n    --hash=sha256:00\n    # via torch==9\ntorch==0.0.1\n"
+    text += "scipy==0.0.1 ; python_full_version < '3'\n"  # another Python's
     (tmp_path / "requirements.lock").write_text(text + "no-such-package[extra]==1\n# scipy==0.1\n")
     found = diagnosing._lock()
     assert found is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -21,7 +22,6 @@ from robustkt.provenance import lock_file
 from robustkt.registry import Registry
 
 SHOWN = ("torch", "torchvision", "numpy", "safetensors", "huggingface-hub")  # whose versions decide results
-PINNED = re.compile(r"([A-Za-z0-9][\w.-]*)(?:\[[^]]*\])?==([^\s;\\]+)")
 ROOM = 2**30  # bytes of disk below which a training may not end
 MEASURED = 5.0  # seconds, of all slices together
 
@@ -191,13 +191,27 @@ def _lock() -> dict[str, Any] | None:
     path = lock_file(Path.cwd())
     if path is None or not path.is_file():
         return None
-    pinned = PINNED.findall(re.sub(r"(?m)^[ #].*$", "", path.read_text(errors="replace")))
+    pinned = _pinned(path.read_text(errors="replace"))
     differ = {}
-    for name, wanted in pinned:
+    for name, wanted in pinned.items():
         here = _version(name)
         if here is not None and here != wanted:
             differ[name] = [wanted, here]
     return {"file": str(path), "packages": len(pinned), "differ": differ}
+
+
+def _pinned(text: str) -> dict[str, str]:
+    """The version of each package that a lock in pip's format has for this Python on this system."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found = {}
+    for line in text.splitlines():
+        with contextlib.suppress(InvalidRequirement):
+            asked = Requirement(line.partition(" #")[0].rstrip("\\ "))
+            exactly = [one.version for one in asked.specifier if one.operator == "=="]
+            if exactly and (asked.marker is None or asked.marker.evaluate()):
+                found[asked.name] = exactly[0]
+    return found
 
 
 def _module(name: str) -> Callable[[], bool]:

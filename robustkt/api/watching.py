@@ -81,7 +81,7 @@ def _described(job: Underway, names: Mapping[str, str]) -> dict[str, Any]:
         **_progress(job, told),
         "rate": rate,
         "seconds_left": _left(told, rate),
-        "figures": clip(told.text, 200),
+        "figures": clip(told.text, 400),
         **_curve(job, facts),
         "resume": None if running else _again(told),
         "folder": told.cwd,

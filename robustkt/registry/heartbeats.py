@@ -71,7 +71,7 @@ class Heartbeat:
         """So much more is done."""
         self.told["done"] += amount
         if text:
-            self.told["text"] = text
+            self.told["text"] = "; ".join(" ".join(line.split()) for line in text.splitlines())
         if time.monotonic() >= self.due:
             self.write()
 
