@@ -379,7 +379,7 @@ def _budget(part: str) -> str:
     found = record("modes")[part]
     told = found["budget"]
     return (
-        f"\n\n`python benchmarks/modes.py --only {part} --images {told['images']} --test-images {told['test_images']} "
+        f"\n\n`python benchmarks/modes.py --only {part.partition('-')[0]} --images {told['images']} --test-images {told['test_images']} "
         f"--epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, {_inner(told)}; mean over "
         f"{told['seeds']} seeds ± half the range, in %; torch {found['torch']}, commit {found['git']['commit'][:7]}."
     )
@@ -536,6 +536,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "startup": startup,
     "image": image,
     "modes-figure2": lambda: modes("figure2"),
+    "modes-figure2-10": lambda: modes("figure2-10"),
     "modes-strong": lambda: modes("strong"),
     "modes-tokens": lambda: modes("tokens"),
     "modes-curve": modes_curve,
