@@ -377,6 +377,30 @@ def test_a_robust_choice_wants_an_attack(kitchen: Registry, way: dict[str, Any])
         api.soup_pick("two", attacks=["clean"], registry=kitchen, device="cpu", **way)
 
 
+def test_what_cannot_work_is_refused_before_anything_is_measured(
+    kitchen: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("sweeping", "souping", "evaluating"):
+        monkeypatch.setattr(f"robustkt.api.{module}.load_data", lambda *a, **k: pytest.fail("data were loaded"))
+    common: dict[str, Any] = {"registry": kitchen, "device": "cpu"}
+    for count in (0, -3):
+        for ask in (
+            lambda n: api.soup_make(["one", "other"], greedy=True, max_images=n, **common),
+            lambda n: api.soup_pick("two", for_shift=str(tmp_path), max_images=n, **common),
+            lambda n: api.soup_sweep("two", max_images=n, **common),
+            lambda n: api.evaluate("two", max_images=n, **common),
+        ):
+            with pytest.raises(UsageError, match=f"--max-images must be at least 1, not {count}"):
+                ask(count)
+    with pytest.raises(RobustKTError, match="the name one belongs to another generation"):
+        api.soup_pick("two", max_robust=True, name="one", **common)
+    with pytest.raises(RobustKTError, match="the name two belongs to another generation"):
+        api.soup_make(["one", "other"], greedy=True, name="two", **common)
+    with pytest.raises(UsageError, match="do not fit resnet8") as error:
+        api.train(method="sat", arch="resnet8", data="digits", given=SHORT, init="one", registry=kitchen)
+    assert len(error.value.what) < 250
+
+
 def test_choosing() -> None:
     points = [
         {"beta": 0.0, "clean_accuracy": 0.99, "robust_accuracy": 0.1},

@@ -17,7 +17,7 @@ from robustkt import mixture, soup
 from robustkt.adapters import mixed
 from robustkt.api.jobs import outcome
 from robustkt.api.judging import judge, seen, slice_of
-from robustkt.api.loading import load_data, load_network, machine, pick_device
+from robustkt.api.loading import check_images, load_data, load_network, machine, pick_device
 from robustkt.api.modes import count_of, state_of, weight_bytes
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
@@ -76,8 +76,8 @@ def soup_make(
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     target = pick_device(device)
-    if name is not None:
-        check_name(name)
+    check_free(registry, name)
+    check_images(max_images)
     if len(generations) == 1:
         if greedy or unrelated or shares is not None:
             raise UsageError("--shares, --greedy and --unrelated mix several generations", "Name two or more.")
@@ -248,6 +248,21 @@ def _put(
     registry.put_object(data)
     made = registry.add(made, record)
     return {**outcome(made, record, created=not there), "ingredients": ingredients, "reestimated": used}
+
+
+def check_free(registry: Registry, name: str | None) -> None:
+    """Raise an error for a name that no soup can take, before anything is measured; whose it is, is told in the end.
+
+    Raises:
+        UsageError: it is no name.
+        RobustKTError: it is that of a generation that is no soup.
+    """
+    if name is None:
+        return
+    check_name(name)
+    there = registry.refs()["names"].get(name)
+    if there is not None and registry.by_id(there).recipe.method != mixture.SOUP:
+        raise name_taken(name)
 
 
 def _shares(text: str | None, count: int) -> list[Fraction]:

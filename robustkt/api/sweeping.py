@@ -16,14 +16,14 @@ from robustkt import data as datasets
 from robustkt.api import swept
 from robustkt.api.evaluating import evaluate
 from robustkt.api.judging import ball, slice_of
-from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
-from robustkt.api.souping import soup_make
+from robustkt.api.loading import check_images, load_data, load_network, pick_device, ready, spread
+from robustkt.api.souping import check_free, soup_make
 from robustkt.attacks import named
 from robustkt.core import ThreatModel
 from robustkt.corruptions import Corruption
 from robustkt.errors import IntegrityError, UsageError
 from robustkt.evaluate import ALGORITHM, attacked
-from robustkt.generation import Generation, check_name
+from robustkt.generation import Generation
 from robustkt.mixture import CLEAN, ROBUST
 from robustkt.numbers import canonical, counted, digest, exact, fraction
 from robustkt.progress import Progress, Silent
@@ -85,8 +85,7 @@ def soup_sweep(
         raise UsageError(f"cannot draw a '{out.suffix}'", f"Name a file that ends in {', '.join(PICTURES)}.")
     if split not in SPLITS:
         raise UsageError(f"there is no split {split}", "Take held-out, or test to report and not to choose.")
-    if max_images < 1:
-        raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
+    check_images(max_images)
     found = two_modes(registry, generation)
     steps = read_betas(betas)
     wanted = list(dict.fromkeys(named(text).name for text in attacks))
@@ -166,6 +165,7 @@ def soup_pick(
         raise UsageError(
             "soup pick takes one of --min-clean, --max-robust, --for-shift and --corruption", "Add --max-robust, say."
         )
+    check_images(max_images)
     shift = corruptions.one(corruption) if corruption is not None else None
     if min_clean is not None and not 0 <= min_clean <= 1:
         raise UsageError(f"--min-clean must lie between 0 and 1, not {min_clean}", "For instance --min-clean 0.9.")
@@ -174,9 +174,8 @@ def soup_pick(
             "--min-clean and --max-robust choose by the accuracy under attack, and there is none",
             "Add --attack pgd-sat.",
         )
-    if name is not None:
-        check_name(name)
     registry, progress = registry or Registry.locate(), progress or Silent()
+    check_free(registry, name)
     common: dict[str, Any] = {"registry": registry, "device": device, "data_dir": data_dir, "progress": progress}
     found = two_modes(registry, generation)
     if for_shift is None and shift is None:
