@@ -26,6 +26,7 @@ from robustkt.api.loading import load_network
 from robustkt.api.modes import state_of
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import Adapter
+from robustkt.progress import Silent
 from robustkt.registry import Registry
 from tests.conftest import Ran
 from tests.stores import damage
@@ -267,8 +268,14 @@ def test_strangers_are_not_mixed(kitchen: Registry) -> None:
         api.soup_make(["one", "noisy"], registry=kitchen, device="cpu")
     assert "--init" in error.value.fix
     assert "--unrelated" in error.value.fix
-    made = api.soup_make(["one", "noisy"], unrelated=True, name="odd", registry=kitchen, device="cpu")
+    told, progress = [], Silent()
+    progress.note = told.append  # type: ignore[method-assign]
+    common: dict[str, Any] = {"registry": kitchen, "device": "cpu", "progress": progress}
+    made = api.soup_make(["one", "noisy"], unrelated=True, name="odd", **common)
     assert made["reestimated"] > 0
+    assert told == ["they were made for different noise, threats or data; what one was made for decides"]
+    api.soup_make(["one", "other"], **common)
+    assert len(told) == 1, "those were made alike"
     with pytest.raises(UsageError, match="named twice"):
         api.soup_make(["one", "one"], registry=kitchen)
     for shares in ("1,0", ".5,.6", "1"):

@@ -95,8 +95,8 @@ def soup_make(
         raise UsageError("--adapters mixes the adapters of one generation", "Name one, or give --shares.")
     given = [registry.mode(one) for one in generations]
     like = given[0]
-    if any((one.sigma, one.recipe.threat) != (like.sigma, like.recipe.threat) for one in given):
-        progress.note(f"they were made for different noise or threats; what {like.name} was made for decides")
+    if len({(one.sigma, one.recipe.threat, one.recipe.data.fingerprint) for one in given}) > 1:
+        progress.note(f"they were made for different noise, threats or data; what {like.name} was made for decides")
     pairs = sorted(zip(given, _shares(shares, len(given)), strict=True), key=lambda pair: pair[0].network())
     given = [one for one, _ in pairs]
     _check_alike(given)
