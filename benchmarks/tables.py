@@ -379,8 +379,9 @@ def _budget(part: str) -> str:
     found = record("modes")[part]
     told = found["budget"]
     return (
-        f"\n\n`python benchmarks/modes.py --only {part.partition('-')[0]} --images {told['images']} --test-images {told['test_images']} "
-        f"--epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, {_inner(told)}; mean over "
+        f"\n\n`python benchmarks/modes.py --only {part.partition('-')[0]} --images {told['images']} "
+        f"--test-images {told['test_images']} --epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, "
+        f"{_inner(told)}; mean over "
         f"{told['seeds']} seeds ± half the range, in %; torch {found['torch']}, commit {found['git']['commit'][:7]}."
     )
 

@@ -275,6 +275,10 @@ def test_what_cannot_be_adapted_is_refused() -> None:
         adapters.check_kinds("dualparam")
     with pytest.raises(UsageError, match="twice"):
         adapters.check_kinds("dualhead+dualhead")
+    with pytest.raises(UsageError, match="two kinds of adapters would change the same layers"):
+        adapters.attach(
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), "dualbatchnorm+dualparams", DOMAINS, default="clean"
+        )
     assert adapters.check_kinds("DualToken+DUALHEAD") == "dualhead+dualtoken", "one spelling"
     network, _ = adapted("dualhead")
     with pytest.raises(UsageError, match="no domain foggy"), through(network, "foggy"):

@@ -643,9 +643,13 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert isinstance(caught, RobustKTError) or path.read_bytes() == b"new"
         assert [p.name for p in path.parent.iterdir()] == ["file"]
         write_atomic(path, b"old")
-    write_atomic(path, b"old")
-    append_synced(path, b" and more")
-    assert path.read_bytes() == b"old and more"
+    write_atomic(path, b"old\n")
+    append_synced(path, b"more\n")
+    assert path.read_bytes() == b"old\nmore\n"
+    for torn, kept in ((b"old\nmo", b"old\n"), (b"o", b""), (b"", b"")):
+        write_atomic(path, torn)
+        append_synced(path, b"new\n")
+        assert path.read_bytes() == kept + b"new\n", "what a crash tore off is cut, and hides nothing after it"
 
 
 # -- company -----------------------------------------------------------------------------------------------------------

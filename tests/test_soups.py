@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from robustkt import api, objectives, soup
 from robustkt import data as datasets
@@ -25,6 +26,7 @@ from robustkt.api.loading import load_network
 from robustkt.api.modes import state_of
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import Adapter
+from robustkt.progress import Silent
 from robustkt.registry import Registry
 from tests.conftest import Ran
 from tests.stores import damage
@@ -266,8 +268,14 @@ def test_strangers_are_not_mixed(kitchen: Registry) -> None:
         api.soup_make(["one", "noisy"], registry=kitchen, device="cpu")
     assert "--init" in error.value.fix
     assert "--unrelated" in error.value.fix
-    made = api.soup_make(["one", "noisy"], unrelated=True, name="odd", registry=kitchen, device="cpu")
+    told, progress = [], Silent()
+    progress.note = told.append  # type: ignore[method-assign]
+    common: dict[str, Any] = {"registry": kitchen, "device": "cpu", "progress": progress}
+    made = api.soup_make(["one", "noisy"], unrelated=True, name="odd", **common)
     assert made["reestimated"] > 0
+    assert told == ["they were made for different noise, threats or data; what one was made for decides"]
+    api.soup_make(["one", "other"], **common)
+    assert len(told) == 1, "those were made alike"
     with pytest.raises(UsageError, match="named twice"):
         api.soup_make(["one", "one"], registry=kitchen)
     for shares in ("1,0", ".5,.6", "1"):
@@ -318,6 +326,39 @@ def test_an_interrupted_sweep_continues(kitchen: Registry, monkeypatch: pytest.M
     assert told["points"] == api.soup_sweep("two", **common)["points"]
 
 
+def test_a_sweep_survives_two_crashes(kitchen: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first tears a line, the second comes after more were written; a point that is none has a way out."""
+    common: dict[str, Any] = {"max_images": 10, "seed": 8, "registry": kitchen, "device": "cpu"}
+    real, calls = sweeping.Curve._point, []
+
+    def point(self: sweeping.Curve, beta: Fraction, *rest: Any) -> dict[str, Any]:
+        calls.append(beta)
+        if len(calls) in (3, 5):
+            raise KeyboardInterrupt
+        return real(self, beta, *rest)
+
+    monkeypatch.setattr(sweeping.Curve, "_point", point)
+    with pytest.raises(KeyboardInterrupt):
+        api.soup_sweep("two", betas="0,0.25,1", **common)
+    (path,) = kitchen.root.glob("jobs/soup-*/points.jsonl")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(KeyboardInterrupt):
+        api.soup_sweep("two", betas="0,0.25,1", **common)
+    told = api.soup_sweep("two", betas="0,0.25,1", **common)
+    assert calls == [0, Fraction(1, 4), 1, Fraction(1, 4), 1, 1]
+    assert told["points"] == api.soup_sweep("two", betas="0,0.25,1", fresh=True, **common)["points"]
+
+    calls[:] = [0] * 4  # the next is the fifth
+    with pytest.raises(KeyboardInterrupt):
+        api.soup_sweep("two", betas="0.5", **common)
+    for line in (b'["0.5",{"clean":[1]}]\n', b'["0.5",{"cle\n', b"\xff\n"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(line)
+        with pytest.raises(IntegrityError, match="holds a point that is none"):
+            api.soup_sweep("two", betas="0.5", **common)
+    assert len(api.soup_sweep("two", betas="0.5", fresh=True, **common)["points"]) == 1
+
+
 def test_a_choice_is_made_off_the_test_set(kitchen: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[datasets.Split] = []
     real = sweeping.Curve.points
@@ -335,6 +376,36 @@ def test_a_choice_is_made_off_the_test_set(kitchen: Registry, monkeypatch: pytes
     )
     best = max(point["robust_accuracy"] for point in picked["points"])
     assert next(p for p in picked["points"] if p["beta"] == picked["beta"])["robust_accuracy"] == best
+
+
+@pytest.mark.parametrize("way", [{"max_robust": True}, {"min_clean": 0.5}])
+def test_a_robust_choice_wants_an_attack(kitchen: Registry, way: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="choose by the accuracy under attack, and there is none"):
+        api.soup_pick("two", attacks=["clean"], registry=kitchen, device="cpu", **way)
+
+
+def test_what_cannot_work_is_refused_before_anything_is_measured(
+    kitchen: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("sweeping", "souping", "evaluating"):
+        monkeypatch.setattr(f"robustkt.api.{module}.load_data", lambda *a, **k: pytest.fail("data were loaded"))
+    common: dict[str, Any] = {"registry": kitchen, "device": "cpu"}
+    for count in (0, -3):
+        for ask in (
+            lambda n: api.soup_make(["one", "other"], greedy=True, max_images=n, **common),
+            lambda n: api.soup_pick("two", for_shift=str(tmp_path), max_images=n, **common),
+            lambda n: api.soup_sweep("two", max_images=n, **common),
+            lambda n: api.evaluate("two", max_images=n, **common),
+        ):
+            with pytest.raises(UsageError, match=f"--max-images must be at least 1, not {count}"):
+                ask(count)
+    with pytest.raises(RobustKTError, match="the name one belongs to another generation"):
+        api.soup_pick("two", max_robust=True, name="one", **common)
+    with pytest.raises(RobustKTError, match="the name two belongs to another generation"):
+        api.soup_make(["one", "other"], greedy=True, name="two", **common)
+    with pytest.raises(UsageError, match="do not fit resnet8") as error:
+        api.train(method="sat", arch="resnet8", data="digits", given=SHORT, init="one", registry=kitchen)
+    assert len(error.value.what) < 250
 
 
 def test_choosing() -> None:
@@ -363,10 +434,49 @@ def test_a_shift_chooses_by_a_few_labelled_images(kitchen: Registry, tmp_path: P
     assert accuracy[picked["beta"]] == max(accuracy.values())
 
 
+def test_a_shift_is_a_folder_of_a_class_each(kitchen: Registry, tmp_path: Path, cli: Cli) -> None:
+    digits = datasets.load("digits")
+    rows = [int(i) for label in range(3) for i in torch.where(digits.test.y == label)[0][:4]]
+    for row in rows:
+        folder = tmp_path / "photos" / str(int(digits.test.y[row]))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - digits.test.x[row, 0].numpy()).resize((16, 16), 0).save(folder / f"{row:04}.png")
+    few, _ = datasets.labelled(str(tmp_path / "photos"), digits.spec) or pytest.fail("a folder of classes")
+    order = sorted(rows, key=lambda row: (int(digits.test.y[row]), row))
+    assert few.y.tolist() == [int(digits.test.y[row]) for row in order]
+    assert (few.x.int() - (255 - digits.test.x[order].int())).abs().float().mean() < 40, "resized to the network's 8x8"
+    where = ("--registry", kitchen.root, "--beta", "0,1", "--max-images", "20", "--device", "cpu")
+    ran = cli("soup", "pick", "two", "--for-shift", tmp_path / "photos", *where)
+    assert ran.code == 0, ran.err
+    assert "the labelled images are of 3 of the 10 classes" in ran.err
+    assert f"has the highest accuracy on 12 images of {tmp_path / 'photos'}" in ran.out.replace("\n", " ").replace(
+        "  ", " "
+    )
+    assert "on 20 test images of digits: clean" in ran.out
+
+    (tmp_path / "photos" / "zero").mkdir()
+    shutil.copy(tmp_path / "photos" / "0" / f"{order[0]:04}.png", tmp_path / "photos" / "zero" / "a.png")
+    with pytest.raises(RobustKTError, match="has folders of other classes: zero"):
+        datasets.labelled(str(tmp_path / "photos"), digits.spec)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "0" / "a.png")
+    shutil.rmtree(tmp_path / "photos" / "zero")
+    with pytest.raises(UsageError, match="has pictures in colours"):
+        datasets.labelled(str(tmp_path / "photos"), digits.spec)
+    (tmp_path / "photos" / "0" / "a.png").write_text("no picture")
+    with pytest.raises(IntegrityError, match="1 of 13 images cannot be read"):
+        datasets.labelled(str(tmp_path / "photos"), digits.spec)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RobustKTError, match="holds no class folders"):
+        datasets.labelled(str(tmp_path / "empty"), digits.spec)
+    for other in ("digits", str(tmp_path / "nowhere")):
+        assert datasets.labelled(other, digits.spec) is None, "what `load` knows, or complains of"
+
+
 def test_a_corruption_chooses_on_held_out_images(kitchen: Registry) -> None:
     common: dict[str, Any] = {"max_images": 60, "registry": kitchen, "device": "cpu"}
     picked = api.soup_pick("two", corruption="gaussian-noise:5", betas="0,1", **common)
-    assert picked["chosen_on"].endswith("images of the held-out ones under gaussian-noise:5")
+    assert picked["chosen_on"].endswith("held-out images under gaussian-noise:5")
+    assert picked["test"]["of"] == "digits under gaussian-noise:5"
     same = api.evaluate(picked["mode"], attacks=["pgd-sat"], corruption="gaussian-noise:5", **common)
     assert same["reused"]
     assert picked["test"]["clean_accuracy"] == same["clean_accuracy"]

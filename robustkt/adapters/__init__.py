@@ -113,4 +113,6 @@ def _check(network: nn.Module, modes: Modes) -> None:
         for place in range(len(modes.domains))
     ]
     if sum(map(len, each)) != len(owned) or not owned <= set(network.parameters()):
-        raise UsageError("a parameter would belong to two domains", "Name each kind of adapter once.")
+        raise UsageError(
+            "two kinds of adapters would change the same layers", "Name one of them: --set adapter=dualparams."
+        )

@@ -51,7 +51,8 @@ class LoRA(Adapted):
 
         if not replaced(network, wanted, lambda m: cls(m, modes)):  # type: ignore[arg-type]
             raise UsageError(
-                "the network has no attention with projections called qkv and proj", "Take --to vit_tiny, say."
+                "the network has no attention with projections called qkv and proj",
+                "Take another network, such as vit_tiny, or another --set adapter=…",
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -40,7 +40,9 @@ class DualToken(Adapted):
         """
         token = network._parameters.get("cls_token")
         if token is None:
-            raise UsageError("the network has no class token", "Take --to vit_tiny, or another --set adapter=…")
+            raise UsageError(
+                "the network has no class token", "Take another network, such as vit_tiny, or another --set adapter=…"
+            )
         del network._parameters["cls_token"]
         made = cls(token, modes)
         network.add_module("cls_token", made)

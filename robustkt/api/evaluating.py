@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robustkt import corruptions
 from robustkt import data as datasets
 from robustkt.api.judging import ball
-from robustkt.api.loading import load_data, load_network, machine, pick_device, ready, spread
+from robustkt.api.loading import check_images, load_data, load_network, machine, pick_device, ready, spread
 from robustkt.api.results import Evaluation
 from robustkt.api.transferring import teacher_of
 from robustkt.api.transferring import transfer as transfer_rate
@@ -278,8 +278,7 @@ def ask(
     wanted = [named(text) for text in attacks]
     if not wanted:
         raise UsageError("no attack is named", "For instance --attack clean,fgsm,pgd-sat.")
-    if max_images < 1:
-        raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
+    check_images(max_images)
     found = registry.mode(generation)
     threat = ball(found, norm, eps)
     smoothed = [attack.name for attack in wanted if attack.takes("sigma")]

@@ -21,7 +21,7 @@ from robustkt.api.modes import adapter_bytes, count_of, state_of, weight_bytes
 from robustkt.api.recipes import overlong
 from robustkt.api.replaying import Teacher, reused
 from robustkt.core import seed_of
-from robustkt.errors import IntegrityError, UsageError
+from robustkt.errors import IntegrityError, UsageError, clip
 from robustkt.generation import Generation, Recipe, Training
 from robustkt.mixture import CLEAN
 from robustkt.modes import modes_of
@@ -259,7 +259,7 @@ class Job:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise UsageError(
-                f"the weights of {init.name}, {init.recipe.arch}, do not fit {self.recipe.arch}: {reason}",
+                f"the weights of {init.name}, {init.recipe.arch}, do not fit {self.recipe.arch}: {clip(reason)}",
                 f"Start with the same architecture: {init.recipe.arch}.",
             ) from None
 

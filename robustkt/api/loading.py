@@ -205,6 +205,12 @@ def _trusted() -> dict[str, str]:
     return {mark: spec for mark, _, spec in (line.partition(" ") for line in lines)}
 
 
+def check_images(count: int) -> None:
+    """Raise a UsageError unless some images are asked for."""
+    if count < 1:
+        raise UsageError(f"--max-images must be at least 1, not {count}", "Leave it out for 1,000.")
+
+
 def spread(there: int, wanted: int) -> int:
     """The step that takes at most `wanted` of `there` images, from all over a set that may be sorted by class."""
     return max(1, -(-there // wanted))

@@ -17,7 +17,7 @@ from robustkt import mixture, soup
 from robustkt.adapters import mixed
 from robustkt.api.jobs import outcome
 from robustkt.api.judging import judge, seen, slice_of
-from robustkt.api.loading import load_data, load_network, machine, pick_device
+from robustkt.api.loading import check_images, load_data, load_network, machine, pick_device
 from robustkt.api.modes import count_of, state_of, weight_bytes
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
@@ -76,8 +76,8 @@ def soup_make(
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
     target = pick_device(device)
-    if name is not None:
-        check_name(name)
+    check_free(registry, name)
+    check_images(max_images)
     if len(generations) == 1:
         if greedy or unrelated or shares is not None:
             raise UsageError("--shares, --greedy and --unrelated mix several generations", "Name two or more.")
@@ -95,8 +95,8 @@ def soup_make(
         raise UsageError("--adapters mixes the adapters of one generation", "Name one, or give --shares.")
     given = [registry.mode(one) for one in generations]
     like = given[0]
-    if any((one.sigma, one.recipe.threat) != (like.sigma, like.recipe.threat) for one in given):
-        progress.note(f"they were made for different noise or threats; what {like.name} was made for decides")
+    if len({(one.sigma, one.recipe.threat, one.recipe.data.fingerprint) for one in given}) > 1:
+        progress.note(f"they were made for different noise, threats or data; what {like.name} was made for decides")
     pairs = sorted(zip(given, _shares(shares, len(given)), strict=True), key=lambda pair: pair[0].network())
     given = [one for one, _ in pairs]
     _check_alike(given)
@@ -248,6 +248,21 @@ def _put(
     registry.put_object(data)
     made = registry.add(made, record)
     return {**outcome(made, record, created=not there), "ingredients": ingredients, "reestimated": used}
+
+
+def check_free(registry: Registry, name: str | None) -> None:
+    """Raise an error for a name that no soup can take, before anything is measured; whose it is, is told in the end.
+
+    Raises:
+        UsageError: it is no name.
+        RobustKTError: it is that of a generation that is no soup.
+    """
+    if name is None:
+        return
+    check_name(name)
+    there = registry.refs()["names"].get(name)
+    if there is not None and registry.by_id(there).recipe.method != mixture.SOUP:
+        raise name_taken(name)
 
 
 def _shares(text: str | None, count: int) -> list[Fraction]:

@@ -16,15 +16,15 @@ from robustkt import data as datasets
 from robustkt.api import swept
 from robustkt.api.evaluating import evaluate
 from robustkt.api.judging import ball, slice_of
-from robustkt.api.loading import load_data, load_network, pick_device, ready, spread
+from robustkt.api.loading import check_images, load_data, load_network, pick_device, ready, spread
 from robustkt.api.results import Sweep
-from robustkt.api.souping import soup_make
+from robustkt.api.souping import check_free, soup_make
 from robustkt.attacks import named
 from robustkt.core import ThreatModel
 from robustkt.corruptions import Corruption
-from robustkt.errors import UsageError
+from robustkt.errors import IntegrityError, UsageError
 from robustkt.evaluate import ALGORITHM, attacked
-from robustkt.generation import Generation, check_name
+from robustkt.generation import Generation
 from robustkt.mixture import CLEAN, ROBUST
 from robustkt.numbers import canonical, counted, digest, exact, fraction
 from robustkt.progress import Progress, Silent
@@ -87,8 +87,7 @@ def soup_sweep(
         raise UsageError(f"cannot draw a '{out.suffix}'", f"Name a file that ends in {', '.join(PICTURES)}.")
     if split not in SPLITS:
         raise UsageError(f"there is no split {split}", "Take held-out, or test to report and not to choose.")
-    if max_images < 1:
-        raise UsageError(f"--max-images must be at least 1, not {max_images}", "Leave it out for 1,000.")
+    check_images(max_images)
     found = two_modes(registry, generation)
     steps = read_betas(betas)
     wanted = list(dict.fromkeys(named(text).name for text in attacks))
@@ -140,8 +139,8 @@ def soup_pick(
         generation: one with the adapters `clean` and `robust`.
         min_clean: the most robust mixture with at least this clean accuracy on held-out images.
         max_robust: the most robust mixture on held-out images.
-        for_shift: a few labelled images of a shifted domain (a folder, an `.npz`, a named set): the mixture that is
-            most accurate on them.
+        for_shift: a few labelled images of a shifted domain (a folder with `CLASS/*.png` of some of the classes, or a
+            data set as in training): the mixture that is most accurate on them.
         corruption: of held-out images, as `gaussian-noise:3`: the mixture that is most accurate on them; the test
             images are corrupted too.
         betas: the mixtures to choose from, as in `soup_sweep`.
@@ -157,7 +156,7 @@ def soup_pick(
 
     Returns:
         generation, id, beta, mode (`GEN@beta=…`), chosen_by, chosen_on (what and how many images), points, test
-        {clean_accuracy, attacks, worst}, made (the soup's name, or None).
+        {of, images, clean_accuracy, attacks, worst}, made (the soup's name, or None).
 
     Raises:
         UsageError: not exactly one way to choose.
@@ -168,12 +167,17 @@ def soup_pick(
         raise UsageError(
             "soup pick takes one of --min-clean, --max-robust, --for-shift and --corruption", "Add --max-robust, say."
         )
+    check_images(max_images)
     shift = corruptions.one(corruption) if corruption is not None else None
     if min_clean is not None and not 0 <= min_clean <= 1:
         raise UsageError(f"--min-clean must lie between 0 and 1, not {min_clean}", "For instance --min-clean 0.9.")
-    if name is not None:
-        check_name(name)
+    if (min_clean is not None or max_robust) and all(named(text).name == "clean" for text in attacks):
+        raise UsageError(
+            "--min-clean and --max-robust choose by the accuracy under attack, and there is none",
+            "Add --attack pgd-sat.",
+        )
     registry, progress = registry or Registry.locate(), progress or Silent()
+    check_free(registry, name)
     common: dict[str, Any] = {"registry": registry, "device": device, "data_dir": data_dir, "progress": progress}
     found = two_modes(registry, generation)
     if for_shift is None and shift is None:
@@ -181,16 +185,25 @@ def soup_pick(
             generation, betas=betas, attacks=attacks, max_images=max_images, seed=seed, fresh=fresh, **common
         )
         points, images = swept["points"], f"{counted(swept['images'], 'held-out image')}"
-        point = soup.chosen(points, "robust_accuracy", min_clean=min_clean)
+        figure = "robust_accuracy"
+        point = soup.chosen(points, figure, min_clean=min_clean)
         floor = f" with a clean accuracy of at least {min_clean:.1%}" if min_clean is not None else ""
         why = f"robust accuracy{floor}"
     else:
-        labelled, fingerprint, told = _shifted(registry, found, for_shift, shift, max_images, data_dir)
-        asked = {"data": fingerprint, "images": len(labelled), "attacks": [], "split": told}
+        labelled, fingerprint, kind = _shifted(registry, found, for_shift, shift, max_images, data_dir)
+        there, classes = len(labelled.y.unique()), len(found.recipe.data.classes)
+        if there < classes:
+            progress.note(f"the labelled images are of {there} of the {classes} classes")
+        asked = {"data": fingerprint, "images": len(labelled), "attacks": [], "split": kind}
         curve = Curve(registry, found, labelled, ball(found), pick_device(device), progress)
         points = curve.points(read_betas(betas), [], asked, seed=seed, fresh=fresh)
-        point, why = soup.chosen(points, "clean_accuracy"), "accuracy on the shifted images"
-        images = f"{counted(len(labelled), 'image')} of {told}"
+        figure, why = "clean_accuracy", "accuracy"
+        point = soup.chosen(points, figure)
+        images = counted(len(labelled), "held-out image" if shift else "image")
+        images += f" under {shift}" if shift else f" of {for_shift}"
+    equal = sum(p[figure] == point[figure] and p["clean_accuracy"] >= (min_clean or 0) for p in points) - 1
+    if equal:
+        progress.note(f"{counted(equal, 'other mixture')} did as well; the smallest β is taken")
     beta = read_betas(betas)[points.index(point)]  # itself, not its float
     shares = mixture.parse(f"beta={exact(beta)}", found.adapters, found.name)
     mode = f"{found.name}@{mixture.spelled(shares)}"
@@ -201,7 +214,10 @@ def soup_pick(
     return {
         "generation": found.name, "id": found.id, "beta": point["beta"], "mode": mode, "chosen_by": why,
         "chosen_on": images, "points": points,
-        "test": {key: test[key] for key in ("images", "clean_accuracy", "attacks", "worst")},
+        "test": {
+            "of": found.recipe.data.name + (f" under {shift}" if shift else ""),
+            **{key: test[key] for key in ("images", "clean_accuracy", "attacks", "worst")},
+        },
         "made": made["generation"] if made else None,
     }  # fmt: skip
 
@@ -214,13 +230,16 @@ def _shifted(
     count: int,
     data_dir: Path | None,
 ) -> tuple[datasets.Split, str, str]:
-    """Labelled images of another domain, their fingerprint, and what they are called."""
+    """Labelled images of another domain, what pins the whole of them, and what they are called."""
     if corruption is not None:
         dataset = load_data(registry, found, None, data_dir)
         clean = slice_of(dataset.held_out, count)
         x = datasets.corrupt(clean.x, corruption.name, corruption.severity)
         pinned = corruptions.fingerprint(dataset.spec.fingerprint, corruption)
-        return datasets.Split(x, clean.y), pinned, f"the held-out ones under {corruption}"
+        return datasets.Split(x, clean.y), pinned, f"held-out under {corruption}"
+    few = datasets.labelled(str(source), found.recipe.data)
+    if few is not None:
+        return slice_of(few[0], count), few[1], str(source)
     shifted = load_data(registry, found, source, data_dir)
     if shifted.spec.fingerprint == found.recipe.data.fingerprint:
         raise UsageError(
@@ -304,7 +323,7 @@ class Curve:
         folder = self.registry.job_path("soup", key)
         with self.registry.working(folder, "this very sweep", [self.found.id], fresh=fresh):
             path = folder / "points.jsonl"
-            begun = _known(path)
+            begun = _known(path, {"clean", *attacks}, len(self.images))
             if begun:
                 self.progress.note(f"continuing an interrupted sweep: {counted(len(begun), 'point')} there")
             known = {**there, **begun}
@@ -322,15 +341,27 @@ class Curve:
     def _point(self, beta: Fraction, attacks: Sequence[str], seed: int) -> swept.Kept:
         """Which images the mixture keeps without an attack, and under each."""
         network = load_network(self.registry, self.found.in_mode(f"beta={exact(beta)}"))
-        model, names = ready(network, self.device, "fp32"), ["clean", *attacks]
+        model, names = ready(network, self.device, "fp32"), list(dict.fromkeys(["clean", *attacks]))
         return swept.kept(attacked(model, self.images, self.threat, names, seed=seed, device=self.device))
 
 
-def _known(path: Path) -> dict[str, swept.Kept]:
-    """The points of an interrupted sweep; a torn last line is measured again."""
+def _known(path: Path, names: set[str], images: int) -> dict[str, swept.Kept]:
+    """The points of an interrupted sweep; a torn last line is measured again.
+
+    Raises:
+        IntegrityError: a whole line is no point of these attacks and so many images.
+    """
     known: dict[str, swept.Kept] = {}
-    for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []:
         if line.endswith("\n"):
-            beta, columns = json.loads(line)
+            try:
+                beta, columns = json.loads(line)
+                fits = {*columns} == names and all(
+                    len(column) == images and {*column} <= {0, 1} for column in columns.values()
+                )
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                fits = False
+            if not fits:
+                raise IntegrityError(f"{path} holds a point that is none", "Start again with --fresh.")
             known[beta] = columns
     return known

@@ -116,7 +116,10 @@ def pick(
     ] = None,
     max_robust: Annotated[bool, typer.Option("--max-robust", help="The most robust mixture.")] = False,
     for_shift: Annotated[
-        str | None, typer.Option("--for-shift", metavar="DATA", help="The best for these labelled images.")
+        str | None,
+        typer.Option(
+            "--for-shift", metavar="DATA", help="The best for labelled images: a folder of CLASS/*.png, or a data set."
+        ),
     ] = None,
     corruption: Annotated[
         str | None,
@@ -190,6 +193,6 @@ def _picked(console: Console, result: Mapping[str, Any]) -> None:
     say(console, f"{result['mode']} has the highest {result['chosen_by']} on {result['chosen_on']}")
     test = result["test"]
     attacks = "  ".join(f"{name} {percent(told['accuracy'])}" for name, told in test["attacks"].items())
-    say(console, f"on {test['images']:,} test images: {attacks}")
+    say(console, f"on {test['images']:,} test images of {test['of']}: {attacks}")
     if result["made"]:
         say(console, f"made {result['made']}")

@@ -13,10 +13,10 @@ from torch import Tensor
 from robustkt.catalog import plain, unknown
 from robustkt.corruptions import SEED, Corruption
 from robustkt.corruptions import fingerprint as corrupted_fingerprint
-from robustkt.data._arrays import Arrays, checked, drawn, fingerprint, image_side, mean_std, resized
+from robustkt.data._arrays import Arrays, Raw, checked, drawn, fingerprint, image_side, mean_std, resized
 from robustkt.data._augment import crop_flip, keyed_crop_flip, to_float
 from robustkt.data._corrupted import corrupt
-from robustkt.data._folder import read_folder
+from robustkt.data._folder import read_folder, read_labelled
 from robustkt.data._images import read_image
 from robustkt.data._named import read_named
 from robustkt.data._npz import read_npz
@@ -33,6 +33,7 @@ __all__ = [
     "corrupted",
     "crop_flip",
     "keyed_crop_flip",
+    "labelled",
     "load",
     "present",
     "read_image",
@@ -123,6 +124,23 @@ def load(data: str, *, data_dir: Path | None = None, image_size: int | None = No
         pad=spec.shape[1] // 8 if spec.shape[1] >= 16 else 0,
         source=source,
     )
+
+
+def labelled(data: str, spec: DataSpec) -> tuple[Split, str] | None:
+    """Labelled images for a model trained on `spec`, and their fingerprint, of a folder with `CLASS/*.png` in it.
+
+    Some of the classes are enough. None where `data` is not such a folder, but a data set or nothing: see `load`.
+
+    Raises:
+        UsageError: pictures in colours for a model of grey ones.
+        RobustKTError: classes that the model does not know, or pictures that cannot be read.
+    """
+    named = plain(data).replace("_", "-") in NAMES
+    if named or not os.path.isdir(data) or os.path.isdir(os.path.join(data, "train")):
+        return None
+    found = read_labelled(Path(data), spec.classes, spec.shape)
+    pinned = fingerprint(Raw("folder", found, Arrays(found.x[:0], found.y[:0]), spec.classes, flip=False))
+    return Split(torch.from_numpy(found.x), torch.from_numpy(found.y)), pinned
 
 
 def corrupted(dataset: Dataset, corruption: Corruption, rows: Sequence[int]) -> Dataset:

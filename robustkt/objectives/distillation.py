@@ -228,7 +228,7 @@ def share(name: str, value: float | Fraction) -> None:
     """Raise a UsageError unless `value` lies in [0, 1]."""
     if not 0 <= value <= 1:
         told = exact(value) if isinstance(value, Fraction) else value
-        raise UsageError(f"{name} is a share of the loss, not {told}", f"Give a {name} from 0 to 1.")
+        raise UsageError(f"{name} is a share of the loss, not {told}", f"Give {name} a value from 0 to 1.")
 
 
 def warm(temperature: float) -> None:

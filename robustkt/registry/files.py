@@ -87,10 +87,18 @@ def whole_object(path: Path, identity: str) -> int:
 
 
 def append_synced(path: Path, data: bytes) -> None:
-    """Append `data` to `path` and wait until it is on the disk; a crash leaves at most a torn last line."""
+    """Append lines to `path` and wait until they are on the disk; what a crash tore of the last line is cut off first.
+
+    A crash leaves at most a torn last line, and what comes after one begins a line of its own.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
+        with path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
             file.write(data)
             finish(file)
 
