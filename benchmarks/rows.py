@@ -21,7 +21,7 @@ class Rows:
         """What has been measured so far."""
         return json.loads(self.path.read_text()) if self.path.is_file() else self.empty
 
-    def known(self, kind: str, **told: Any) -> bool:
+    def known(self, kind: str, /, **told: Any) -> bool:
         """Whether the record has a row that says this."""
         return any(all(row[key] == value for key, value in told.items()) for row in self.read()[kind])
 
