@@ -122,7 +122,7 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         "id": result["id"],
         "method": f"{recipe['method']} ({settings})" if settings else recipe["method"],
         "modes": ", ".join(
-            f"{domain}{' (default)' if mode['default'] else ''}, {mode['bytes'] or 0:,} bytes"
+            f"{domain} ({'default, ' if mode['default'] else ''}{mode['bytes'] or 0:,} bytes)"
             for domain, mode in result["modes"].items()
         ),
         "architecture": recipe["arch"]
