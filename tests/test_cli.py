@@ -37,7 +37,7 @@ from robustkt.cli import FAMILIES, application, early
 from robustkt.cli.output import Output
 from robustkt.errors import IntegrityError
 from robustkt.progress import Silent
-from robustkt.registry import Registry, verify
+from robustkt.registry import Registry, heartbeats, verify
 from robustkt.registry.files import write_atomic
 from robustkt.registry.locks import locked
 from robustkt.votes import Votes
@@ -1070,6 +1070,8 @@ def test_a_full_disk_during_training(
         calls = []
 
         def full(*args: Any, calls: list[int] = calls, fatal: int = fatal) -> Any:
+            if Path(str(args[-1])).name == heartbeats.FILE:  # is left out where it cannot be written
+                return real(*args)
             calls.append(1)
             if len(calls) - 1 == fatal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

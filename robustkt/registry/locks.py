@@ -120,7 +120,7 @@ class Holder:
 
 def holder(path: Path) -> Holder | None:
     """Who holds the lock `path`, for those who only look; None when nobody does, or says so in a way that is none."""
-    told = _read(owner_of(path))
+    told = _parsed(start_of(owner_of(path), LEASE) or b"")
     try:
         seen = owner_of(path).stat().st_mtime
         pid, host, command = int(told["pid"]), str(told["host"]), str(told["command"])
@@ -248,7 +248,14 @@ def _in_turn(path: Path) -> contextlib.AbstractContextManager[Held]:
 def _read(owner: Path) -> dict[str, Any]:
     """What the owner of a lock told; {} when that cannot be read."""
     try:
-        told = json.loads(start_of(owner, LEASE) or b"")
+        return _parsed(owner.read_bytes())
+    except OSError:
+        return {}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(data)
     except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) and {"pid", "host", "command", "nonce"} <= told.keys() else {}
