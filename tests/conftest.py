@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 
 os.environ.update(
-    COLUMNS="120", TERM="dumb", NO_COLOR="1", _TYPER_FORCE_DISABLE_TERMINAL="1", OMP_WAIT_POLICY="PASSIVE"
+    COLUMNS="120",
+    TERM="dumb",
+    NO_COLOR="1",
+    _TYPER_FORCE_DISABLE_TERMINAL="1",
+    OMP_WAIT_POLICY="PASSIVE",
+    OMP_NUM_THREADS="1",
 )
 os.environ.pop("FORCE_COLOR", None)
 os.environ.update(  # read when huggingface_hub is imported: no test leaves this machine

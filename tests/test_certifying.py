@@ -63,6 +63,7 @@ def test_the_same_seed_gives_the_same_bytes(trained: Registry, whole: bytes, tmp
     assert Path(other["log"]).read_bytes() != whole
 
 
+@pytest.mark.slow
 def test_two_ranks_of_torchrun_write_the_log_of_one_process(trained: Registry, whole: bytes) -> None:
     process = run(*TORCHRUN, *command(trained, "--fresh", "--json"))
     out, err = process.communicate(timeout=300)

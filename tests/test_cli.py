@@ -1025,6 +1025,7 @@ def test_a_command_line_that_needs_quotes_is_told_with_them(cli: Cli, tmp_path: 
     refused(ran, 130, "interrupted", f"type: robustkt train -m natural -a '{place}/net.py:Net' -d digits")
 
 
+@pytest.mark.slow
 def test_a_module_that_is_interrupted_is_told_as_a_module(tmp_path: Path) -> None:
     (tmp_path / "stop here.py").write_text("raise KeyboardInterrupt\n" + NET)
     words = ["train", "-m", "natural", "-a", "stop here.py:Net", "-d", "digits"]

@@ -374,7 +374,14 @@ def test_any_one_request_may_fail(made: Registry, tmp_path: Path, kind: int) -> 
             assert len(repo.commits) == 2, "one commit, whatever happened on the way"
 
 
-@pytest.mark.parametrize("kind", [0, -1, 500], ids=["dropped", "cut off", "500"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(0, id="dropped"),
+        pytest.param(-1, id="cut off", marks=pytest.mark.slow),
+        pytest.param(500, id="500", marks=pytest.mark.slow),
+    ],
+)
 def test_a_pull_goes_on_after_any_failed_request(made: Registry, tmp_path: Path, kind: int) -> None:
     with standing() as hub:
         api.push("gen1", with_ancestors=True, registry=made)

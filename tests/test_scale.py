@@ -41,8 +41,9 @@ from tests.conftest import gaussian_digits
 CPU = torch.device("cpu")
 SIZE, STEPS, QUARTER = 16, 20, Fraction(1, 4)
 PRELOADED = [  # once, for all processes of all groups: these are most of their seconds
-    "robustkt.api.evaluating", "robustkt.api.training", "robustkt.cli.measure", "robustkt.cli.train",
-    "robustkt.noises.gaussian", "sklearn.datasets", "tests.test_scale", "torch._dynamo", "torch.nn.parallel",
+    "robustkt.api.certifying", "robustkt.api.evaluating", "robustkt.api.training", "robustkt.cli.measure",
+    "robustkt.cli.train", "robustkt.noises.gaussian", "sklearn.datasets", "tests.test_scale", "torch._dynamo",
+    "torch.nn.parallel",
 ]  # fmt: skip
 Work = Callable[..., Any]
 
@@ -391,6 +392,20 @@ def test_evaluate_on_two_ranks_gives_the_bytes_of_one(attacks: str, images: int,
     assert again.content["ranks"] == 2
     assert registry.log(again) == log
     assert not any((registry.root / "jobs").glob("*/*"))
+
+
+def test_certificates_of_two_ranks_are_the_bytes_of_one(tmp_path: Path) -> None:
+    registry = gaussian_digits(tmp_path, epochs=1)
+    few = {"sigma": "0.25", "n": 600, "n0": 64, "max_images": 24}
+    log = Path(api.certify("gen0", **few, registry=registry, device="cpu")["log"]).read_bytes()
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in few.items()]
+    told = together(
+        command, tmp_path / "two", registry.root, (), ("certify", "gen0", *words, "--json", "--fresh", "--device=cpu")
+    )
+    assert [code for (code, _, _), _ in told] == [0, 0], told
+    assert told[1][0][1:] == ("", ""), "the first rank speaks alone"
+    assert Path(json.loads(told[0][0][1])["log"]).read_bytes() == log
+    assert not any((registry.root / "jobs").glob("certify-*/*"))
 
 
 def test_a_table_of_corruptions_on_two_ranks_is_that_of_one(tmp_path: Path) -> None:
