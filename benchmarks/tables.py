@@ -508,6 +508,37 @@ def replay_memory() -> str:
     return rows(["images", "classes", "file, MB", "memory, MB"], *body)
 
 
+def generations() -> str:
+    """Three generations of CRT against SmoothMix and Gaussian training from scratch: price and certified accuracy."""
+    found = record("generations")
+    body, seeds = [], sorted({row["seed"] % 100 for row in found["rows"]})
+    for number in range(4):
+        for kind in ("smoothmix", "crt", "gaussian"):
+            mine = [row for row in found["rows"] if (row["kind"], row["generation"]) == (kind, number)]
+            if not mine:
+                continue
+            radii = (
+                _span([100 * row["certified_accuracy"][r] for row in mine if r in row["certified_accuracy"]])
+                for r in ("0", "0.25", "0.5")
+            )
+            ratios = [
+                scratch["cpu_seconds"] / row["cpu_seconds"]
+                for row in mine
+                for scratch in found["rows"]
+                if (scratch["kind"], scratch["generation"]) == ("smoothmix", number)
+                and scratch["seed"] % 100 == row["seed"] % 100
+            ]
+            price = _span([row["cpu_seconds"] for row in mine], 0)
+            body.append([str(number), mine[0]["arch"], kind, *radii, price, _span(ratios)])
+    head = ["generation", "network", "trained by", "r = 0", "r = ¼", "r = ½", "CPU s", "cheaper than SmoothMix"]
+    first = found["rows"][0]
+    return rows(head, *body) + (
+        f"\n\n`{found['command']}`: digits, {len(seeds)} seeds, the mean and the lowest and highest; "
+        f"{first['images']} test images, n = {first['n']:,}, α = {first['alpha']}; one thread of {first['machine']['processor']}, "
+        f"torch {first['machine']['torch']}, commit {first['machine']['commit']}."
+    )
+
+
 def _settings(found: dict[str, Any]) -> str:
     first, machine = found["rows"][0], found["machine"]
     return (
@@ -546,6 +577,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "replay-crt": lambda: replay_quality("crt"),
     "replay-rslad": lambda: replay_quality("rslad"),
     "replay-price": replay_price,
+    "generations": generations,
     "replay-memory": replay_memory,
 }
 
