@@ -534,8 +534,9 @@ def generations() -> str:
     first = found["rows"][0]
     return rows(head, *body) + (
         f"\n\n`{found['command']}`: digits, {len(seeds)} seeds, the mean and the lowest and highest; "
-        f"{first['images']} test images, n = {first['n']:,}, α = {first['alpha']}; one thread of {first['machine']['processor']}, "
-        f"torch {first['machine']['torch']}, commit {first['machine']['commit']}."
+        f"{first['images']} test images, n = {first['n']:,}, α = {first['alpha']}; "
+        f"one thread of {first['machine']['processor']}, torch {first['machine']['torch']}, "
+        f"commit {first['machine']['commit']}."
     )
 
 
