@@ -160,6 +160,26 @@ def test_a_registry_that_cannot_be_read_is_broken_for_every_command(
     assert ran.json["estimates"] is None
 
 
+def test_a_damaged_manifest_costs_its_times_only(registry: Registry, cli: Callable[..., Ran]) -> None:
+    found = commit(registry, 0)
+    registry.manifest_path(found.id).write_text("{")
+    for named in ((), (found.name,)):
+        ran = cli("doctor", *named, "--json", "--registry", registry.root)
+        assert ran.code == 0
+        assert ran.json["machine"]["processor"]["cores"] >= 1
+        for told in ran.json["estimates"].values():
+            assert told["seconds"] is None
+            assert told["why"]
+            assert told["fix"]
+
+
+def test_a_file_is_no_registry(tmp_path: Path, cli: Callable[..., Ran]) -> None:
+    (tmp_path / "file").write_text("")
+    ran = cli("doctor", "--no-measure", "--json", "--registry", tmp_path / "file")
+    assert ran.code == 1
+    assert [one["what"] for one in ran.json["problems"]] == [f"{tmp_path / 'file'} is no folder"]
+
+
 def test_a_torch_that_cannot_be_imported_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     real = diagnosing.importlib.import_module
 
