@@ -272,6 +272,24 @@ def test_what_certify_or_distill_would_refuse_is_told_instead_of_a_time(
         estimating.estimate_certify("gen0", seconds=0.5, registry=small, device="cpu")
 
 
+def test_a_network_that_fails_in_training_costs_its_time_only(small: Registry, tmp_path: Path) -> None:
+    place = tmp_path / "net.py"
+    place.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, channels, classes):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.LazyLinear(classes)\n"
+        "    def forward(self, x):\n"
+        "        if self.training: raise ValueError('only in\\n training')\n"
+        "        return self.head(x.flatten(1))\n"
+    )
+    found = api.doctor(seconds=0.5, registry=small, to=f"{place}:Net", device="cpu")["estimates"]
+    assert found["certify"]["seconds"] > 0
+    assert found["distill"]["seconds"] is None
+    assert found["distill"]["why"] == "ValueError: only in training"
+
+
 def test_data_that_would_be_downloaded_are_known(tmp_path: Path) -> None:
     from robustkt.data import present
 

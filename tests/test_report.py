@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from robustkt import api
 from robustkt.certlog import Row
@@ -339,6 +340,18 @@ def test_names_that_javascript_knows_are_drawn(name: str) -> None:
     spec = attacks.dots(values, [name, "other"], [name, "last"], "share")
     drawn = Figure("x", "title", "", spec, [], []).render("svg").decode()
     assert drawn.count(f">{name}\u2060<") == 2, "in the legend and beside the axis"
+
+
+def test_examples_are_of_the_images_that_were_measured(mine: Registry, tmp_path: Path) -> None:
+    for part, label, k in itertools.product(("train", "test"), mine.get("digits-sat").recipe.data.classes, range(4)):
+        place = tmp_path / "others" / part / label / f"{k}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 10 * k).save(place)
+    told = api.report(["digits-sat"], out=tmp_path / "o", registry=mine, data=str(tmp_path / "others"), device="cpu")
+    page = page_of(told)
+    assert "There are no images of digits-sat" in page
+    assert "holds other images than were measured" in page
+    assert "data:image/png" not in page
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 6, 30])

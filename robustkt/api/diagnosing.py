@@ -308,5 +308,8 @@ def _estimates(
             return estimate(generation or "@latest", **given, **more)
         except RobustKTError as error:
             return {"generation": name, "seconds": None, "why": error.what, "fix": error.fix}
+        except Exception as error:  # a network of the user's own in training, or too little memory
+            why = clip(f"{type(error).__name__}: {error}")
+            return {"generation": name, "seconds": None, "why": why, "fix": "The command itself shows where."}
 
     return {"certify": tried(estimate_certify), "distill": tried(estimate_distill, to=to)}
