@@ -57,7 +57,7 @@ def large(registry: Registry, megabytes: int) -> None:
 CHILD = """
 import resource, sys
 from pathlib import Path
-from robustkt.cli import main
+from robustkt.__main__ import main
 try:
     main()
 finally:

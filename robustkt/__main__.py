@@ -11,7 +11,9 @@ INTERRUPTED = 130
 def main() -> None:
     """The command line; Ctrl-C while it is still being read in says so instead of where it was."""
     try:
-        from robustkt.cli import main as command
+        from robustkt.cli import prepared
+
+        command = prepared()
     except KeyboardInterrupt:
         print("error: interrupted before anything was begun", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # modules are half read in: nothing of theirs can be asked to clean up

@@ -14,7 +14,7 @@ from robustkt.numbers import counted, exact, number
 from robustkt.registry import Result
 
 SHARED = "They are what all modes share, and no network without one of `adapters/`; `RobustModel` puts both together."
-MARKUP = re.compile(r"[\\`*\[\]<>|]")  # what Markdown and HTML read as more than text
+MARKUP = re.compile(r"[\\`*\[\]<>|~$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")  # what Markdown reads as more than text
 OF_MODE = ("weights", "domain")  # the settings in which evaluations of two modes differ
 
 

@@ -103,13 +103,13 @@ class Replay:
 
     def _kept(self, content: Mapping[str, Any]) -> Logits | None:
         """What is in the registry, never read whole; damage is told once and counts as nothing."""
+        shape = (content["images"], content["classes"])
         try:
-            kept = replays.find(self.registry.root, content)
+            kept = replays.find(self.registry.root, content, 2 * shape[0] * shape[1])
         except IntegrityError as error:
             self._tell(f"{error.what}; the teacher is asked again")
             return None
-        shape = (content["images"], content["classes"])
-        if kept is None or kept.size != 2 * shape[0] * shape[1]:
+        if kept is None:
             return None
         return np.memmap(kept.path, dtype="<f2", mode="r", offset=kept.offset, shape=shape)
 

@@ -949,12 +949,13 @@ def test_code_that_no_hash_pins_is_not_run(cli: Cli, here: Registry, tmp_path: P
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
 
-def test_interrupted_while_the_program_is_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("module", ["typer", "robustkt.cli.inventory"])
+def test_interrupted_while_the_program_is_read_in(module: str) -> None:
     code = (
         "import sys\n"
         "class Interrupts:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'typer': raise KeyboardInterrupt\n"
+        f"        if name == '{module}': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupts())\n"
         "from robustkt.__main__ import main\n"
         "main()\n"

@@ -160,6 +160,26 @@ def test_a_registry_that_cannot_be_read_is_broken_for_every_command(
     assert ran.json["estimates"] is None
 
 
+def test_a_damaged_manifest_costs_its_times_only(registry: Registry, cli: Callable[..., Ran]) -> None:
+    found = commit(registry, 0)
+    registry.manifest_path(found.id).write_text("{")
+    for named in ((), (found.name,)):
+        ran = cli("doctor", *named, "--json", "--registry", registry.root)
+        assert ran.code == 0
+        assert ran.json["machine"]["processor"]["cores"] >= 1
+        for told in ran.json["estimates"].values():
+            assert told["seconds"] is None
+            assert told["why"]
+            assert told["fix"]
+
+
+def test_a_file_is_no_registry(tmp_path: Path, cli: Callable[..., Ran]) -> None:
+    (tmp_path / "file").write_text("")
+    ran = cli("doctor", "--no-measure", "--json", "--registry", tmp_path / "file")
+    assert ran.code == 1
+    assert [one["what"] for one in ran.json["problems"]] == [f"{tmp_path / 'file'} is no folder"]
+
+
 def test_a_torch_that_cannot_be_imported_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     real = diagnosing.importlib.import_module
 
@@ -250,6 +270,24 @@ def test_what_certify_or_distill_would_refuse_is_told_instead_of_a_time(
     monkeypatch.setattr(estimating.datasets, "present", lambda name, place: False)
     with pytest.raises(RobustKTError, match="are not here"):
         estimating.estimate_certify("gen0", seconds=0.5, registry=small, device="cpu")
+
+
+def test_a_network_that_fails_in_training_costs_its_time_only(small: Registry, tmp_path: Path) -> None:
+    place = tmp_path / "net.py"
+    place.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, channels, classes):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.LazyLinear(classes)\n"
+        "    def forward(self, x):\n"
+        "        if self.training: raise ValueError('only in\\n training')\n"
+        "        return self.head(x.flatten(1))\n"
+    )
+    found = api.doctor(seconds=0.5, registry=small, to=f"{place}:Net", device="cpu")["estimates"]
+    assert found["certify"]["seconds"] > 0
+    assert found["distill"]["seconds"] is None
+    assert found["distill"]["why"] == "ValueError: only in training"
 
 
 def test_data_that_would_be_downloaded_are_known(tmp_path: Path) -> None:

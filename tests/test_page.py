@@ -70,6 +70,26 @@ def test_it_draws_without_an_error_or_a_request(chromium: Any, page: Path) -> No
     assert any("Content Security Policy" in entry["message"] for entry in chromium.get_log("browser"))
 
 
+def test_a_chart_that_fails_leaves_the_others(chromium: Any, page: Path, tmp_path: Path) -> None:
+    before, data = page.read_text().split('id="data">', 1)
+    data, after = data.split("</script>", 1)
+    told = json.loads(data)
+    told["figures"]["certified-l2"] = {"mark": "none"}
+    broken = tmp_path / "broken.html"
+    broken.write_text(f'{before}id="data">{json.dumps(told)}</script>{after}')
+    browser.opened(chromium, broken)
+    chromium.get_log("browser")
+    drawn = dict(
+        chromium.execute_script(
+            "return [...document.querySelectorAll('.vega')].map(v => [v.dataset.figure, "
+            "v.querySelectorAll('svg').length])"
+        )
+    )
+    assert [name for name, count in drawn.items() if not count] == ["certified-l2"]
+    told = chromium.execute_script("return document.querySelector('#figure-certified-l2').textContent")
+    assert told == "This chart could not be drawn; its numbers are below."
+
+
 def test_hovering_tells_a_number(chromium: Any, page: Path) -> None:
     browser.opened(chromium, page)
     for figure, word in (("certified-l2", "certified accuracy"), ("attacks-linf-0.1", "95 % interval"), ("pa", "pA")):

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,7 @@ from robustkt.api.loading import load_data
 from robustkt.api.recipes import assemble
 from robustkt.core import Batch, generator, seed_of
 from robustkt.engine import Trainer
-from robustkt.errors import RobustKTError, UsageError
+from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import read_manifest
 from robustkt.progress import Silent
 from robustkt.registry import Registry, replays, verify
@@ -465,6 +466,17 @@ def test_a_damaged_file_is_named_and_made_again(own: Registry, harm: Callable[[P
     assert sum("damaged" in told for told in notes.told) == 1
     assert path.read_bytes() == whole
     assert not damage(own)
+
+
+def test_a_file_of_another_size_is_not_read(own: Registry) -> None:
+    student(own)
+    path = views_of(own)[0]
+    kept = replays.checked(path)
+    os.truncate(path, 2**34)  # without a byte written
+    began = time.monotonic()
+    with pytest.raises(IntegrityError, match="damaged"):
+        replays.find(own.root, kept.content, kept.size)
+    assert time.monotonic() - began < 2, "its hash takes longer"
 
 
 def test_repair_moves_a_damaged_file_aside(own: Registry, cli: Callable[..., Ran]) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from robustkt import api
 from robustkt.certlog import Row
@@ -22,7 +24,7 @@ from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageE
 from robustkt.numbers import wilson
 from robustkt.registry import Registry
 from robustkt.registry.seal import sealed, unsealed
-from robustkt.report import Figure, certified_figure, making, tables
+from robustkt.report import Figure, attacks, certified_figure, making, tables
 from robustkt.report.curves import MOST, certified_points
 from robustkt.report.gathering import gather
 from tests.conftest import Ran
@@ -315,11 +317,58 @@ def test_tables_for_papers() -> None:
     figure = Figure("x", "50 % & more_of #1", "", {}, ["a_b", "σ"], [["x|y", "1 \\ 2"], ["{~}", "^"]], ["a note"])
     latex = tables.written(figure, "latex").decode()
     assert r"\caption{50 \% \& more\_of \#1}" in latex
-    assert r"x|y & 1 \textbackslash{} 2 \\" in latex
+    assert r"x\textbar{}y & 1 \textbackslash{} 2 \\" in latex
     assert r"a\_b & $\sigma$ \\" in latex
     markdown = tables.written(figure, "markdown").decode()
     assert r"| x\|y | 1 \\ 2 |" in markdown
     assert markdown.endswith("\n\na note\n")
+
+
+def test_no_name_of_a_class_is_read_as_markup() -> None:
+    rows = [["[b]", "1"], ["*", "2"], ["__x__ &lt; a_b", "~~3~~ $4$"]]
+    figure = Figure("x", "title", "", {}, ["class", "share"], rows)
+    latex = tables.written(figure, "latex").decode()
+    starts = [line[:1] for line in latex.splitlines() if line.endswith(r"\\")]
+    assert starts == ["c", "{", "{", "\\"], "a line that ends takes [ as its argument, and * as its own"
+    markdown = tables.written(figure, "markdown").decode()
+    assert r"| \_\_x\_\_ \&lt; a_b | \~\~3\~\~ \$4\$ |" in markdown
+
+
+@pytest.mark.parametrize("name", ["constructor", "toString", "valueOf", "hasOwnProperty", "__proto__"])
+def test_names_that_javascript_knows_are_drawn(name: str) -> None:
+    values = [attacks._value(one, group, 3, 10) for one in (name, "other") for group in (name, "last")]
+    spec = attacks.dots(values, [name, "other"], [name, "last"], "share")
+    drawn = Figure("x", "title", "", spec, [], []).render("svg").decode()
+    assert drawn.count(f">{name}\u2060<") == 2, "in the legend and beside the axis"
+
+
+def test_examples_are_of_the_images_that_were_measured(mine: Registry, tmp_path: Path) -> None:
+    for part, label, k in itertools.product(("train", "test"), mine.get("digits-sat").recipe.data.classes, range(4)):
+        place = tmp_path / "others" / part / label / f"{k}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 10 * k).save(place)
+    told = api.report(["digits-sat"], out=tmp_path / "o", registry=mine, data=str(tmp_path / "others"), device="cpu")
+    page = page_of(told)
+    assert "There are no images of digits-sat" in page
+    assert "holds other images than were measured" in page
+    assert "data:image/png" not in page
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 6, 30])
+def test_no_epoch_is_told_twice(shipped: Registry, epochs: int) -> None:
+    from robustkt.report.curves import training
+
+    subject = gather(shipped, [shipped.get("digits-sat")], api.lineage(registry=shipped)["generations"])[0]
+    record = {"epochs": [{"epoch": e, "loss": 0.7 + 0.1 / (e + 1)} for e in range(epochs)]}
+    (figure,) = training([replace(subject, record=record)])
+    told = re.findall(r">(\d+)</text>", figure.render("svg").decode())
+    assert 0 < len(told) == len(set(told)), "nor is the loss of a single one told as a whole number"
+
+
+def test_series_are_in_the_order_of_the_generations() -> None:
+    """Also where the name of one begins with another's."""
+    subjects = [SimpleNamespace(name=name, certificates=[]) for name in ("gen1", "gen2", "gen10")]
+    assert making.series_of(subjects) == ["gen1", "gen2", "gen10"]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

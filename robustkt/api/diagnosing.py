@@ -16,7 +16,7 @@ from typing import Any
 
 import robustkt
 from robustkt import hardware
-from robustkt.errors import NotFoundError, RobustKTError, UsageError, clip
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError, clip
 from robustkt.progress import Progress, Silent
 from robustkt.provenance import lock_file
 from robustkt.registry import Registry
@@ -78,7 +78,8 @@ def doctor(
     registry, progress = registry or Registry.locate(), progress or Silent()
     broken = _broken(registry)
     if generation is not None and not broken:
-        registry.get(generation)
+        with contextlib.suppress(IntegrityError):  # told where the times would be
+            registry.get(generation)
     uses = gpus = None
     if _unimportable("torch") is None:
         uses, gpus = _with_torch(device)
@@ -119,6 +120,8 @@ def _broken(registry: Registry) -> list[dict[str, str]]:
     elif (reason := _unimportable("torch")) is not None:
         found.append(_problem(f"torch cannot be imported: {reason}", "Install it again: pip install torch torchvision"))
     try:
+        if not registry.root.is_dir() and os.path.lexists(registry.root):
+            found.append(_problem(f"{registry.root} is no folder", "Name a registry's folder with --registry DIR."))
         if registry.exists:
             registry.check_format()
             registry.refs()
@@ -294,6 +297,9 @@ def _estimates(
         name = registry.get(generation or "@latest").name
     except NotFoundError:
         return None
+    except RobustKTError as error:
+        none = {"generation": generation or "@latest", "seconds": None, "why": error.what, "fix": error.fix}
+        return {"certify": none, "distill": none}
     given: dict[str, Any] = {"seconds": seconds / 2, "registry": registry, "device": device, "data_dir": data_dir}
     progress.note(f"timing some forward passes and some training steps of {name}, {seconds:g} s")
 
@@ -302,5 +308,8 @@ def _estimates(
             return estimate(generation or "@latest", **given, **more)
         except RobustKTError as error:
             return {"generation": name, "seconds": None, "why": error.what, "fix": error.fix}
+        except Exception as error:  # a network of the user's own in training, or too little memory
+            why = clip(f"{type(error).__name__}: {error}")
+            return {"generation": name, "seconds": None, "why": why, "fix": "The command itself shows where."}
 
     return {"certify": tried(estimate_certify), "distill": tried(estimate_distill, to=to)}

@@ -18,6 +18,7 @@ from robustkt.api.loading import load_data, load_network, pick_device, ready
 from robustkt.attacks import named
 from robustkt.certlog import Row
 from robustkt.core import ThreatModel, attacking, generator
+from robustkt.errors import RobustKTError
 from robustkt.generation import Generation
 from robustkt.noises import Noise
 from robustkt.noises import named as noise_named
@@ -45,15 +46,19 @@ def exemplify(
     Args:
         registry: where it is.
         subject: with its measurements.
-        data: other data than its own, of the same shape and classes.
+        data: where its own data lie now.
         data_dir: where named data sets lie.
         device: auto, cpu, cuda or mps.
 
     Raises:
-        RobustKTError: the data or the weights are not here.
+        RobustKTError: the data or the weights are not here, or the data are not those that were measured.
     """
     found, target = subject.generation, pick_device(device)
-    test = load_data(registry, found, data, data_dir).test
+    dataset = load_data(registry, found, data, data_dir)
+    if dataset.spec.fingerprint != found.recipe.data.fingerprint:
+        what = f"{data} holds other images than were measured: its fingerprint is another"
+        raise RobustKTError(what, f"Name the place of {found.name}'s own data.")
+    test = dataset.test
     network = ready(load_network(registry, found), target, "fp32")
     certified, votes, notes = list[Picture](), None, list[str]()
     one = headline(subject)

@@ -68,8 +68,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    """The installed script; SIGTERM is handled like Ctrl-C, so that a pre-empted job keeps what it has done."""
+def prepared() -> typer.Typer:
+    """The command line, to be called; SIGTERM is handled like Ctrl-C, so that a pre-empted job keeps what it has."""
     signal.signal(signal.SIGTERM, _terminate)
     # OpenMP threads that spin while they wait make a busy machine fifty times slower; sleeping costs a few per cent
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -77,4 +77,4 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for σ instead of failing
-    application(next(iter(sys.argv[1:]), None))()
+    return application(next(iter(sys.argv[1:]), None))

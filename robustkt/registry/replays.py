@@ -58,8 +58,8 @@ def put(root: Path, content: Mapping[str, Any], blocks: Iterable[bytes]) -> None
         file.write(sha.digest())
 
 
-def find(root: Path, content: Mapping[str, Any]) -> Kept | None:
-    """The file of these logits, checked; None when there is none. From now on `gc` sees it as used.
+def find(root: Path, content: Mapping[str, Any], size: int) -> Kept | None:
+    """The file of these logits (`size` bytes), checked; None when there is none. From now on `gc` sees it as used.
 
     Raises:
         IntegrityError: it is damaged, or cannot be read.
@@ -67,14 +67,14 @@ def find(root: Path, content: Mapping[str, Any]) -> Kept | None:
     path = place(root, content)
     if not path.is_file():
         return None
-    kept = checked(path)
+    kept = checked(path, size)
     with contextlib.suppress(OSError):
         os.utime(path)
     return kept
 
 
-def checked(path: Path) -> Kept:
-    """A file whose name and bytes are what its hashes say.
+def checked(path: Path, expected: int | None = None) -> Kept:
+    """A file whose name and bytes are what its hashes say; one of another size than `expected` is not read.
 
     Raises:
         IntegrityError: they are not.
@@ -84,6 +84,8 @@ def checked(path: Path) -> Kept:
         with path.open("rb") as file:
             line = file.readline(LINE)
             size = path.stat().st_size - len(line) - SEAL
+            if expected not in (None, size):
+                raise damaged
             sha, left = hashlib.sha256(line), size
             while left > 0 and (data := file.read(min(left, 2**20))):
                 sha.update(data)

@@ -17,6 +17,7 @@ MOST = 150  # steps of one curve: more cannot be told apart
 PROBABILITIES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 STOPS = ("sequential", "looks")
 DIGITS = 6
+FEW = 6  # epochs, of which each has its tick: between so few Vega puts ticks at halves
 
 
 def lines(
@@ -235,8 +236,10 @@ def training(subjects: Sequence[Subject]) -> list[Figure]:
             for label, epochs in curves.items()
             for e in epochs
         ]
-        y = share("y", "score") if key == "held_out" else axis("y", "loss", scale={"zero": False})
-        whole = {"tickMinStep": 1, "format": "d"}
+        flat = len({value["y"] for value in values}) == 1  # an axis of one number would tell it rounded
+        y = share("y", "score") if key == "held_out" else axis("y", "loss", scale={"zero": flat})
+        last = max(value["x"] for value in values)
+        whole = {"tickMinStep": 1, "format": "d", **({"values": [*range(1, last + 1)]} if last < FEW else {})}
         told = {"series": "generation", "x": "epoch", "told": "score" if key == "held_out" else "loss"}
         spec = lines(values, list(curves), axis("x", "epoch", axis=whole, scale={"nice": False}), y, told, height=240)
         chosen = {one.name: one.record.get("selected") or {} for one in subjects}

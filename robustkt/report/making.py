@@ -107,8 +107,7 @@ def compose(
         "cost": tradeoffs.bargain(subjects),
         "training": curves.training(subjects),
     }
-    labels = [one.series for subject in subjects for one in subject.certificates] + [one.name for one in subjects]
-    order = sorted(dict.fromkeys(labels), key=lambda label: [label.startswith(s.name) for s in subjects].index(True))
+    order = series_of(subjects)
     drawn = {
         name: [replace(one, spec=in_order(one.spec, order)) for one in figures] if name != "soups" else figures
         for name, figures in drawn.items()
@@ -141,6 +140,12 @@ def compose(
     return Report(
         f"Robustness of {names}" if len(names) < 90 else "Robustness of a lineage", shown, subjects, sections, examples
     )
+
+
+def series_of(subjects: Sequence[Subject]) -> list[str]:
+    """All that curves are called, in the order of the generations, so that each has one colour."""
+    labels = [[*(one.series for one in subject.certificates), subject.name] for subject in subjects]
+    return list(dict.fromkeys(label for own in labels for label in own))
 
 
 def _some(figure: Figure) -> list[Figure]:
@@ -198,7 +203,7 @@ def _sources(subjects: Sequence[Subject]) -> list[Source]:
 
 
 def _drawn(figure: Figure) -> dict[str, Any]:
-    return {**figure.spec, "description": f"{figure.title}. {figure.alt}"}
+    return {**figure.drawn, "description": f"{figure.title}. {figure.alt}"}
 
 
 def embedded(value: Any) -> str:

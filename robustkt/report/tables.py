@@ -10,6 +10,7 @@ from robustkt.report.figure import Figure
 ENDINGS = {"latex": ".tex", "markdown": ".md"}
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "[": "{[}", "]": "{]}", "*": "{*}", "`": r"\`{}", "|": r"\textbar{}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "σ": r"$\sigma$", "α": r"$\alpha$", "β": r"$\beta$", "–": "--", "·": r"$\cdot$", "×": r"$\times$",
 }  # fmt: skip

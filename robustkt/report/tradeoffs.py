@@ -170,8 +170,8 @@ def _cost(
     spec: Spec = {
         "height": 300,
         "layer": [
-            {"data": {"values": steps}, "mark": {"type": "rule", "strokeDash": [4, 3], "opacity": 0.8},
-             "encoding": {"x": x, "y": y, "x2": {"field": "x2"}, "y2": {"field": "y2"}}},
+            *[{"data": {"values": steps}, "mark": {"type": "rule", "strokeDash": [4, 3], "opacity": 0.8},
+               "encoding": {"x": x, "y": y, "x2": {"field": "x2"}, "y2": {"field": "y2"}}}] * bool(steps),
             {"data": {"values": values}, "mark": {"type": "rule", "opacity": 0.5, "strokeWidth": 2},
              "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, **series(names, "color")}},
             {"data": {"values": values}, "mark": {"type": "point", "filled": True, "size": 110, "opacity": 1},

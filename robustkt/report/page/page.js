@@ -16,7 +16,6 @@ button.addEventListener("click", () => {
 dark.addEventListener("change", say);
 say();
 
-const views = [];
 async function draw(place) {
   const width = place.clientWidth;
   const config = structuredClone(told.config);
@@ -39,11 +38,16 @@ async function draw(place) {
   place.dataset.width = width;
   return made;
 }
+function lost(place, error) {  // the others are drawn all the same
+  console.error(error);
+  place.textContent = "This chart could not be drawn; its numbers are below.";
+  place.dataset.width = place.clientWidth;
+}
 let waiting = Promise.resolve();
 function drawAll() {
   waiting = waiting.then(async () => {
     for (const place of document.querySelectorAll(".vega")) {
-      if (Number(place.dataset.width) !== place.clientWidth) await draw(place);
+      if (Number(place.dataset.width) !== place.clientWidth) await draw(place).catch((error) => lost(place, error));
     }
     root.dataset.drawn = String(Math.round(performance.now()));
   });
