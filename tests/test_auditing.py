@@ -139,6 +139,10 @@ def test_what_was_pulled_is_audited_with_data_that_are_named(
     api.certify("own", n=50, n0=10, max_images=8, registry=theirs, device="cpu")
     api.push("own", to=tmp_path / "out", registry=theirs)
     api.pull(str(tmp_path / "out"), registry=registry)
+    (tmp_path / "mine.npz").rename(tmp_path / "moved.npz")
+    told = cli("audit", "own", "--registry", theirs.root).err.splitlines()[-2:]
+    assert told == [f"error: the data of own lay at {mine}, and are not there", "  → Say where they are: --data PATH."]
+    mine = str(tmp_path / "moved.npz")
     command = ("audit", "own", "--images", "4", "--copies", "50", "--registry", registry.root)
     assert cli(*command).err.splitlines()[-2:] == [
         "error: where the data of own lie is not recorded here", "  → Name them: --data PATH."
