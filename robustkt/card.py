@@ -15,6 +15,8 @@ from robustkt.registry import Result
 
 SHARED = "They are what all modes share, and no network without one of `adapters/`; `RobustModel` puts both together."
 MARKUP = re.compile(r"[\\`*\[\]<>|~$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")  # what Markdown reads as more than text
+OWN_DATA = {"folder": "an image folder of its author's own", "npz": "image arrays of their author's own"}
+FEW = 20  # classes that are named
 OF_MODE = ("weights", "domain")  # the settings in which evaluations of two modes differ
 
 
@@ -71,7 +73,10 @@ def _code(value: Any) -> str:
 def _what(generation: Generation, ancestors: Sequence[Generation]) -> str:
     recipe = generation.recipe
     size = "×".join(str(n) for n in recipe.data.shape)
-    images = f"**{_text(recipe.data.name)}** ({len(recipe.data.classes)} classes, images {size} in [0, 1])"
+    known = OWN_DATA.get(recipe.data.name)
+    images = (
+        f"{known or f'**{_text(recipe.data.name)}**'} ({len(recipe.data.classes)} classes, images {size} in [0, 1])"
+    )
     if recipe.method == SOUP:
         parts = " + ".join(f"{exact(share)} · **{one.name}**" for one, share in _ingredients(generation, ancestors))
         lines = [f"An image classifier for {images}, **{_text(recipe.arch)}**, mixed by robustkt: {parts}."]
@@ -239,11 +244,13 @@ def _evaluations(results: Sequence[Result]) -> str:
             for name, a in figures["attacks"].items()
         ]
         warned = [f"> Warning: {_text(warning)}." for warning in figures["warnings"]]
+        smoothed = ", ".join(_text(name) for name, a in figures["attacks"].items() if a.get("smoothed"))
+        but = f"; {smoothed}: the smoothed classifier" if smoothed else ""
         parts.append(
             "\n".join(
                 [
                     f"{_claimed(result)}{_in_mode(result)}The network without noise, {settings['norm']} "
-                    f"eps = {settings['eps']}, {settings['images']} test images:",
+                    f"eps = {settings['eps']}, {settings['images']} test images{but}:",
                     "",
                     "| attack | accuracy | 95 % interval |",
                     "|---|---|---|",
@@ -289,11 +296,14 @@ def _terms(generation: Generation, license: str | None) -> str:
         if license
         else "No licence is recorded: ask whoever published this before you use it."
     )
-    where = "the data's licence and limits are those of " + _text(generation.recipe.data.name)
+    data = generation.recipe.data.name
+    where = f"; the data's licence and limits are those of {_text(data)}"
+    if data in OWN_DATA:
+        where = ", not the data"
     return "\n\n".join(
         [
             "## Terms and limits",
-            f"{terms} It covers these files; {where}.",
+            f"{terms} It covers these files{where}.",
             "Figures are of the test images of that data set. They say nothing about other data, other norms or larger "
             "perturbations, and a certificate does not say that the class is right.",
         ]
@@ -304,9 +314,9 @@ def _use(generation: Generation, repo: str | None) -> str:
     own = generation.recipe.arch_source is not None
     name = generation.recipe.arch.rpartition(":")[2]
     name = name if name.replace(".", "").isidentifier() else "Network"  # the lines below are there to be run
-    extra = f", arch={name}(...)" if own else ""
+    extra = f', arch="theirs.py:{name}"' if own else ""
     source = repo or "."
-    note = [f"# {name} is in architecture.py.txt: read it before you run it"] if own else []
+    note = ["# architecture.py.txt is code: read it, save it as theirs.py, and name its network"] if own else []
     smoothed = [
         "",
         "from robustkt import SmoothedClassifier",
@@ -319,13 +329,15 @@ def _use(generation: Generation, repo: str | None) -> str:
             "## Use",
             "",
             "`model.safetensors` holds the weights with the normalisation as the first layer: feed images in [0, 1].",
+            *_classes(generation),
             *(["", SHARED] if generation.adapters else []),
             "",
             "```python",
             "from robustkt import RobustModel",
             "",
             *note,
-            "# runs no code from here; images (B, C, H, W) -> logits (B, K)",
+            f"# runs {'only the file that you name' if own else 'no code from here'}; "
+            "images (B, C, H, W) -> logits (B, K)",
             f'model = RobustModel.from_pretrained("{source}"{extra})',
             *(smoothed if generation.sigma is not None else []),
             *(_use_mode(generation, source, extra) if generation.adapters else []),
@@ -334,6 +346,16 @@ def _use(generation: Generation, repo: str | None) -> str:
             f"`manifest.json` is the whole recipe; its SHA-256 is the id `{generation.id}`.",
         ]
     )
+
+
+def _classes(generation: Generation) -> list[str]:
+    """What the logits are of, where that can be said in a line."""
+    names = generation.recipe.data.classes
+    if len(names) > FEW:
+        return ["Logits and labels are numbered as in `model.classes`."]
+    return [
+        f"Logits and labels are numbered as in `model.classes`, from 0: {', '.join(_text(name) for name in names)}."
+    ]
 
 
 def _use_mode(generation: Generation, source: str, extra: str) -> list[str]:

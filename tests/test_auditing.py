@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,3 +122,32 @@ def test_what_an_audit_is_told_is_checked(trained: Registry, given: dict[str, An
 def test_no_option_is_taken_for_one_left_out(trained: Registry, cli: Callable[..., Ran]) -> None:
     ran = cli("audit", "gen0", "--images", "0", "--registry", trained.root)
     assert (ran.code, ran.err.splitlines()[0]) == (2, "error: --images must be at least 1, not 0")
+
+
+def test_what_was_pulled_is_audited_with_data_that_are_named(
+    registry: Registry, cli: Callable[..., Ran], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("mine", "other"):
+        x, y = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8), np.arange(60) % 3
+        np.savez(tmp_path / f"{name}.npz", train_images=x, train_labels=y, test_images=x, test_labels=y)
+    mine, other = str(tmp_path / "mine.npz"), str(tmp_path / "other.npz")
+    theirs, given = Registry(tmp_path / "theirs"), {"sigma": "0.25", "epochs": 1}
+    api.train(
+        method="gaussian", arch="smallcnn", data=mine, given=given, name="own", registry=theirs, device="cpu"
+    )  # fmt: skip
+    api.certify("own", n=50, n0=10, max_images=8, registry=theirs, device="cpu")
+    api.push("own", to=tmp_path / "out", registry=theirs)
+    api.pull(str(tmp_path / "out"), registry=registry)
+    (tmp_path / "mine.npz").rename(tmp_path / "moved.npz")
+    told = cli("audit", "own", "--registry", theirs.root).err.splitlines()[-2:]
+    assert told == [f"error: the data of own lay at {mine}, and are not there", "  → Say where they are: --data PATH."]
+    mine = str(tmp_path / "moved.npz")
+    command = ("audit", "own", "--images", "4", "--copies", "50", "--registry", registry.root)
+    assert cli(*command).err.splitlines()[-2:] == [
+        "error: where the data of own lie is not recorded here", "  → Name them: --data PATH."
+    ]  # fmt: skip
+    assert "other images than own was certified on" in cli(*command, "--data", other).err
+    assert cli(*command, "--data", mine, "--json").json["problems"] == []
+    ran = cli("audit", tmp_path / "log.tsv", "--sigma", "1", "--data", mine)
+    assert "--data means nothing for a log" in ran.err

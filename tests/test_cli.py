@@ -511,7 +511,7 @@ def test_data_and_image_size_come_from_the_teacher(cli: Cli, net: Path, tmp_path
     ran = cli("distill", "--from", "gen0", "--to", "net.py:Net", "--seed", "1")
     refused(ran, 1, "has changed since the teacher gen0 was made", f"say so: --data {tmp_path / 'own.npz'}")
     (tmp_path / "own.npz").unlink()
-    refused(cli("certify", "gen0", *FEW), 1, f"there is no file or folder {tmp_path / 'own.npz'}")
+    refused(cli("certify", "gen0", *FEW), 1, f"the data of gen0 lay at {tmp_path / 'own.npz'}", "--data PATH")
     shutil.rmtree(tmp_path / "registry" / "records")
     refused(cli("certify", "gen0", *FEW), 2, "where the data of gen0 lie is not recorded here", "--data PATH")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.cells import cell_len
+from rich.console import Console
 
 from robustkt import api, hardware, inference
 from robustkt.api import diagnosing, estimating
 from robustkt.api.certifyplan import STOPS_AT
 from robustkt.api.loading import pick_device, pick_precision
+from robustkt.cli import doctor as shown
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
 from robustkt.registry import Registry
 from tests.conftest import Ran, gaussian_digits
@@ -107,6 +111,22 @@ def test_an_empty_folder_is_looked_at_and_left_empty(cli: Callable[..., Ran], tm
     assert not (tmp_path / "registry").exists()
     shown = cli("doctor", "--no-measure").out
     assert shown.startswith("has\n  processor")
+
+
+def test_no_times_have_a_reason(cli: Callable[..., Ran], registry: Registry) -> None:
+    told = cli("doctor", "--registry", registry.root).out
+    assert f"no times: there is no generation in {registry.root} yet" in told
+    assert "no times" not in cli("doctor", "--no-measure", "--registry", registry.root).out
+
+
+def test_lines_fit_the_terminal(small: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    told = api.doctor(registry=small, seconds=0.5, device="cpu")
+    told["missing"] += [{"what": "something " * 12, "commands": "each of them", "fix": "do this " * 12}]
+    console = Console(width=80, force_terminal=True, no_color=True, highlight=False)
+    shown._shown(console, told, measure=True)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("  certify ") for line in lines)
+    assert max(cell_len(line) for line in lines if " " in line.strip()) <= 80
 
 
 def test_what_is_missing_says_for_which_command_and_what_to_do(

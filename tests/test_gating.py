@@ -13,6 +13,7 @@ import pytest
 from robustkt import api, paired
 from robustkt.api import gateconfig
 from robustkt.api.gateconfig import Gate
+from robustkt.cli import gatetables
 from robustkt.errors import NotFoundError, RobustKTError, UsageError
 from robustkt.generation import Generation
 from robustkt.paired import Pairs
@@ -407,3 +408,9 @@ def test_counts_in_the_xml_are_those_of_a_pass(registry: Registry) -> None:
     suite = Tree.fromstring(gatefiles.junit(gated(registry)).split("\n", 1)[1])[0]
     assert (suite.get("failures"), suite.get("tests")) == ("0", str(len(suite)))
     assert len(suite) == 6 + 5
+
+
+@pytest.mark.parametrize(("margin", "told"), [(0.01, "for 1 point"), (0.02, "for 2 points"), (0.005, "for 0.5 points")])
+def test_a_margin_of_one_point_is_one_point(margin: float, told: str) -> None:
+    row = {"name": "clean", "images": 200, "resolution": 0.021, "power": 0.5, "images_needed": 370, "margin": margin}
+    assert gatetables.power_told(row).endswith(told)

@@ -469,3 +469,37 @@ def test_what_the_card_says_of_an_adversarial_and_of_a_foreign_network(made: Reg
     assert "`net.py:Net`" in card
     assert "read it before you run it" in card
     assert "smoothed" not in card
+    assert "on an image folder of its author's own (2 classes" in card
+    assert "from 0: cat, dog." in card
+
+
+def test_the_cards_lines_run_for_a_network_of_the_authors_own(
+    made: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.push("own", to=tmp_path / "out", registry=made)
+    monkeypatch.chdir(tmp_path / "out")
+    Path("architecture.py.txt").rename("theirs.py")
+    (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    ran: dict[str, Any] = {}
+    exec(code, ran)
+    assert ran["model"].classes == ("cat", "dog")
+    assert ran["model"](torch.rand(2, 1, 8, 8)).shape == (2, 2)
+
+
+def test_the_card_says_which_attacks_are_on_the_smoothed_classifier(made: Registry) -> None:
+    from robustkt.card import model_card
+
+    gen2 = made.get("gen2")
+    (stored,) = (r for r in made.results(gen2.id) if r.kind == "evaluation")
+    attacks = stored.content["figures"]["attacks"]
+    figures = {**stored.content["figures"], "attacks": {**attacks, "smoothadv": {**attacks["fgsm"], "smoothed": True}}}
+    smoothed = replace(stored, content={**stored.content, "figures": figures})
+    assert "20 test images; smoothadv: the smoothed classifier:\n" in model_card(gen2, [], {}, [smoothed], picture=None)
+    assert "20 test images:\n" in model_card(gen2, [], {}, [stored], picture=None)
+
+
+def test_a_folder_that_cannot_be_pulled_alone_says_so(cli: Cli, made: Registry, tmp_path: Path) -> None:
+    command = ("push", "gen2", "--to", "out", "--registry", made.root)
+    assert "without the weights of gen1, gen0: a registry that lacks them cannot pull gen2" in cli(*command).err
+    assert "without the weights" not in cli(*command, "--with-ancestors").err
+    assert "without the weights" not in cli("push", "gen0", "--to", "first", "--registry", made.root).err

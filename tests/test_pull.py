@@ -507,7 +507,7 @@ def test_code_is_kept_and_not_run(registry: Registry, tmp_path: Path, made: Regi
         theirs.put_object(made.object(identity))
     theirs.add(replace(gen0, name="own", recipe=recipe), {})
     api.push("own", to=tmp_path / "out", registry=theirs)
-    assert "arch=Net(...)" in (tmp_path / "out" / "README.md").read_text()
+    assert 'arch="theirs.py:Net"' in (tmp_path / "out" / "README.md").read_text()
     api.pull(str(tmp_path / "out"), registry=registry)
     own = registry.get("own")
     assert registry.object(own.recipe.arch_source or "") == source.encode()
@@ -516,7 +516,7 @@ def test_code_is_kept_and_not_run(registry: Registry, tmp_path: Path, made: Regi
     from robustkt import RobustModel
     from robustkt.models import build
 
-    with pytest.raises(RobustKTError, match="code of its author's own"):
+    with pytest.raises(RobustKTError, match=r"code of its author's own[^\0]*arch='FILE.py:NAME'"):
         RobustModel.from_pretrained(tmp_path / "out")
     network = build("smallcnn", recipe.data).network
     model = RobustModel.from_pretrained(tmp_path / "out", arch=network)

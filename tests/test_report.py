@@ -206,6 +206,14 @@ def test_a_generation_without_measurements(mine: Registry, tmp_path: Path) -> No
     assert "nothing has been measured that they could show" in page_of(told)
 
 
+def test_a_student_that_was_only_certified_alike_tells_what_it_kept_of_that(mine: Registry, tmp_path: Path) -> None:
+    for file in mine.results_path(mine.get("digits-crt-1").id).glob("evaluation-*"):
+        file.unlink()
+    page = page_of(api.report(["digits-crt-1"], out=tmp_path / "o", registry=mine, examples=False))
+    assert re.search(r"Of its teacher [^<]* it kept [\d.]+ % of its certified accuracy at radius [\d.]+, both", page)
+    assert "of its accuracy under attack" not in page
+
+
 def test_examples_without_the_weights_are_said_to_be_missing(mine: Registry, tmp_path: Path) -> None:
     mine.object_path(mine.get("digits-crt-1").weights).unlink()
     page = page_of(api.report(["digits-crt-1"], out=tmp_path / "o", registry=mine, device="cpu"))

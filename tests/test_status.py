@@ -216,6 +216,9 @@ def test_lines_fit_the_terminal_but_for_what_is_typed(
     long = [line for line in out.splitlines() if len(line) > width]
     assert all("to go on, type" in line for line in long)
     assert "resnet20 on digits" in out
+    assert {folder.name, f"certify-{KEY}"} <= set(out.split()), "a job's name is whole"
+    heads = ("0 jobs", "1 job", "running ", "interrupted ", " ")
+    assert [line for line in out.splitlines() if not line.startswith(heads)] == [], "further lines are indented"
 
 
 def test_what_is_typed_names_the_folder_when_it_is_another(

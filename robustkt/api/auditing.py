@@ -37,6 +37,7 @@ def audit_generation(
     n: int = COPIES,
     error: float = ERROR,
     seed: int | None = None,
+    data: str | None = None,
     data_dir: Path | None = None,
     registry: Registry | None = None,
     device: str = "auto",
@@ -62,7 +63,8 @@ def audit_generation(
         n: fresh copies of each.
         error: probability that sound certificates are reported; shared among the stored certifications.
         seed: of the sample and the noise; by default the system's entropy, as nobody can have prepared for that.
-        data_dir: where the data lie.
+        data: where its images lie now, as of a generation that was pulled: a folder or an .npz.
+        data_dir: where named data sets lie.
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
         progress: where to report.
@@ -73,7 +75,7 @@ def audit_generation(
 
     Raises:
         NotFoundError: there is no certificate to test.
-        UsageError: a seed or an error rate that cannot be.
+        UsageError: a seed or an error rate that cannot be, or other images than those that were certified.
         RobustKTError: anything else the user can fix.
     """
     registry, progress = registry or Registry.locate(), progress or Silent()
@@ -96,7 +98,9 @@ def audit_generation(
         where = f" at σ {exact(level)}" if level is not None else ""
         raise NotFoundError(f"{found.name} has no certificate{where} to audit", f"Run `robustkt certify {found.name}`.")
     seed = secrets.randbits(62) if seed is None else seed
-    dataset = load_data(registry, found, None, data_dir)
+    dataset = load_data(registry, found, data, data_dir)
+    if dataset.spec.fingerprint != fingerprint:
+        raise UsageError(f"{data} holds other images than {found.name} was certified on", "Name those with --data.")
     target = pick_device(device)
 
     made: dict[tuple[str, str], nn.Module] = {}

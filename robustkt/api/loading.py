@@ -18,7 +18,7 @@ from robustkt import inference, models, places
 from robustkt.api.modes import state_of
 from robustkt.catalog import unknown
 from robustkt.core import PRECISIONS, InPrecision
-from robustkt.errors import IntegrityError, RobustKTError, UsageError
+from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
 from robustkt.generation import COMPILE, Generation
 from robustkt.models import UserSource
 from robustkt.numbers import digest
@@ -93,6 +93,7 @@ def load_data(
     """The data set of a generation, or another one (`data`) whose images and classes fit it.
 
     Raises:
+        NotFoundError: its own data are not where they lay.
         RobustKTError: the data are not what the generation was trained on, and no other set was named.
         UsageError: the other set does not fit.
     """
@@ -107,6 +108,8 @@ def load_data(
     source = spec.name if spec.name in datasets.NAMES else paths(registry, generation).get("data")
     if source is None:
         raise UsageError(f"where the data of {who} lie is not recorded here", "Name them: --data PATH.")
+    if source not in datasets.NAMES and not Path(source).exists():
+        raise NotFoundError(f"the data of {who} lay at {source}, and are not there", "Say where they are: --data PATH.")
     found = datasets.load(source, data_dir=data_dir, image_size=spec.image_size)
     if found.spec.fingerprint != spec.fingerprint:
         raise RobustKTError(

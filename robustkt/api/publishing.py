@@ -91,6 +91,11 @@ def push(
         if not dry_run:
             files = _signed(files, found, means, _signature_in(to), progress)
             hub.write_folder(files, to)
+        if not with_ancestors and (ancestors := [g.name for g in registry.ancestors(found)]):
+            progress.note(
+                f"without the weights of {', '.join(ancestors)}: a registry that lacks them cannot pull {found.name} "
+                "from this folder; --with-ancestors puts them in"
+            )
         return {**answer, "to": str(to), **_told(files, None)}
     if repo is not None and parse_source(repo)[1] is not None:
         raise UsageError(f"--repo takes ORG/NAME, not '{repo[:80]}'", "Give the branch with --revision.")

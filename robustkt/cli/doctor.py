@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from robustkt.cli import early, tables
 from robustkt.cli import options as o
+from robustkt.cli.fitting import say
 from robustkt.cli.output import Output, guarded
 from robustkt.numbers import counted
 
@@ -63,12 +65,12 @@ def doctor(
         generation, to=to, seconds=seconds, measure=measure, data_dir=data_dir, registry=o.registry_of(registry),
         device=device, progress=output,
     )  # fmt: skip
-    output.answer(result, _shown)
+    output.answer(result, functools.partial(_shown, measure=measure))
     if not result["ok"]:
         raise typer.Exit(BROKEN)
 
 
-def _shown(console: Console, result: Mapping[str, Any]) -> None:
+def _shown(console: Console, result: Mapping[str, Any], measure: bool) -> None:
     _headed(console, "has", _has(result))
     if result["uses"] is not None:
         _headed(console, "uses", _uses(result["uses"]))
@@ -77,12 +79,16 @@ def _shown(console: Console, result: Mapping[str, Any]) -> None:
             console.print(f"[bold]{name}[/bold]")
         for one in wants:
             needed = f", for {one['commands']}" if "commands" in one else ""
-            console.print(f"  {one['what']}{needed}\n    → {one['fix']}", markup=False, soft_wrap=True)
+            say(console, f"{one['what']}{needed}", "  ")
+            say(console, one["fix"], "    → ")
     if result["estimates"] is not None:
         console.print("[bold]takes here, by estimate[/bold]")
         for command, told in result["estimates"].items():
             _estimated(console, command, told)
-    elif result["ok"] and not result["problems"]:
+    elif measure and result["ok"]:
+        place = result["machine"]["disk"]["place"]
+        say(console, f"no times: there is no generation in {place} yet whose certify and distill could be timed")
+    if result["estimates"] is None and result["ok"] and not result["problems"]:
         console.print("nothing stands in the way", style="dim")
 
 
@@ -90,7 +96,7 @@ def _headed(console: Console, heading: str, told: Mapping[str, str]) -> None:
     console.print(f"[bold]{heading}[/bold]")
     width = max(map(len, told))
     for name, value in told.items():
-        console.print(f"  {name:<{width}}  {value}", markup=False, soft_wrap=True)
+        say(console, value, f"  {name:<{width}}  ")
 
 
 def _has(result: Mapping[str, Any]) -> dict[str, str]:
@@ -145,14 +151,13 @@ def _uses(uses: Mapping[str, Any]) -> dict[str, str]:
 
 def _estimated(console: Console, command: str, told: Mapping[str, Any]) -> None:
     if told["seconds"] is None:
-        console.print(
-            f"  {command} {told['generation']}: {told['why']}\n    → {told['fix']}", markup=False, soft_wrap=True
-        )
+        say(console, f"{told['why']}", f"  {command} {told['generation']}: ")
+        say(console, told["fix"], "    → ")
         return
     words = f"--from {told['generation']} --to {told['to']}" if "to" in told else told["generation"]
-    console.print(f"  {command} {words}: about {tables.duration(told['seconds'])}", markup=False, soft_wrap=True)
+    say(console, f"about {tables.duration(told['seconds'])}", f"  {command} {words}: ")
     for line in told["assumes"]:
-        console.print(f"    {line}", markup=False, soft_wrap=True, style="dim")
+        say(console, line, "    ", style="dim")
 
 
 def _size(size: int | None) -> str:

@@ -193,10 +193,11 @@ def rounded(number: int) -> int:
 
 def power_told(row: Mapping[str, Any]) -> str:
     """What a check's images can tell, in a sentence."""
+    margin = f"{100 * row['margin']:.4g}"
     return (
         f"{row['name']}: with {row['images']:,} images a drop of {100 * row['resolution']:.1f} points would be seen "
         f"80 % of the time, and an equally good one passes {row['power']:.0%}; use ≥ {rounded(row['images_needed']):,} "
-        f"for {100 * row['margin']:.4g} points"
+        f"for {margin} {'point' if margin == '1' else 'points'}"
     )
 
 

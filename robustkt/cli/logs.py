@@ -82,6 +82,7 @@ def audit(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of sample and noise.", show_default="unforeseeable")
     ] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="Of GEN: where its data lie now.")] = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",
@@ -95,13 +96,14 @@ def audit(
     that nothing explains stands out; a log with counts is derived from them again. Of a generation: a random sample of
     its certified images is voted on with fresh noise, and the claims are tested.
 
-    Examples: `robustkt audit log.tsv --sigma 0.5`, `robustkt audit gen1 --images 200`
+    Examples: `robustkt audit log.tsv --sigma 0.5`, `robustkt audit gen1 --images 200`,
+    `robustkt audit theirs --data photos`
     """
     from robustkt import api
     from robustkt.numbers import fraction
 
     output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
-    measuring = {"--images": images, "--copies": copies, "--error": error, "--seed": seed}
+    measuring = {"--images": images, "--copies": copies, "--error": error, "--seed": seed, "--data": data}
     if _is_file(subject):
         _refuse(measuring, "a log; give the name of a generation to measure again")
         level = float(fraction(alpha, "--alpha")) if alpha is not None else None
@@ -112,8 +114,8 @@ def audit(
         rate = float(fraction(error, "--error")) if error is not None else None
         asked: dict[str, Any] = {"images": images, "n": copies, "error": rate}
         result = api.audit_generation(
-            subject, sigma=sigma, seed=seed, data_dir=data_dir, registry=o.registry_of(registry), device=device,
-            progress=output, **{name: value for name, value in asked.items() if value is not None},
+            subject, sigma=sigma, seed=seed, data=data, data_dir=data_dir, registry=o.registry_of(registry),
+            device=device, progress=output, **{name: value for name, value in asked.items() if value is not None},
         )  # fmt: skip
         output.answer(result, logtables.audited_generation)
     if result["problems"]:

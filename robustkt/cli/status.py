@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkt.cli import options as o
+from robustkt.cli.fitting import HANG
 from robustkt.cli.output import Output, guarded, stdout_console
 from robustkt.cli.sparklines import sparkline
 from robustkt.cli.tables import duration, percent, program
@@ -96,11 +97,25 @@ def _drawn(result: Mapping[str, Any], everything: bool) -> Group:
 
 def _print(console: Console, result: Mapping[str, Any], everything: bool) -> None:
     for line in _lines(result, everything):
-        console.print(line, soft_wrap=not line.no_wrap)
+        for part in _fitting(line, console) if line.no_wrap else [line]:
+            console.print(part, soft_wrap=True)
+
+
+def _fitting(line: Text, console: Console) -> Iterator[Text]:
+    """A line that is too long for the terminal in several, the further ones below its text."""
+    from rich.text import Text
+
+    if line.cell_len <= console.width:
+        yield line
+        return
+    indent = len(line.plain) - len(line.plain.lstrip()) + HANG
+    for i, part in enumerate(line.wrap(console, max(console.width - indent, 1), no_wrap=False, overflow="fold")):
+        part.rstrip()
+        yield Text(" " * indent).append_text(part) if i else part
 
 
 def _lines(result: Mapping[str, Any], everything: bool) -> Iterator[Text]:
-    """The answer, a line each; only what is to be typed may be longer than the terminal is wide."""
+    """The answer, a line each; what is not to be typed is cut, or broken, where the terminal ends."""
     jobs = result["jobs"]
     idle = [job for job in jobs if job["state"] == "interrupted"]
     hidden = [] if everything else idle[SHOWN:]

@@ -137,7 +137,7 @@ def read_folder(folder: Path, network: nn.Module | None = None, *, domain: str |
     if network is None and (recipe.arch_source is not None or is_user_arch(recipe.arch)):
         raise RobustKTError(
             f"the architecture in {folder} is code of its author's own, {recipe.arch}",
-            "Read architecture.py.txt, build the network and pass it: read_folder(folder, network).",
+            "Read architecture.py.txt, save it as a file of yours and pass arch='FILE.py:NAME', or the network.",
         )
     if network is None:
         whole = build(recipe.arch, recipe.data)

@@ -43,7 +43,8 @@ def verdict(subject: Subject, subjects: Sequence[Subject]) -> list[str]:
     if kept and teacher:
         certified = [(r, v) for r, v in kept.items() if r.startswith("certified@") and number(r[10:]) > 0]
         parts = [f"{percent(v)} of its certified accuracy at radius {r[10:]}" for r, v in certified[:1]]
-        parts += [f"{percent(kept['robust'])} of its accuracy under attack"] * ("robust" in kept)
+        if "robust" in kept:
+            parts.append(f"{percent(kept['robust'])} of its accuracy under attack")
         if parts:
             told.append(f"Of its teacher {teacher} it kept {' and '.join(parts)}, both measured alike.")
     return told or ["Nothing about its robustness has been measured yet."]
