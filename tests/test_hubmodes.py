@@ -335,7 +335,11 @@ def test_the_card_of_a_soup_says_what_it_is_mixed_of(kitchen: Registry, tmp_path
 
 @pytest.mark.parametrize(
     ("name", "stem", "format"),
-    [("two@beta=0.4", "two-beta0.4", f) for f in exports.FORMATS] + [("third", "third", "safetensors")],
+    [
+        pytest.param("two@beta=0.4", "two-beta0.4", f, marks=[pytest.mark.slow] if f == "onnx" else [])
+        for f in exports.FORMATS
+    ]
+    + [("third", "third", "safetensors")],
 )
 def test_a_mode_is_exported(
     kitchen: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stem: str, format: str

@@ -375,7 +375,11 @@ def command(registry: Path, rank_one: tuple[str, ...] = (), only: tuple[str, ...
 
 
 @pytest.mark.parametrize(
-    ("attacks", "images"), [("fgsm,square:queries=5", 300), ("smoothadv:steps=1", 30)], ids=["batches", "smoothed"]
+    ("attacks", "images"),
+    [
+        pytest.param("fgsm,square:queries=5", 300, id="batches", marks=pytest.mark.slow),
+        pytest.param("smoothadv:steps=1", 30, id="smoothed"),
+    ],
 )
 def test_evaluate_on_two_ranks_gives_the_bytes_of_one(attacks: str, images: int, tmp_path: Path) -> None:
     registry = gaussian_digits(tmp_path, epochs=1)

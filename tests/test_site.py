@@ -100,6 +100,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_broken_stops_the_build(tmp_path: Path) -> None:
     source = tmp_path / "docs"
     source.mkdir()

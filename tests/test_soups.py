@@ -204,6 +204,7 @@ def test_an_adapter_soup_is_a_generation(kitchen: Registry) -> None:
     assert damage(kitchen) == []
 
 
+@pytest.mark.slow
 def test_a_soup_does_not_depend_on_order_or_hash_seed(kitchen: Registry, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from robustkt import api; from robustkt.registry import Registry\n"
@@ -224,6 +225,16 @@ def test_a_soup_does_not_depend_on_order_or_hash_seed(kitchen: Registry, tmp_pat
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == [here, "True"]
+
+
+def test_a_soup_does_not_depend_on_order(kitchen: Registry, tmp_path: Path) -> None:
+    here = api.soup_make(["one", "other"], registry=kitchen, device="cpu")["id"]
+    elsewhere = tmp_path / "registry"  # or the soup would be found
+    shutil.copytree(kitchen.root, elsewhere)
+    api.rm([kitchen.names_of(here)[0]], registry=Registry(elsewhere))
+    api.gc(grace="0", registry=Registry(elsewhere))
+    again = api.soup_make(["other", "one"], registry=Registry(elsewhere), device="cpu")
+    assert (again["id"], again["created"]) == (here, True)
 
 
 def test_statistics_are_those_of_the_averaged_network(kitchen: Registry) -> None:
