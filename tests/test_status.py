@@ -120,7 +120,7 @@ def test_a_lease_says_whether_somebody_is_at_it(registry: Registry, given: dict[
     "content",
     [
         "", "{", "[]", "null", '{"time": 1, "argv": 7}', '{"time": NaN}', '{"time": 1e999}', "[" * 5000,
-        json.dumps(told(text="\x1b]0;title\x07")), json.dumps(told(facts={"epochs": "many"})),
+        json.dumps(told(text=["\x1b]0;title\x07"])), json.dumps(told(facts={"epochs": "many"})),
         json.dumps(told(title="x" * 60_000)), "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
     ],
 )  # fmt: skip
@@ -211,7 +211,7 @@ def test_lines_fit_the_terminal_but_for_what_is_typed(
     folder = job(registry, content=told(facts={**told()["facts"], "name": "n" * 100}))
     history(folder, [{"epoch": e, "held_out": e / 400} for e in range(400)])
     lease(folder)
-    job(registry, f"certify-{KEY}", content=told(text="x" * 180, facts={"generation": "g" * 90, "mode": "fixed"}))
+    job(registry, f"certify-{KEY}", content=told(text=["x" * 180], facts={"generation": "g" * 90, "mode": "fixed"}))
     out = cli("status", "--registry", registry.root).out
     long = [line for line in out.splitlines() if len(line) > width]
     assert all("to go on, type" in line for line in long)
@@ -280,7 +280,7 @@ def test_a_beat_is_written_at_first_at_last_and_now_and_then(tmp_path: Path, mon
         assert json.loads(path.read_text())["rate"] == pytest.approx(1.0)
         bar.advance(1, "latest")
     last = json.loads(path.read_text())
-    assert (last["done"], last["total"], last["text"]) == (61, 100, "latest")
+    assert (last["done"], last["total"], last["text"]) == (61, 100, ["latest"])
     assert [p.name for p in tmp_path.iterdir()] == [heartbeats.FILE]
 
 
@@ -352,7 +352,7 @@ def test_training_certifying_and_attacking_are_seen_from_outside(
     assert certifying.seen[0]["images"] == 20
     after = only(registry)
     assert 1 <= after["certified"] <= 20  # figures are shown each second, and at the end
-    assert after["figures"].startswith(f"{after['certified']} of 20 images")
+    assert after["figures"][0].startswith(f"{after['certified']} of 20 images")
     api.certify("gen0", n=200, n0=64, max_images=20, registry=registry, device="cpu")
 
     attacking = Watched(registry, 2)

@@ -16,6 +16,7 @@ from robustkt.registry.underway import Facts, Told, Underway, underway
 
 UNITS = {"train": "steps", "reproduce": "steps", "certify": "copies", "evaluate": "images", "soup": "points"}
 PROGRAMS = re.compile(r"robustkt|__main__\.py")  # what argv[0] is called when a command line can be typed again
+LINES = 8  # of figures
 
 
 def status(registry: Registry | None = None) -> dict[str, Any]:
@@ -30,8 +31,8 @@ def status(registry: Registry | None = None) -> dict[str, Any]:
         registry, time (ISO 8601, UTC), running (how many), jobs [{job, kind, state (running, silent: a lease without a
         sign of life, interrupted), what, generation, teacher, host, pid, command, since, seen_seconds (since the last
         sign of life), share (done, 0 to 1), done, total, unit, epoch, epochs, rate (units a second),
-        images_per_second, seconds_left, figures, metric, curve (a figure an epoch), resume (what to type, or None),
-        folder (where to type it)}], the running first, then the latest; strange (folders that are no jobs).
+        images_per_second, seconds_left, figures [a line], metric, curve (a figure an epoch), resume (what to type, or
+        None), folder (where to type it)}], the running first, then the latest; strange (folders that are no jobs).
 
     Raises:
         RobustKTError: the registry is not for this user to read.
@@ -81,7 +82,7 @@ def _described(job: Underway, names: Mapping[str, str]) -> dict[str, Any]:
         **_progress(job, told),
         "rate": rate,
         "seconds_left": _left(told, rate),
-        "figures": clip(told.text, 400),
+        "figures": [clip(line, 200) for line in told.text[:LINES]],
         **_curve(job, facts),
         "resume": None if running else _again(told),
         "folder": told.cwd,

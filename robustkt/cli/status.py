@@ -143,7 +143,7 @@ def _job(job: Mapping[str, Any]) -> Iterator[Text]:
     if any(value is not None for value in job["curve"]):
         yield _line("  " + _course(job))
     if job["figures"] and not job["curve"]:  # a training's are the curve's last
-        yield from (_line("  " + figure) for figure in job["figures"].split("; "))
+        yield from (_line("  " + figure) for figure in job["figures"])
     yield _line("  " + _life(job), "dim")
     if job["state"] == "running":
         return

@@ -58,7 +58,7 @@ class Heartbeat:
 
     @contextmanager
     def _bar(self, title: str, total: float, done: float) -> Iterator[Bar]:
-        self.told.update(title=title, total=total, done=done, text="")
+        self.told.update(title=title, total=total, done=done, text=[])
         self.marks.clear()
         self.write()
         with self.progress.bar(title, total, done) as bar:
@@ -71,7 +71,7 @@ class Heartbeat:
         """So much more is done."""
         self.told["done"] += amount
         if text:
-            self.told["text"] = "; ".join(" ".join(line.split()) for line in text.splitlines())
+            self.told["text"] = text.splitlines()
         if time.monotonic() >= self.due:
             self.write()
 

@@ -65,7 +65,7 @@ class Told:
     total: float | None = None  # units of the bar
     done: float | None = None
     rate: float | None = None  # units a second
-    text: str = ""  # the latest figures
+    text: tuple[str, ...] = ()  # the latest figures, line by line
 
 
 @dataclass(frozen=True)
