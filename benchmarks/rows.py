@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from transfer import RECORDS, machine
 class Rows:
     """benchmarks/records/NAME.json: lists of rows, each with the machine it comes from."""
 
-    def __init__(self, name: str, *kinds: str) -> None:
+    def __init__(self, name: str, *kinds: str, command: str | None = None) -> None:
         self.path: Path = RECORDS / f"{name}.json"
-        self.command = f"python benchmarks/{name}.py"
+        self.command = command or f"python benchmarks/{name}.py"
         self.empty: dict[str, Any] = {kind: [] for kind in kinds}
 
     def read(self) -> dict[str, Any]:
@@ -23,11 +25,18 @@ class Rows:
 
     def known(self, kind: str, /, **told: Any) -> bool:
         """Whether the record has a row that says this."""
-        return any(all(row[key] == value for key, value in told.items()) for row in self.read()[kind])
+        return any(all(row.get(key) == value for key, value in told.items()) for row in self.read()[kind])
 
     def keep(self, kind: str, row: dict[str, Any]) -> None:
         """Add a row; other processes may be adding theirs."""
         print(json.dumps({key: value for key, value in row.items() if key != "seconds"}), flush=True)
-        told = {**self.empty, **self.read()}
-        told[kind].append({**row, "machine": machine()})
-        self.path.write_text(json.dumps({**told, "command": self.command}, indent=1) + "\n")
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            told = {**self.empty, **self.read()}
+            told[kind].append({**row, "machine": machine()})
+            written = self.path.with_suffix(".new")
+            written.write_text(json.dumps({**told, "command": self.command}, indent=1) + "\n")
+            os.replace(written, self.path)
+        finally:
+            os.close(folder)

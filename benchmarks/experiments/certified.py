@@ -1,0 +1,93 @@
+"""Certified transfer at the scale of two CPU cores: three generations, their price, CRT's variants, kept logits.
+
+    python benchmarks/experiments/certified.py --registry DIR [--seeds 0,1,2] [--only generations,losses,views,teachers]
+
+A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
+networks from scratch by SmoothMix and by Gaussian training; all have the same number of epochs and see the same
+images, and a price is the CPU seconds of a whole run. benchmarks/records/certified.json grows row by row.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from study import Study
+
+RADII = {
+    "0.25": [Fraction(r) for r in ("0", "0.25", "0.5")],
+    "0.5": [Fraction(r) for r in ("0", "0.25", "0.5", "0.75", "1")],
+}
+FIRST, STUDENTS = "Strided", ("Residual", "wide", "Pooled")
+# part -> arm -> how it differs from CRT into `Residual` with the SmoothMix teacher
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "losses": {
+        "squared": {"match": "squared-l2"},
+        "probabilities": {"match": "probabilities"},
+        "kl": {"match": "kl"},
+        "draws-2": {"draws": 2},
+        "draws-4": {"draws": 4},
+    },
+    "views": {"fresh": {"views": None}, "views-1": {"views": 1}, "views-8": {"views": 8}},
+    "teachers": {
+        "from-consistency": {"teacher": "consistency-0"},
+        "from-gaussian": {"teacher": "gaussian-0"},
+        "to-wide": {"arch": "wide"},
+    },
+}
+
+
+class Certified:
+    """The experiment for one σ and one seed."""
+
+    def __init__(self, study: Study, sigma: str, seed: int) -> None:
+        self.study, self.sigma, self.seed = study, sigma, seed
+
+    def scratch(self, method: str, generation: int, arch: str) -> None:
+        """A network without a teacher."""
+        self._made(f"{method}-{generation}", method, arch, sigma=self.sigma)
+
+    def crt(self, name: str, arch: str, teacher: str, **given: Any) -> None:
+        """A student."""
+        self._made(name, "crt", arch, teacher=f"{teacher}-{self.sigma}", **given)
+
+    def _made(self, name: str, *told: Any, **given: Any) -> None:
+        name = f"{name}-{self.sigma}"
+        self.study.network(name, self.seed, *told, **given)
+        self.study.certified(name, self.seed, self.sigma, RADII[self.sigma])
+
+    def generations(self) -> None:
+        """Three of them, and the same networks from scratch."""
+        self.scratch("smoothmix", 0, FIRST)
+        teacher = "smoothmix-0"
+        for number, arch in enumerate(STUDENTS, 1):
+            self.crt(f"crt-{number}", arch, teacher)
+            teacher = f"crt-{number}"
+        for method in ("gaussian", "smoothmix"):
+            for number, arch in enumerate(STUDENTS, 1):
+                self.scratch(method, number, arch)
+
+    def variants(self, part: str) -> None:
+        """CRT into one architecture with one thing changed."""
+        if part == "teachers":
+            self.scratch("consistency", 0, FIRST)
+            self.scratch("gaussian", 0, FIRST)
+        for name, told in VARIANTS[part].items():
+            self.crt(name, **{"arch": STUDENTS[0], "teacher": "smoothmix-0", **told})
+
+
+def main() -> None:
+    """Train and certify what the record lacks, seed by seed."""
+    study = Study("certified", __doc__ or "", epochs=15, images=8_000)
+    for seed in study.seeds():
+        for sigma in RADII:
+            one = Certified(study, sigma, seed)
+            if study.wanted("generations"):
+                one.generations()
+            if sigma == "0.25":
+                for part in filter(study.wanted, VARIANTS):
+                    one.variants(part)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Does robustness carry over to the other kind, and to another family of networks?
+
+    python benchmarks/experiments/kinds.py --registry DIR [--seeds 0,1,2] [--only smoothed,attacked,families]
+
+With the teachers of rslad.py and certified.py, in whose registry this runs: a CRT student of a teacher that was trained
+against attacks, an RSLAD student of a teacher that was trained under noise, and CRT from a convolutional network into a
+transformer and back. benchmarks/records/kinds.json grows row by row.
+"""
+
+from __future__ import annotations
+
+from certified import RADII
+from rslad import EPS
+from study import Study
+
+SIGMA = "0.25"
+ATTACKS = ("clean", "pgd-trades", "apgd-ce", "apgd-t")
+
+
+def smoothed(study: Study, seed: int) -> None:
+    """CRT into `Residual` from teachers of other kinds."""
+    for teacher in ("rslad", "sat", "natural"):
+        if teacher == "natural":
+            study.network("natural", seed, "natural", "Strided")
+        name = f"crt-from-{teacher}"
+        study.network(name, seed, "crt", "Residual", teacher=teacher, sigma=SIGMA)
+        study.certified(name, seed, SIGMA, RADII[SIGMA])
+        study.certified(teacher, seed, SIGMA, RADII[SIGMA])
+
+
+def attacked(study: Study, seed: int) -> None:
+    """RSLAD into `Residual` from teachers of other kinds."""
+    for name in (f"smoothmix-0-{SIGMA}", f"crt-1-{SIGMA}", f"gaussian-0-{SIGMA}"):
+        study.attacked(name, seed, EPS, ATTACKS, base=True)
+    for teacher in ("trades", f"smoothmix-0-{SIGMA}", f"gaussian-0-{SIGMA}"):
+        name = f"rslad-from-{teacher}"
+        study.network(name, seed, "rslad", "Residual", teacher=teacher, eps=EPS, norm="linf", steps=10)
+        study.attacked(name, seed, EPS, ATTACKS)
+
+
+def families(study: Study, seed: int) -> None:
+    """CRT between convolutions and transformers, against Gaussian and SmoothMix training of the transformer."""
+    for method in ("gaussian", "smoothmix"):
+        study.network(f"{method}-vit", seed, method, "Transformer", sigma=SIGMA)
+        study.certified(f"{method}-vit", seed, SIGMA, RADII[SIGMA])
+    for name, arch, teacher in (
+        ("cnn-to-vit", "Transformer", f"smoothmix-0-{SIGMA}"),
+        ("vit-to-cnn", "Residual", "smoothmix-vit"),
+    ):
+        study.network(name, seed, "crt", arch, teacher=teacher)
+        study.certified(name, seed, SIGMA, RADII[SIGMA])
+
+
+PARTS = {"smoothed": smoothed, "attacked": attacked, "families": families}
+
+
+def main() -> None:
+    """Train and measure what the record lacks, seed by seed."""
+    study = Study("kinds", __doc__ or "", epochs=15, images=8_000)
+    for seed in study.seeds():
+        for part in filter(study.wanted, PARTS):
+            PARTS[part](study, seed)
+
+
+if __name__ == "__main__":
+    main()
