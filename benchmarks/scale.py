@@ -1,10 +1,11 @@
 """Two ranks on two cores against one process with one and with two threads: images a second, and the loss curves.
 
-    python benchmarks/scale.py
+    python benchmarks/scale.py [--part speed|curves]
 
 Every figure of speed is taken in turn, each way in processes of its own, several rounds; the warm-up steps are not
 counted. The curves are of the same network on the same images without random numbers: two ranks with sync_bn against
-one process with the whole batch, and two ranks against one that takes both parts in turn. Takes some minutes.
+one process with the whole batch, and two ranks against one that takes both parts in turn; in fp32 and in fp64, which
+shows what is rounding, and so does the same process with another number of threads. Takes some minutes.
 """
 
 from __future__ import annotations
@@ -42,11 +43,22 @@ WARM = 2  # steps that are not timed
 CURVE = 20  # steps of a loss curve
 # name -> ranks, threads of each, parts of a step, sync_bn
 SPEED = {"one process, 1 thread": (1, 1, 1, 0), "one process, 2 threads": (1, 2, 1, 0), "two ranks": (2, 1, 2, 0)}
-CURVES = {"whole": (1, 1, 1, 0), "sync": (2, 1, 2, 1), "parts": (1, 1, 2, 0), "ranks": (2, 1, 2, 0)}
+CURVES = {
+    "whole": (1, 1, 1, 0), "sync": (2, 1, 2, 1), "parts": (1, 1, 2, 0), "ranks": (2, 1, 2, 0), "threads": (1, 2, 1, 0),
+}  # fmt: skip
+PAIRS = {
+    "two ranks with sync_bn against one process with the whole batch": ("sync", "whole"),
+    "two ranks against one process in two parts": ("ranks", "parts"),
+    "two ranks without sync_bn against one process with the whole batch": ("ranks", "whole"),
+    "one process with two threads against one with one": ("threads", "whole"),
+}
 
 
+@dataclass(frozen=True)
 class Natural:
     """Cross-entropy of the images as they are."""
+
+    dtype: torch.dtype
 
     def perturb(self, student: Model, batch: Batch) -> Tensor:
         """The images."""
@@ -54,7 +66,7 @@ class Natural:
 
     def loss(self, student: Model, batch: Batch, view: Tensor) -> Terms:
         """{"ce"}."""
-        return {"ce": losses.ce(student(view), batch.y).mean()}
+        return {"ce": losses.ce(student(view.to(self.dtype)), batch.y).mean()}
 
 
 @dataclass(kw_only=True)
@@ -70,16 +82,17 @@ class Watched(Trainer):
         return terms
 
 
-def work(arch: str, rows: int, steps: int, parts: int, sync_bn: bool, out: Path) -> None:
+def work(arch: str, rows: int, steps: int, parts: int, sync_bn: bool, double: bool, out: Path) -> None:
     """One process of a measurement; the first rank writes when its steps ended, and their losses."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randint(256, (rows * steps, 3, 32, 32), generator=rng, dtype=torch.uint8)
     torch.manual_seed(0)
-    student = models.build(arch, COLOUR).to(memory_format=torch.channels_last)
+    dtype = torch.float64 if double else torch.float32
+    student = models.build(arch, COLOUR).to(dtype=dtype, memory_format=torch.channels_last)
     plan = Training(epochs=1, batch_size=rows, lr=0.01, schedule="constant", sync_bn=sync_bn)
     with ranks() as group:
         run = Watched(
-            student=student, objective=Natural(), images=Split(x, torch.arange(len(x)) % 10), training=plan,
+            student=student, objective=Natural(dtype), images=Split(x, torch.arange(len(x)) % 10), training=plan,
             score=lambda model: 0.0, folder=out.parent / "job", progress=Silent(), device=torch.device("cpu"),
             world_size=parts, group=group,
         )  # fmt: skip
@@ -88,7 +101,9 @@ def work(arch: str, rows: int, steps: int, parts: int, sync_bn: bool, out: Path)
         out.write_text(json.dumps(run.told))
 
 
-def measured(asked: argparse.Namespace, steps: int, way: tuple[int, int, int, int]) -> list[tuple[float, float]]:
+def measured(
+    asked: argparse.Namespace, steps: int, way: tuple[int, int, int, int], *, double: bool = False
+) -> list[tuple[float, float]]:
     """When each step ended, and its loss."""
     size, threads, parts, sync_bn = way
     with tempfile.TemporaryDirectory() as folder:
@@ -96,6 +111,7 @@ def measured(asked: argparse.Namespace, steps: int, way: tuple[int, int, int, in
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
         words = [str(Path(__file__).resolve()), "--work", str(out), "--steps", str(steps), "--parts", str(parts)]
         words += ["--arch", asked.arch, "--batch-size", str(asked.batch_size), *(["--sync-bn"] if sync_bn else [])]
+        words += ["--double"] if double else []
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
         subprocess.run([sys.executable, *launch, *words], env=environment, check=True)
         return [(float(when), float(loss)) for when, loss in json.loads(out.read_text())]
@@ -104,6 +120,39 @@ def measured(asked: argparse.Namespace, steps: int, way: tuple[int, int, int, in
 def apart(one: list[tuple[float, float]], two: list[tuple[float, float]]) -> float:
     """The largest difference of two loss curves."""
     return max(abs(a - b) for (_, a), (_, b) in zip(one, two, strict=True))
+
+
+def speed(asked: argparse.Namespace) -> dict[str, Any]:
+    """Images a second of each way, in turn."""
+    rates: dict[str, list[float]] = {name: [] for name in SPEED}
+    for _ in range(asked.rounds):
+        for name, way in SPEED.items():
+            told = measured(asked, asked.steps + WARM, way)
+            rates[name].append(asked.batch_size * asked.steps / (told[-1][0] - told[WARM - 1][0]))
+            print(f"{name}: {rates[name][-1]:.0f} images/s", flush=True)
+    return {name: {"images_per_second": found, "median": statistics.median(found)} for name, found in rates.items()}
+
+
+def curves(asked: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The largest difference of each pair of loss curves, by precision."""
+    found = {}
+    for precision in ("fp32", "fp64"):
+        told = {name: measured(asked, CURVE, way, double=precision == "fp64") for name, way in CURVES.items()}
+        found[precision] = {pair: apart(told[one], told[two]) for pair, (one, two) in PAIRS.items()}
+        print(precision, found[precision], flush=True)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    git = ["git", "-C", str(RECORD.parent), "rev-parse", "--short", "HEAD"]
+    return {
+        "processors": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+    }
 
 
 def main() -> None:
@@ -116,42 +165,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--parts", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--sync-bn", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=["speed", "curves"], help="only this")
     asked = parser.parse_args()
     if asked.work:
-        work(asked.arch, asked.batch_size, asked.steps, asked.parts, asked.sync_bn, asked.work)
+        work(asked.arch, asked.batch_size, asked.steps, asked.parts, asked.sync_bn, asked.double, asked.work)
         return
-    rates: dict[str, list[float]] = {name: [] for name in SPEED}
-    for _ in range(asked.rounds):
-        for name, way in SPEED.items():
-            told = measured(asked, asked.steps + WARM, way)
-            rates[name].append(asked.batch_size * asked.steps / (told[-1][0] - told[WARM - 1][0]))
-            print(f"{name}: {rates[name][-1]:.0f} images/s", flush=True)
-    curves = {name: measured(asked, CURVE, way) for name, way in CURVES.items()}
-    git = ["git", "-C", str(RECORD.parent), "rev-parse", "--short", "HEAD"]
-    record = {
-        "command": "python benchmarks/scale.py",
-        "arch": asked.arch,
-        "batch_size": asked.batch_size,
-        "steps": asked.steps,
-        "curve_steps": CURVE,
-        "speed": {
-            name: {"images_per_second": found, "median": statistics.median(found)} for name, found in rates.items()
-        },
-        "curves": {
-            "two ranks with sync_bn against one process with the whole batch": apart(curves["sync"], curves["whole"]),
-            "two ranks against one process in two parts": apart(curves["ranks"], curves["parts"]),
-            "two ranks without sync_bn against one process with the whole batch": apart(
-                curves["ranks"], curves["whole"]
-            ),
-        },
-        "machine": {
-            "processors": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
-        },
-    }
+    record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    record |= {"command": "python benchmarks/scale.py", "arch": asked.arch, "batch_size": asked.batch_size}
+    if asked.part != "curves":
+        record |= {"steps": asked.steps, "speed": speed(asked), "machine": machine()}
+    if asked.part != "speed":
+        record |= {"curve_steps": CURVE, "curves": curves(asked), "curves_machine": machine()}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 

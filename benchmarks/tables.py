@@ -1,20 +1,23 @@
-"""Writes the tables of README.md and docs/ from the records beside this file; `--check` only says whether they agree.
+"""Writes the tables and values of README.md and docs/ from the records beside this file.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+    python -m benchmarks.tables [--check]    with --check it only says whether they agree
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, a value in a sentence between `<!-- value: NAME -->`
+and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RECORDS = ROOT / "benchmarks" / "records"
+from benchmarks import evidence
+from benchmarks.values import VALUES
+from benchmarks.written import ROOT, over_seeds, percent, record, rows, span
+
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "results.md",
@@ -23,23 +26,8 @@ PAGES = (
     ROOT / "docs" / "registry.md",
     ROOT / "docs" / "containers.md",
 )
-BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def record(name: str) -> Any:
-    """A record by its name."""
-    return json.loads((RECORDS / f"{name}.json").read_text())
-
-
-def rows(*table: list[str]) -> str:
-    """A Markdown table; the first row is the header."""
-    head, *body = table
-    return "\n".join(["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body)])
-
-
-def percent(value: float | None) -> str:
-    """93.4, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f}"
+INLINE = re.compile(r"(<!-- value: ([\w.-]+) -->).*?(<!-- end -->)")
+BLOCK = re.compile(r"(<!-- table: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def quickstart() -> str:
@@ -365,16 +353,6 @@ def image() -> str:
     return rows(["`VARIANT`", "GB", *(f"of it {part}" for part in parts)], *body) + told
 
 
-def _over_seeds(rows_: list[dict[str, Any]], *path: str) -> str:
-    """The mean of a figure over the seeds and half its range, in %; a dash where no row has it."""
-    values = [row for row in rows_ if path[0] in row]
-    for key in path:
-        values = [value[key] for value in values]
-    if not values:
-        return "–"
-    return f"{percent(statistics.fmean(values))} ± {percent((max(values) - min(values)) / 2)}"
-
-
 def _budget(part: str) -> str:
     found = record("modes")[part]
     told = found["budget"]
@@ -405,8 +383,8 @@ def modes(part: str) -> str:
         own = seeds[0].get("adapters")
         body.append(
             [
-                name, _over_seeds(seeds, "clean_mode", "clean"), _over_seeds(seeds, "clean_mode", "robust"),
-                _over_seeds(seeds, "robust_mode", "clean"), _over_seeds(seeds, "robust_mode", "robust"),
+                name, over_seeds(seeds, "clean_mode", "clean"), over_seeds(seeds, "clean_mode", "robust"),
+                over_seeds(seeds, "robust_mode", "clean"), over_seeds(seeds, "robust_mode", "robust"),
                 "–" if own is None else f"{own // 2:,}",
             ]
         )  # fmt: skip
@@ -431,7 +409,7 @@ def modes_rslad() -> str:
     kinds = {"teacher": "teacher (SAT)", "rslad": "RSLAD", "robust_mode": "two-mode RSLAD, robust mode"}
     kinds |= {"clean_mode": "two-mode RSLAD, clean mode"}
     body = [
-        [shown, _over_seeds(found, kind, "clean"), _over_seeds(found, kind, "robust")] for kind, shown in kinds.items()
+        [shown, over_seeds(found, kind, "clean"), over_seeds(found, kind, "robust")] for kind, shown in kinds.items()
     ]
     told = f" Its adapters have {found[0]['adapters'] // 2:,} of {found[0]['parameters']:,} parameters a mode."
     return rows(["network", "clean", "attacked"], *body) + _budget("rslad") + told
@@ -442,17 +420,13 @@ def modes_sigmas() -> str:
     found = record("modes")["sigmas"]["found"]["rows"]
     radii = ("0", "0.25", "0.5", "0.75")
     body = [
-        [f"σ {sigma}", shown, *(_over_seeds(found, "levels", sigma, kind, r) for r in radii)]
+        [f"σ {sigma}", shown, *(over_seeds(found, "levels", sigma, kind, r) for r in radii)]
         for sigma in found[0]["levels"]
         for kind, shown in (("adapter", "one backbone"), ("network", "its own network"))
     ]
     one, three = found[0]["bytes"], found[0]["bytes_apart"]
     told = f" One backbone with three adapters takes {one:,} bytes, three networks take {three:,}."
     return rows(["noise", "", *(f"r = {r}" for r in radii)], *body) + _budget("sigmas") + told
-
-
-def _span(values: list[float], digits: int = 1) -> str:
-    return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def replay_quality(method: str) -> str:
@@ -465,8 +439,8 @@ def replay_quality(method: str) -> str:
     names = list(found[0][figure])
     body = []
     for views, runs in groups.items():
-        cells = [_span([100 * run[figure][name] for run in runs]) for name in names]
-        cells += [_span([run["acr"] for run in runs], digits)] if method == "crt" else []
+        cells = [span([100 * run[figure][name] for run in runs]) for name in names]
+        cells += [span([run["acr"] for run in runs], digits)] if method == "crt" else []
         passes = statistics.fmean(run["cost"]["teacher_forward"] for run in runs)
         body.append([str(views or "fresh"), *cells, f"{passes:,.0f}", str(len(runs))])
     shown = [f"r = {name}" for name in names] + ["ACR"] if method == "crt" else names
@@ -518,7 +492,7 @@ def generations() -> str:
             if not mine:
                 continue
             radii = (
-                _span([100 * row["certified_accuracy"][r] for row in mine if r in row["certified_accuracy"]])
+                span([100 * row["certified_accuracy"][r] for row in mine if r in row["certified_accuracy"]])
                 for r in ("0", "0.25", "0.5")
             )
             ratios = [
@@ -528,8 +502,8 @@ def generations() -> str:
                 if (scratch["kind"], scratch["generation"]) == ("smoothmix", number)
                 and scratch["seed"] % 100 == row["seed"] % 100
             ]
-            price = _span([row["cpu_seconds"] for row in mine], 0)
-            body.append([str(number), mine[0]["arch"], kind, *radii, price, _span(ratios)])
+            price = span([row["cpu_seconds"] for row in mine], 0)
+            body.append([str(number), mine[0]["arch"], kind, *radii, price, span(ratios)])
     head = ["generation", "network", "trained by", "r = 0", "r = ¼", "r = ½", "CPU s", "cheaper than SmoothMix"]
     first = found["rows"][0]
     return rows(head, *body) + (
@@ -580,19 +554,21 @@ TABLES: dict[str, Callable[[], str]] = {
     "replay-price": replay_price,
     "generations": generations,
     "replay-memory": replay_memory,
+    **evidence.TABLES,
 }
 
 
 def rendered(page: str) -> str:
-    """The page with every table written anew."""
-    return BLOCK.sub(lambda m: m[1] + TABLES[m[2]]() + "\n" + m[3], page)
+    """The page with every table and value written anew."""
+    page = BLOCK.sub(lambda m: m[1] + TABLES[m[2]]() + "\n" + m[3], page)
+    return INLINE.sub(lambda m: m[1] + VALUES[m[2]]() + m[3], page)
 
 
 def main() -> None:
     """Update the pages, or with --check exit 1 when one is stale."""
     stale = [page for page in PAGES if rendered(page.read_text()) != page.read_text()]
     if "--check" in sys.argv:
-        sys.exit(f"stale: {', '.join(p.name for p in stale)}; run python benchmarks/tables.py" if stale else 0)
+        sys.exit(f"stale: {', '.join(p.name for p in stale)}; run python -m benchmarks.tables" if stale else 0)
     for page in stale:
         page.write_text(rendered(page.read_text()))
 

@@ -28,7 +28,7 @@ class Summed(torch.autograd.Function):
 
 
 class HostSyncBatchNorm(_BatchNorm):
-    """BatchNorm over all ranks where the tensors are on a CPU, which torch's own refuses; by all-reduced sums in fp32.
+    """BatchNorm over all ranks where the tensors are on a CPU, which torch's own refuses; by all-reduced sums in fp32, or fp64.
 
     Two passes, the mean and then the squares around it: E[x²] − E[x]² would lose the digits that it is compared in.
     """
@@ -41,7 +41,7 @@ class HostSyncBatchNorm(_BatchNorm):
         if not self.training:
             found: Tensor = super().forward(input)
             return found
-        x = input.float()
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         across, column = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
         count = x.numel() // x.shape[1] * distributed.get_world_size()
         mean = _summed(x.sum(across)) / count

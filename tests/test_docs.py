@@ -32,7 +32,30 @@ def test_tables_are_those_of_the_records(tables: ModuleType) -> None:
     for page in tables.PAGES:
         text = page.read_text()
         assert tables.BLOCK.search(text), f"{page.name} has lost its tables"
-        assert tables.rendered(text) == text, f"{page.name} is stale: python benchmarks/tables.py"
+        assert tables.rendered(text) == text, f"{page.name} is stale: python -m benchmarks.tables"
+
+
+NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?")
+WORD = r"(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|twenty|half)"
+FINDING = re.compile(rf"\b{WORD}( (to|or|and a) {WORD})? (points?|times|per ?cent)\b", re.IGNORECASE)
+LEVEL = "95"  # of every interval
+
+
+def test_every_number_in_the_results_comes_from_a_record(tables: ModuleType) -> None:
+    """In sentences stand numbers of the section's tables, and values that are computed; findings are no words."""
+    for section in re.split(r"^## ", (ROOT / "docs" / "results.md").read_text(), flags=re.MULTILINE)[1:]:
+        sources = [m[0] for pattern in (tables.BLOCK, tables.INLINE) for m in pattern.finditer(section)]
+        known = {number.replace(",", "") for source in sources for number in NUMBER.findall(source)} | {LEVEL}
+        prose = re.sub(r"`[^`]*`|\b\d{4}\.\d{5}\b", "", tables.INLINE.sub("", tables.BLOCK.sub("", section)))
+        strange = {number for number in NUMBER.findall(prose) if number.replace(",", "") not in known}
+        title = section.splitlines()[0]
+        assert not strange, f"{title}: {strange} are in none of its tables; see benchmarks/values.py"
+        assert not FINDING.search(prose), f"{title}: {FINDING.search(prose)}: write it as a number"
+
+
+def test_values_stand_within_lines(tables: ModuleType) -> None:
+    for page in tables.PAGES:  # at the start of a line a comment would end the paragraph
+        assert not re.search(r"^\s*<!-- value:", page.read_text(), re.MULTILINE), page.name
 
 
 def test_a_changed_number_is_noticed(tables: ModuleType) -> None:

@@ -77,16 +77,15 @@ class Certified:
 
 
 def main() -> None:
-    """Train and certify what the record lacks, seed by seed."""
+    """Train and certify what the record lacks."""
     study = Study("certified", __doc__ or "", epochs=15, images=8_000)
-    for seed in study.seeds():
+    if study.wanted("generations"):
         for sigma in RADII:
-            one = Certified(study, sigma, seed)
-            if study.wanted("generations"):
-                one.generations()
-            if sigma == "0.25":
-                for part in filter(study.wanted, VARIANTS):
-                    one.variants(part)
+            for seed in study.seeds():
+                Certified(study, sigma, seed).generations()
+    for part in filter(study.wanted, VARIANTS):
+        for seed in study.seeds():
+            Certified(study, "0.25", seed).variants(part)
 
 
 if __name__ == "__main__":

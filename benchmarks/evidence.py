@@ -1,0 +1,244 @@
+"""The tables of the experiments, from their records; how the arms came about stands in benchmarks/experiments."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.written import record, rows, span
+
+ATTACKS = {
+    "clean": "clean", "fgsm": "FGSM", "pgd-sat": "PGD_SAT", "pgd-trades": "PGD_TRADES", "cw": "CW∞", "autoattack": "AA",
+}  # fmt: skip
+RSLAD = {
+    "teacher": "TRADES, the teacher", "sat": "SAT", "trades": "TRADES", "ard": "ARD", "iad": "IAD", "rslad": "RSLAD",
+    "adaad": "AdaAD",
+}  # fmt: skip
+LABELS = {
+    "sat": ("hard", "hard", "–"), "soft-outer": ("hard", "soft", "–"), "soft-both": ("soft", "soft", "–"),
+    "rslad": ("soft", "soft", "1/6, soft"),
+}  # fmt: skip
+VARIANTS = {
+    "crt-1": "CRT: un-squared L2 of the logits, one draw, a view an epoch",
+    "squared": "squared L2", "probabilities": "L2 of the probabilities", "kl": "KL",
+    "draws-2": "two draws an image", "draws-4": "four draws an image",
+}  # fmt: skip
+VIEWS = {"views-1": "1", "views-8": "8", "crt-1": "one an epoch", "fresh": "fresh ones"}
+TEACHERS = {
+    "gaussian-0": ("", "gaussian"), "consistency-0": ("", "consistency"), "smoothmix-0": ("", "smoothmix"),
+    "from-gaussian": ("gaussian-0", "crt"), "from-consistency": ("consistency-0", "crt"),
+    "crt-1": ("smoothmix-0", "crt"), "to-wide": ("smoothmix-0", "crt"),
+}  # fmt: skip
+
+
+class Found:
+    """A record of an experiment, by name of the network."""
+
+    def __init__(self, name: str) -> None:
+        self.whole = record(name)
+
+    def rows(self, name: str, kind: str, **told: Any) -> list[dict[str, Any]]:
+        """What was measured of a network, a row a seed."""
+        asked = {"name": name, "kind": kind, **told}
+        return [row for row in self.whole["rows"] if all(row.get(key) == value for key, value in asked.items())]
+
+    def networks(self, name: str) -> list[dict[str, Any]]:
+        """What a network cost, a row a seed."""
+        return [row for row in self.whole["networks"] if row["name"] == name]
+
+    def cpu(self, name: str) -> dict[int, float]:
+        """CPU seconds of training it, by seed."""
+        return {row["seed"]: row["cpu_seconds"] for row in self.networks(name)}
+
+    def certified(self, name: str, radius: str) -> list[float]:
+        """Certified accuracy at a radius in %, a figure a seed."""
+        return [100 * row["certified_accuracy"][radius] for row in self.rows(name, "certificates")]
+
+    def accuracy(self, name: str, attack: str, checkpoint: str = "best") -> list[float]:
+        """Accuracy under an attack in %, a figure a seed; of the last epoch that of the best where they are one."""
+        seeds = {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="best")}
+        if checkpoint == "last":
+            seeds |= {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="last")}
+        return [100 * row["attacks"][attack]["accuracy"] for row in seeds.values() if attack in row["attacks"]]
+
+    def told(self, names: Sequence[str], **more: Any) -> str:
+        """The line under a table."""
+        made = [row for row in self.whole["rows"] if row["name"] in names]
+        first, seeds = made[0], sorted({row["seed"] for row in made})
+        some = [len(self.networks(name)) for name in names if self.networks(name)]
+        spread = f"{min(some)} to {max(some)} seeds" if min(some) < max(some) else f"{len(seeds)} seeds"
+        machine = made[-1]["machine"]
+        commits = ", ".join(sorted({row["machine"]["commit"] for row in made}))
+        how = f"n = {first['n']:,}, α = {first['alpha']}" if "n" in first else f"linf eps = {first['eps']}"
+        return (
+            f"\n\n`{self.whole['command']}`: {spread}, the mean and the lowest and highest; {first['images']} test "
+            f"images, {how}; {machine['processor']}, one thread, torch {machine['torch']}, commit {commits}."
+        )
+
+
+def cells(values: Mapping[str, Sequence[float]]) -> list[str]:
+    """A cell a column; a dash where nothing was measured."""
+    return [span(told) if told else "–" for told in values.values()]
+
+
+def rslad() -> str:
+    """Objectives of one budget under every attack, the chosen epoch and the last."""
+    found = Found("rslad")
+    body = []
+    for name, shown in RSLAD.items():
+        if not found.rows(name, "attacks"):
+            continue
+        for checkpoint in ("best", "last"):
+            if checkpoint == "last" and not found.rows(name, "attacks", checkpoint="last"):
+                continue
+            told = {attack: found.accuracy(name, attack, checkpoint) for attack in ATTACKS}
+            body.append([shown, checkpoint, *cells(told), str(len(found.networks(name)))])
+    return rows(["objective", "checkpoint", *ATTACKS.values(), "seeds"], *body) + found.told([*RSLAD])
+
+
+def labels() -> str:
+    """From hard labels to soft ones, one problem after the other."""
+    found, shown = Found("rslad"), ("clean", "pgd-trades", "cw", "autoattack")
+    body = [
+        [*told, *cells({attack: found.accuracy(name, attack) for attack in shown})]
+        for name, told in LABELS.items()
+        if found.rows(name, "attacks")
+    ]
+    return rows(["labels of the attack", "of the loss", "clean term", *(ATTACKS[a] for a in shown)], *body)
+
+
+def teachers() -> str:
+    """RSLAD from a teacher of the student's own size and from a wider one."""
+    found, body = Found("rslad"), []
+    for student, teacher, shown in (("rslad-equal", "trades", "as wide"), ("rslad", "teacher", "wider")):
+        figures = {"autoattack": found.accuracy(teacher, "autoattack")}
+        figures |= {attack: found.accuracy(student, attack) for attack in ("clean", "pgd-trades")}
+        body.append([shown, *cells(figures), *cells({"aa": found.accuracy(student, "autoattack")})])
+    return rows(["teacher", "its AA", "student: clean", "PGD_TRADES", "AA"], *body)
+
+
+def generations(sigma: str) -> str:
+    """Three generations of CRT against SmoothMix and Gaussian training of the same networks from scratch."""
+    found, body, names = Found("certified"), [], []
+    for number in range(4):
+        for kind in ("smoothmix", "crt", "gaussian"):
+            name = f"{kind}-{number}-{sigma}"
+            mine = found.rows(name, "certificates")
+            if not mine or (number == 0 and kind != "smoothmix"):
+                continue
+            names.append(name)
+            radii = list(mine[0]["certified_accuracy"])
+            price, scratch = found.cpu(name), found.cpu(f"smoothmix-{number}-{sigma}")
+            ratios = [scratch[seed] / cost for seed, cost in price.items() if seed in scratch]
+            figures = cells({r: found.certified(name, r) for r in radii})
+            body.append([
+                str(number), found.networks(name)[0]["arch"], kind, *figures,
+                span([row["acr"] for row in mine], 3), span([100 * row["abstain_rate"] for row in mine]),
+                span([*price.values()], 0), span(ratios) if ratios else "–",
+            ])  # fmt: skip
+    head = ["generation", "network", "trained by", *(f"r = {r}" for r in radii), "ACR", "abstains", "CPU s"]
+    return rows([*head, "cheaper than SmoothMix"], *body) + found.told(names)
+
+
+def variants(names: Mapping[str, str], first: str) -> str:
+    """CRT into one network with one thing changed."""
+    found, body = Found("certified"), []
+    for name, shown in names.items():
+        made, mine = found.networks(f"{name}-0.25"), found.rows(f"{name}-0.25", "certificates")
+        if not mine:
+            continue
+        passes = statistics.fmean(row["cost"]["student_backward"] for row in made)
+        body.append([
+            shown, *cells({r: found.certified(f"{name}-0.25", r) for r in mine[0]["certified_accuracy"]}),
+            span([row["acr"] for row in mine], 3), f"{passes:,.0f}", str(len(mine)),
+        ])  # fmt: skip
+    head = [first, "r = 0", "r = 0.25", "r = 0.5", "ACR", "student's passes", "seeds"]
+    return rows(head, *body) + found.told([f"{name}-0.25" for name in names])
+
+
+def certified_teachers() -> str:
+    """CRT by the method of its teacher and into a larger network."""
+    found, body = Found("certified"), []
+    for name, (teacher, method) in TEACHERS.items():
+        made, mine = found.networks(f"{name}-0.25"), found.rows(f"{name}-0.25", "certificates")
+        if mine:
+            figures = cells({r: found.certified(f"{name}-0.25", r) for r in mine[0]["certified_accuracy"]})
+            acr = span([row["acr"] for row in mine], 3)
+            body.append([made[0]["arch"], method, teacher.removesuffix("-0") or "–", *figures, acr, str(len(mine))])
+    head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
+    return rows(head, *body) + found.told([f"{name}-0.25" for name in TEACHERS])
+
+
+def smoothed_kinds() -> str:
+    """CRT from teachers that were not trained under noise, beside their own certificates."""
+    found, own = Found("kinds"), Found("certified")
+    arms = {
+        "natural": "natural", "sat": "SAT", "rslad": "RSLAD", "gaussian-0-0.25": "gaussian",
+        "smoothmix-0-0.25": "smoothmix",
+    }  # fmt: skip
+    students = {"gaussian-0-0.25": "from-gaussian-0.25", "smoothmix-0-0.25": "crt-1-0.25"}
+    body = []
+    for teacher, shown in arms.items():
+        source = own if teacher in students else found
+        student = students.get(teacher, f"crt-from-{teacher}")
+        if source.rows(student, "certificates"):
+            figures = [source.certified(name, r) for name in (teacher, student) for r in ("0", "0.25", "0.5")]
+            body.append([shown, *(span(told) if told else "–" for told in figures)])
+    head = ["teacher", *(f"{whose}: r = {r}" for whose in ("its own", "CRT student") for r in ("0", "0.25", "0.5"))]
+    return rows(head, *body) + found.told(["crt-from-natural", "crt-from-sat", "crt-from-rslad"])
+
+
+def attacked_kinds() -> str:
+    """RSLAD from teachers that were trained under noise, beside a teacher trained against attacks."""
+    found, table = Found("kinds"), Found("rslad")
+    shown = {"clean": "clean", "pgd-trades": "PGD_TRADES", "apgd-t": "APGD-T"}
+    body = []
+    for teacher, told in {"trades": "TRADES", "smoothmix-0-0.25": "smoothmix", "gaussian-0-0.25": "gaussian"}.items():
+        student = f"rslad-from-{teacher}"
+        if found.rows(student, "attacks"):
+            own = {attack: (table if teacher == "trades" else found).accuracy(teacher, attack) for attack in shown}
+            body.append([told, *cells(own), *cells({attack: found.accuracy(student, attack) for attack in shown})])
+    head = [
+        "teacher",
+        *(f"its own: {name}" for name in shown.values()),
+        *(f"student: {name}" for name in shown.values()),
+    ]
+    return rows(head, *body) + found.told(["rslad-from-trades", "rslad-from-smoothmix-0-0.25"])
+
+
+def families() -> str:
+    """CRT between convolutions and a transformer."""
+    found, own = Found("kinds"), Found("certified")
+    arms = [
+        (own, "smoothmix-0-0.25", "Strided", "smoothmix", "–"),
+        (found, "gaussian-vit", "Transformer", "gaussian", "–"),
+        (found, "smoothmix-vit", "Transformer", "smoothmix", "–"),
+        (found, "cnn-to-vit", "Transformer", "crt", "Strided"),
+        (own, "crt-1-0.25", "Residual", "crt", "Strided"),
+        (found, "vit-to-cnn", "Residual", "crt", "Transformer"),
+    ]
+    body = []
+    for source, name, *told in arms:
+        mine = source.rows(name, "certificates")
+        if mine:
+            figures = cells({r: source.certified(name, r) for r in ("0", "0.25", "0.5")})
+            acr, price = span([row["acr"] for row in mine], 3), span([*source.cpu(name).values()], 0)
+            body.append([*told, *figures, acr, price, str(len(mine))])
+    head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "CPU s", "seeds"]
+    return rows(head, *body) + found.told(["gaussian-vit", "smoothmix-vit", "cnn-to-vit", "vit-to-cnn"])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "rslad": rslad,
+    "rslad-labels": labels,
+    "rslad-teachers": teachers,
+    "certified-0.25": lambda: generations("0.25"),
+    "certified-0.5": lambda: generations("0.5"),
+    "certified-losses": lambda: variants(VARIANTS, "form"),
+    "certified-views": lambda: variants(VIEWS, "views"),
+    "certified-teachers": certified_teachers,
+    "kinds-smoothed": smoothed_kinds,
+    "kinds-attacked": attacked_kinds,
+    "kinds-families": families,
+}

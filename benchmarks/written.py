@@ -1,0 +1,43 @@
+"""What the tables and values that are written into the pages are made of: records, Markdown, figures over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "benchmarks" / "records"
+
+
+def record(name: str) -> Any:
+    """A record by its name."""
+    return json.loads((RECORDS / f"{name}.json").read_text())
+
+
+def rows(*table: list[str]) -> str:
+    """A Markdown table; the first row is the header."""
+    head, *body = table
+    return "\n".join(["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body)])
+
+
+def percent(value: float | None) -> str:
+    """93.4, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def over_seeds(rows_: list[dict[str, Any]], *path: str) -> str:
+    """The mean of a figure over the seeds and half its range, in %; a dash where no row has it."""
+    values = [row for row in rows_ if path[0] in row]
+    for key in path:
+        values = [value[key] for value in values]
+    if not values:
+        return "–"
+    return f"{percent(statistics.fmean(values))} ± {percent((max(values) - min(values)) / 2)}"
+
+
+def span(values: Sequence[float], digits: int = 1) -> str:
+    """The mean, and the lowest and the highest."""
+    return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
