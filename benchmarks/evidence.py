@@ -229,6 +229,90 @@ def families() -> str:
     return rows(head, *body) + found.told(["gaussian-vit", "smoothmix-vit", "cnn-to-vit", "vit-to-cnn"])
 
 
+def precision() -> str:
+    """Networks trained in bf16 against the same ones in fp32, measured in fp32."""
+    found = record("precision")["rows"]
+    body = []
+    for method in dict.fromkeys(row["method"] for row in found):
+        mine = [row for row in found if row["method"] == method]
+        for figure in mine[0]["figures"]:
+            told = {
+                kind: {row["seed"]: 100 * row["figures"][figure] for row in mine if row["precision"] == kind}
+                for kind in ("fp32", "bf16")
+            }
+            seeds = sorted(told["fp32"].keys() & told["bf16"].keys())
+            if seeds:
+                apart = span([told["bf16"][seed] - told["fp32"][seed] for seed in seeds])
+                cells_ = [span([told[kind][seed] for seed in seeds]) for kind in ("fp32", "bf16")]
+                body.append([method, figure, *cells_, apart, str(len(seeds))])
+    machine, last = found[-1]["machine"], found[-1]
+    told_ = (
+        f"\n\n`{record('precision')['command']}`: smallcnn on the digits, {last['images']} test images, measured "
+        f"in fp32; torch {machine['torch']}, commit {machine['commit']}."
+    )
+    return rows(["method", "figure", "fp32", "bf16", "bf16 − fp32, seed by seed", "seeds"], *body) + told_
+
+
+def coverage() -> str:
+    """Coins of known probability through every mode: the share of false certificates."""
+    found = record("certification")["coverage"]
+    body = []
+    for alpha in dict.fromkeys(row["alpha"] for row in found):
+        for mode in dict.fromkeys(row["mode"] for row in found):
+            mine = [row for row in found if (row["alpha"], row["mode"]) == (alpha, mode)]
+            shares = [f"{row['false'] / row['coins']:.5f}" for row in mine]
+            body.append([f"{alpha:g}", mode, *shares])
+    first = found[0]
+    told = (
+        f"\n\n`{record('certification')['command']} --only coverage`: {first['coins']:,} coins a cell, "
+        + "; ".join(
+            f"α = {a:g}: n0 = {n0}, n = {n:,}" for a, n0, n in sorted({(r["alpha"], r["n0"], r["n"]) for r in found})
+        )
+        + f"; commit {first['machine']['commit']}."
+    )
+    chances = [f"p = {p:g}" for p in dict.fromkeys(row["p"] for row in found)]
+    return rows(["α", "mode", *chances], *body) + told
+
+
+def agreement() -> str:
+    """Every mode on the same images, beside the fixed procedure."""
+    found = record("certification")["modes"]
+    body = []
+    for row in found:
+        figures = [f"{100 * share:.1f}" for share in row["certified_accuracy"].values()]
+        differ = [str(images) for images in row["differ"].values()]
+        body.append([
+            row["name"], row["mode"], *figures, f"{row['acr']:.3f}", f"{row['copies']:,.0f}", *differ,
+            str(row["other_class"]),
+        ])  # fmt: skip
+    first = found[0]
+    radii = [f"r = {r}" for r in first["certified_accuracy"]]
+    told = (
+        f"\n\n`{record('certification')['command']} --only modes`: {first['images']} test images of the digits, "
+        f"σ = 0.25, n = {first['n']:,}, α = {first['alpha']}; commit {first['machine']['commit']}."
+    )
+    head = ["generation", "mode", *radii, "ACR", "copies an image", *(f"differ, {r}" for r in radii), "other class"]
+    return rows(head, *body) + told
+
+
+def half() -> str:
+    """A certification in bf16 beside the same one in fp32."""
+    found = record("certification")["precision"]
+    body = []
+    for row in found:
+        shares = [f"{100 * row[kind][r]:.1f}" for r in row["fp32"] for kind in ("fp32", "bf16")]
+        counts = (str(row[key]) for key in ("other_class", "abstained_in_one", "votes"))
+        body.append([row["name"], *shares, *counts, f"{row['radius']:.4f}"])
+    first = found[0]
+    told = (
+        f"\n\n`{record('certification')['command']} --only precision`: {first['images']} test images of the digits, "
+        f"σ = 0.25, n = {first['n']:,} of the same noise, α = {first['alpha']}; commit {first['machine']['commit']}."
+    )
+    shown = [f"r = {r}: {kind}" for r in first["fp32"] for kind in ("fp32", "bf16")]
+    head = ["generation", *shown, "other class", "abstains in one", "votes, at most", "radius, at most"]
+    return rows(head, *body) + told
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rslad": rslad,
     "rslad-labels": labels,
@@ -241,4 +325,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kinds-smoothed": smoothed_kinds,
     "kinds-attacked": attacked_kinds,
     "kinds-families": families,
+    "precision": precision,
+    "coverage": coverage,
+    "agreement": agreement,
+    "certified-bf16": half,
 }

@@ -20,7 +20,7 @@ from robustkt import api
 from robustkt.registry import Registry
 
 ROWS = Rows("precision", "rows")
-ARCH, SIGMA, EPS, EPOCHS = "resnet8", "0.25", "0.1", 12
+ARCH, SIGMA, EPS, EPOCHS = "smallcnn", "0.25", "0.1", 12
 ATTACKS = ("clean", "pgd-sat", "apgd-ce")
 PRECISIONS = ("fp32", "bf16")
 

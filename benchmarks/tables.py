@@ -165,15 +165,26 @@ def scale() -> str:
         body.append(
             [name, f"{way['median']:.0f}", f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"]
         )
-    curves = "; ".join(f"{name} {value:.1e}" for name, value in found["curves"].items())
     machine = found["machine"]
     told = (
-        f"\n\n`{found['command']}`: plain training of {found['arch']} on 32×32 images, {found['batch_size']} a step, "
-        f"{len(alone)} rounds of {found['steps']} steps in turn. Largest difference of the loss over "
-        f"{found['curve_steps']} steps: {curves}. {machine['processors']} cores, load {machine['load']:.1f}, "
-        f"torch {machine['torch']}, commit {machine['commit']}."
+        f"\n\n`{found['command']} --part speed`: plain training of {found['arch']} on 32×32 images, "
+        f"{found['batch_size']} a step, {len(alone)} rounds of {found['steps']} steps in turn. {machine['processors']} "
+        f"cores, load {machine['load']:.1f}, torch {machine['torch']}, commit {machine['commit']}."
     )
     return rows(["way", "images/s", "of two threads"], *body) + told
+
+
+def scale_curves() -> str:
+    """How far loss curves are apart that should be one, in fp32 and in fp64."""
+    found = record("scale")
+    exact = found["curves"]
+    body = [[pair, *(f"{told[pair]:.1e}" for told in exact.values())] for pair in exact["fp32"]]
+    machine = found["curves_machine"]
+    told = (
+        f"\n\n`{found['command']} --part curves`: the largest difference over {found['curve_steps']} steps of "
+        f"{found['arch']}, {found['batch_size']} images a step; torch {machine['torch']}, commit {machine['commit']}."
+    )
+    return rows(["loss curves", *exact], *body) + told
 
 
 def training() -> str:
@@ -533,6 +544,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parity": parity,
     "bench-train": bench_train,
     "scale": scale,
+    "scale-curves": scale_curves,
     "training": training,
     "sequential": sequential,
     "bench-certify": bench_certify,
