@@ -119,6 +119,24 @@ def load_data(
     return found
 
 
+def load_own_data(
+    registry: Registry, generation: Generation, data: str | None, data_dir: Path | None
+) -> datasets.Dataset:
+    """The very data set that a generation was made with; `data` says where it lies now.
+
+    Raises:
+        UsageError: what lies there is another one.
+        RobustKTError: as `load_data`.
+    """
+    found = load_data(registry, generation, data, data_dir)
+    if found.spec.fingerprint != generation.recipe.data.fingerprint:
+        raise UsageError(
+            f"{data} holds other images than {generation.name} was made with: its fingerprint is another",
+            f"Name the place of {generation.name}'s own data with --data.",
+        )
+    return found
+
+
 def paths(registry: Registry, generation: Generation) -> dict[str, str]:
     """Where the data of a generation lay on this machine: a circumstance, no part of its identity."""
     found = registry.record(generation.id).get("paths")

@@ -44,9 +44,7 @@ def report(
     examples: Annotated[
         bool, typer.Option("--examples/--no-examples", help="Show images, where the data are here.")
     ] = True,
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", help="Where the data of the examples lie.", show_default="its own")
-    ] = None,
+    data: o.OwnData = None,
     data_dir: o.DataDir = None,
     registry: o.ReadWhere = None,
     device: o.Device = "auto",
