@@ -119,6 +119,19 @@ def load_data(
     return found
 
 
+def load_test_data(
+    registry: Registry, generation: Generation, data: str | None, data_dir: Path | None
+) -> datasets.Dataset:
+    """As `load_data`, for what uses the test images alone: the other set may be a folder that has no more.
+
+    Raises:
+        UsageError: the folder holds training images, or colours for a network of grey ones.
+        RobustKTError: its classes are not the generation's, its pictures cannot be read, or as `load_data`.
+    """
+    alone = datasets.tests_alone(data, generation.recipe.data) if data is not None else None
+    return alone or load_data(registry, generation, data, data_dir)
+
+
 def load_own_data(
     registry: Registry, generation: Generation, data: str | None, data_dir: Path | None
 ) -> datasets.Dataset:

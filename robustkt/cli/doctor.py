@@ -23,7 +23,7 @@ NAMED = 6  # packages of another version than the lock's
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(guarded(doctor))
+    app.command()(guarded(doctor, keeps=False))
 
 
 def doctor(

@@ -22,7 +22,7 @@ FORMATS = ("table", "markdown", "latex")
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for command in (analyze, audit):
-        app.command()(guarded(command))
+        app.command()(guarded(command, keeps=False))
 
 
 def analyze(

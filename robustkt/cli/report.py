@@ -21,7 +21,7 @@ SHOWN = 6  # of what has not been measured
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(guarded(report))
+    app.command()(guarded(report, keeps=False))
 
 
 def report(
