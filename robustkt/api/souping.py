@@ -17,8 +17,7 @@ from robustkt import mixture, soup
 from robustkt.adapters import mixed
 from robustkt.api.jobs import outcome
 from robustkt.api.judging import judge, seen, slice_of
-from robustkt.api.loading import check_images, load_network, load_own_data, machine, pick_device
-from robustkt.api.loading import paths as lay_at
+from robustkt.api.loading import check_images, load_network, load_own_data, machine, paths, pick_device
 from robustkt.api.modes import count_of, state_of, weight_bytes
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
@@ -93,7 +92,7 @@ def soup_make(
         state = state_of(registry, mode)
         told = [{"generation": f"{found.name}@{d}", "share": exact(share)} for d, share in mode.shares.items()]
         count = count_of(load_network(registry, mode).parameters())
-        return _put(registry, mode, settings, parents, state, name, told, 0, count, target, lay_at(registry, mode))
+        return _put(registry, mode, settings, parents, state, name, told, 0, count, target, paths(registry, mode))
     if adapters is not None:
         raise UsageError("--adapters mixes the adapters of one generation", "Name one, or give --shares.")
     given = [registry.mode(one) for one in generations]
@@ -159,8 +158,8 @@ class _Pot:
         told = [{"generation": one.name, "share": exact(share)} for one, share in kept]
         state = {key: value.cpu() for key, value in network.state_dict().items()}
         count = count_of(network.parameters())
-        paths = self.dataset.paths
-        return _put(self.registry, self.like, settings, parents, state, name, told, used, count, self.device, paths)
+        where = self.dataset.paths
+        return _put(self.registry, self.like, settings, parents, state, name, told, used, count, self.device, where)
 
 
 def _averaged(
@@ -224,7 +223,7 @@ def _put(
     used: int,
     parameters: int,
     device: torch.device,
-    paths: Mapping[str, str],
+    where: Mapping[str, str],
 ) -> dict[str, Any]:
     """Store a soup; what its ingredients were made for is what it is measured for."""
     guarantee = {key: like.recipe.settings[key] for key in ("norm", "eps") if key in like.recipe.settings}
@@ -241,7 +240,7 @@ def _put(
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "ingredients": ingredients,
         "parameters": parameters,
-        "paths": dict(paths),
+        "paths": dict(where),
         **circumstances(Path.cwd()),
         **machine(device),
     }
