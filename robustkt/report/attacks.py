@@ -148,7 +148,7 @@ def gated_figure(gated: Mapping[str, Any], *, title: str) -> Figure:
         rows.append([row["name"], percent(row["against"]), percent(row["value"]), *cells, row["status"]])
     groups = [value["group"] for value in values]
     told = {"group": "check", "change": "change", "worst": "at worst", "margin": "margin", "status": "status"}
-    x = axis("y", "change, in points", axis={"format": "+.0%"})
+    x = axis("y", "change; ticks: margins", scale={"padding": 12}, axis={"format": "+.0%"})
     spec: Spec = {
         "data": {"values": values},
         "height": 28 * len(groups),
