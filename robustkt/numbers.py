@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from decimal import ROUND_FLOOR, Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -118,6 +119,14 @@ def exact(value: Fraction) -> str:
     """A fraction's one spelling: a short decimal where it has one, else `8/255`."""
     decimal = f"{float(value):.6g}"
     return decimal if "e" not in decimal and Fraction(decimal) == value else str(value)
+
+
+def floored(value: float, digits: int) -> str:
+    """A finite number with so many decimals, rounded down: a certified radius is never shown larger than it is.
+
+    A float counts as its shortest decimal, so that 0.29 stays 0.29.
+    """
+    return str(Decimal(str(value)).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
 
 
 def counted(number: int, noun: str) -> str:

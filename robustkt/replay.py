@@ -95,7 +95,7 @@ class Replay:
         except RobustKTError as error:
             if isinstance(error, TeacherError):
                 raise
-            self._tell(f"the teacher's logits are not kept: {error.what}")
+            self._tell(f"the teacher's logits are not kept: {error.what}. {error.fix}")
         if found is None:
             answers = np.frombuffer(b"".join(self._answers(copy)), dtype="<f2")
             found = answers.reshape(len(self.images), -1)

@@ -147,7 +147,7 @@ def test_what_was_pulled_is_audited_with_data_that_are_named(
     assert cli(*command).err.splitlines()[-2:] == [
         "error: where the data of own lie is not recorded here", "  → Name them: --data PATH."
     ]  # fmt: skip
-    assert "other images than own was certified on" in cli(*command, "--data", other).err
+    assert "other images than own was made with" in cli(*command, "--data", other).err
     assert cli(*command, "--data", mine, "--json").json["problems"] == []
     ran = cli("audit", tmp_path / "log.tsv", "--sigma", "1", "--data", mine)
     assert "--data means nothing for a log" in ran.err

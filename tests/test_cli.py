@@ -125,6 +125,19 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
+LATE = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.head = nn.Linear(64 * channels, classes)
+    def forward(self, x):
+        if len(x) > 2:
+            raise ValueError(f"a batch of {len(x)}")
+        return self.head(x.flatten(1))
+"""
+
+
 def stored(root: Path) -> dict[str, bytes]:
     """What the registry holds, without locks and unfinished jobs."""
     files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name not in ("lock", "lock.owner"))
@@ -431,6 +444,30 @@ def test_the_promised_distil_command_reaches_training(
     refused(ran, 130, "interrupted; what is done is kept", "type: robustkt distill --from gen2 --to resnet18")
     assert "crt of resnet18 on digits, " in ran.err
     assert [g.name for g in here.all()] == ["plain", "adv", "gen0", "gen1", "gen2"]
+
+
+def test_what_keeps_nothing_promises_nothing(cli: Cli, here: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts(monkeypatch, api, "report")
+    refused(cli("report"), 130, "interrupted before it was done", "To start over, type: robustkt report")
+
+
+def test_a_network_that_fails_in_training_is_told_in_two_lines(cli: Cli, here: Registry, tmp_path: Path) -> None:
+    place = tmp_path / "late.py"
+    place.write_text(LATE)
+    command = ("train", "-m", "gaussian", "-a", f"{place}:Net", "-d", "digits", "--sigma", "0.25", "--epochs", "1")
+    refused(cli(*command), 1, f"{place}:Net raised ValueError: a batch of ", f"See {place}, line 9.")
+    assert "Traceback" in cli(*command, "--verbose").err
+    assert "gen3" not in here.refs()["names"]
+
+
+def test_without_an_attack_nothing_is_attacked(cli: Cli, here: Registry) -> None:
+    ran = plain(cli("evaluate", "plain", "--attack", "clean", "--max-images", "10"))
+    assert "evaluating plain without an attack" in ran.err
+    assert "attacking" not in ran.err
+
+
+def test_the_size_of_images_is_shown(cli: Cli, here: Registry) -> None:
+    assert "digits, 10 classes, 8x8 grey, sha256:" in plain(cli("show", "plain")).out
 
 
 def test_the_promised_certify_command_reaches_the_sampling(

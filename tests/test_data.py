@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from scipy.io import savemat
 from robustkt import catalog
 from robustkt import data as rooms
 from robustkt.data import NAMES, check_fits, crop_flip, load, read_image, to_float
+from robustkt.data._images import SUFFIXES
 from robustkt.data._named import READERS
 from robustkt.data._sources import SOURCES
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
@@ -361,9 +363,42 @@ def test_folder_is_read_in_the_order_of_names(tmp_path):
         assert np.array_equal(image.permute(1, 2, 0), np.asarray(Image.open(file)))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg", ".bmp", ".webp", ".ppm", ".tiff"])
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG"])
 def test_folder_takes_the_usual_formats(suffix, tmp_path):
-    assert len(load(str(folder(tmp_path, suffix=suffix))).test) == 4
+    assert len(load(str(folder(tmp_path, suffix=suffix, mode="L" if suffix == ".pgm" else "RGB"))).test) == 4
+
+
+def test_the_page_names_every_format_that_is_read():
+    page = Path(__file__).parents[1] / "docs" / "howto" / "own-data.md"
+    named = re.search(r"by their endings: ([a-z, ]+)\.", page.read_text().replace("\n", " "))
+    assert {f".{ending}" for ending in named[1].replace(" and ", ", ").split(", ")} == set(SUFFIXES)
+
+
+@pytest.mark.parametrize("parts", [("test",), ("",)])
+def test_test_images_alone_have_the_classes_and_the_size_of_the_model(parts, tmp_path):
+    spec = load(str(folder(tmp_path / "own"))).spec
+    other = folder(tmp_path / "other", size=(24, 20), counts=((part, 3) for part in parts))
+    found = rooms.tests_alone(str(other), spec)
+    assert (found.spec.shape, found.spec.classes) == (spec.shape, spec.classes)
+    assert found.test.y.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (len(found.train), len(found.held_out), found.spec.held_out) == (0, 0, 0)
+    assert found.spec.fingerprint != spec.fingerprint
+    shutil.rmtree(other / parts[0] / "cat")
+    assert rooms.tests_alone(str(other), spec).test.y.tolist() == [1, 1, 1]
+    (other / parts[0] / "dog").rename(other / parts[0] / "fox")
+    with pytest.raises(RobustKTError, match="other classes: fox"):
+        rooms.tests_alone(str(other), spec)
+
+
+def test_training_images_are_not_taken_for_test_images(tmp_path, monkeypatch):
+    spec = load(str(folder(tmp_path))).spec
+    assert rooms.tests_alone(str(tmp_path), spec) is None  # a whole data set, for `load`
+    assert rooms.tests_alone("digits", spec) is None
+    with pytest.raises(UsageError, match="holds training images"):
+        rooms.tests_alone(str(tmp_path / "train"), spec)
+    monkeypatch.chdir(tmp_path / "train")
+    with pytest.raises(UsageError, match="holds training images"):
+        rooms.tests_alone(".", spec)
 
 
 def test_folder_is_grey_only_if_every_image_is(tmp_path):

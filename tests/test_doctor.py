@@ -307,7 +307,7 @@ def test_a_network_that_fails_in_training_costs_its_time_only(small: Registry, t
     found = api.doctor(seconds=0.5, registry=small, to=f"{place}:Net", device="cpu")["estimates"]
     assert found["certify"]["seconds"] > 0
     assert found["distill"]["seconds"] is None
-    assert found["distill"]["why"] == "ValueError: only in training"
+    assert found["distill"]["why"] == f"{place}:Net raised ValueError in training: only in training"
 
 
 def test_data_that_would_be_downloaded_are_known(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ from robustkt.models import (
     Normalize,
     UserSource,
     _outside,
+    blamed,
     build,
+    check_training,
     is_user_arch,
     known,
     library_version,
@@ -474,6 +476,72 @@ def net({signature}):
     ours = {name: value for name, value in given.items() if name in values}
     assert ours == {name: values[name] for name in ours}
     assert ours.keys() & {"classes", "num_classes"}
+
+
+IN_TRAINING = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.fc = nn.Linear(64 * channels, classes)
+        self.norm = nn.BatchNorm1d(64 * channels)
+
+    def forward(self, x):
+        x = self.norm(x.flatten(1))
+        if not self.training:
+            return self.fc(x)
+        {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('not yet')", "net.py:Net raised ValueError in training: not yet\nSee {}, line 15."),
+        ("return self.fc(x), x", "net.py:Net, in training, returned a tuple, not a tensor: logits for the 10"),
+        ("return self.fc(x)[:, 1:]", "net.py:Net, in training, returned shape (2, 9), not (2, 10)"),
+        ("y = self.fc(x).exp(); y += 1; return y", "net.py:Net raised RuntimeError in training: one of the variables"),
+    ],
+)
+def test_what_fails_in_training_only_is_told_before_it(tmp_path: Path, body: str, said: str) -> None:
+    file = write(tmp_path, IN_TRAINING.replace("{body}", body))
+    network = build(f"{file}:Net", DIGITS)
+    with pytest.raises(RobustKTError) as caught:
+        check_training(network, DIGITS)
+    assert said.format(file) in str(caught.value)
+
+
+def test_the_trial_of_training_leaves_no_trace(tmp_path: Path) -> None:
+    network = build(
+        f"{write(tmp_path, IN_TRAINING.replace('{body}', 'return self.fc(x) + torch.rand(1)'))}:Net", DIGITS
+    )
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    check_training(network, DIGITS)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_an_error_is_laid_to_the_network_that_it_came_out_of(tmp_path: Path) -> None:
+    body = "if len(x) > 2: raise ValueError('too many'); return self.fc(x)"
+    network = build(
+        f"{write(tmp_path, IN_TRAINING.replace('{body}', body.replace('; ', chr(10) + ' ' * 8)))}:Net", DIGITS
+    )
+    check_training(network, DIGITS)
+    with pytest.raises(ValueError, match="too many") as caught:
+        network(torch.zeros(3, *DIGITS.shape))
+    told = blamed(caught.value)
+    assert told is not None
+    assert told.what.endswith("net.py:Net raised ValueError: too many")
+    assert "net.py, line " in told.fix
+    with pytest.raises(RuntimeError) as ours:
+        build("smallcnn", DIGITS)(torch.zeros(3, 7, 8, 8))
+    assert blamed(ours.value) is None
+    assert blamed(ValueError("elsewhere")) is None
 
 
 def test_a_users_class_and_its_siblings(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for old, new in NAMES.items():
         api.rename(old, new, registry=Registry(place / "registry"))
     _photos(place / "photos")
+    _foggy(place / "foggy")
     shutil.copy(next((place / "photos").rglob("*.png")), place / "photo.png")
     return place
 
@@ -83,6 +84,17 @@ def _photos(root: Path) -> None:
         folder = root / ("test" if number % 5 == 0 else "train") / f"digit-{label}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((picture.reshape(8, 8) * 255 / 16).round().astype("uint8")).save(folder / f"{number:04}.png")
+
+
+def _foggy(root: Path) -> None:
+    """A few of the digits in less contrast, in folders of the names of their classes."""
+    from sklearn.datasets import load_digits
+
+    for number, (picture, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
+        if number < 30:
+            (root / str(label)).mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray((96 + picture.reshape(8, 8) * 4).round().astype("uint8"))
+            image.save(root / str(label) / f"{number:04}.png")
 
 
 def test_commands_stand_in_fences_that_say_so() -> None:

@@ -552,6 +552,29 @@ def test_a_place_that_cannot_be_written_costs_passes_only(own: Registry, tmp_pat
     assert sum("are not kept" in line for line in notes.told) == 1
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_folder_in_the_place_of_a_view_costs_no_second_pass(
+    own: Registry, cli: Callable[..., Ran], full: bool
+) -> None:
+    first = student(own)
+    path = views_of(own)[0]
+    path.unlink()
+    path.mkdir()
+    if full:
+        (path / "file").write_text("somebody's")
+    notes = Notes()
+    again = student(own, fresh=True, progress=notes)
+    assert again["id"] == first["id"]
+    assert again["cost"]["teacher_forward"] == COUNT  # of the one view that is not there
+    told = [line for line in notes.told if "are not kept" in line]
+    assert (
+        told == [f"the teacher's logits are not kept: a folder is where they would lie: {path}. Move it away."] * full
+    )
+    assert path.is_dir() == full
+    assert cli("gc", "--registry", own.root).code == 0
+    assert cli("verify", "--registry", own.root).code == 3 * full
+
+
 def test_a_full_disk_costs_passes_only(own: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(own.root, tmp_path / "plain")
     wanted = student(Registry(tmp_path / "plain"))

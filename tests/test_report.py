@@ -21,11 +21,11 @@ from PIL import Image
 from robustkt import api
 from robustkt.certlog import Row
 from robustkt.errors import IntegrityError, NotFoundError, RobustKTError, UsageError
-from robustkt.numbers import wilson
+from robustkt.numbers import floored, wilson
 from robustkt.registry import Registry
 from robustkt.registry.seal import sealed, unsealed
 from robustkt.report import Figure, attacks, certified_figure, making, tables
-from robustkt.report.curves import MOST, certified_points
+from robustkt.report.curves import MOST, certified_points, ecdf_points
 from robustkt.report.gathering import gather
 from tests.conftest import Ran
 
@@ -297,6 +297,32 @@ def test_points_of_a_curve_are_counted() -> None:
     assert len(many) <= MOST + 2
     assert many[-2][0] == 0.899
     assert certified_points([row(0.1, False)]) == [(0.0, 0.0, wilson(0, 1))]
+    thinned = [(x, y) for x, y, _ in many]
+    for radius in (k / 1000 for k in range(900)):  # drawn as the share of the next point that is kept
+        drawn = next(y for x, y in thinned if x >= radius)
+        assert drawn <= sum(k / 1000 >= radius for k in range(1, 900)) / 899
+
+
+@pytest.mark.parametrize("count", [1, 7, MOST, MOST + 1, 3 * MOST - 1, 1_000])
+def test_few_steps_of_a_distribution_are_exact_and_of_many_none_is_too_low(count: int) -> None:
+    bounds = sorted([*(1 - (k / count) ** 2 for k in range(count)), 1.0])  # one of them twice
+    steps = ecdf_points(bounds)
+    assert len(steps) == min(count, MOST)
+    assert steps[0][0] == bounds[0]
+    assert steps[-1][1:] == (1.0, 1.0)
+    for bound in bounds:
+        true = sum(other <= bound for other in bounds) / len(bounds)
+        drawn = [share for first, _, share in steps if first <= bound][-1]
+        assert drawn == true if count <= MOST else drawn >= true
+    for _, last, share in steps:  # what hovering tells is so
+        assert share == sum(other <= last for other in bounds) / len(bounds)
+
+
+def test_no_radius_is_shown_larger_than_it_is() -> None:
+    rows = [Row(k, 0, 0, radius, True, None, 9, 10, 0.6, 20) for k, radius in enumerate((0.29, 0.56789, 0.499999))]
+    shown = [v["radius"] for v in certified_figure({"a": rows}, title="").spec["data"]["values"]]
+    assert shown == ["0.0000", "0.2900", "0.4999", "0.5678", "above 0.5679"]
+    assert [floored(value, 3) for value in (0.29, 1 / 3, 0.9999, 12.0)] == ["0.290", "0.333", "0.999", "12.000"]
 
 
 @pytest.mark.parametrize("form", ["svg", "pdf", "png"])

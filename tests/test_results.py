@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from robustkt import api
+from robustkt.api.gateconfig import Gate
 from robustkt.errors import IntegrityError, RobustKTError
 from robustkt.registry import Registry
 
@@ -107,6 +108,77 @@ def test_a_comparison_is_a_table_of_its_figures() -> None:
     assert {value["series"] for value in values} == {"digits-sat", "digits-rslad"}
     assert len(values) == 2 * len(frame)
     assert "differences in points" in told._repr_html_()
+
+
+def test_corruptions_are_a_table_with_the_clean_images_first(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    shutil.copytree(SHIPPED.root, registry)
+    given = {"corruption": "contrast:1,contrast:3", "max_images": 12, "device": "cpu", "registry": Registry(registry)}
+    told = api.evaluate_corruptions("digits-sat", **given)  # type: ignore[arg-type]
+    assert isinstance(told, api.CorruptedEvaluation)
+    assert json.loads(json.dumps(told)) == dict(told)
+    frame = told.to_pandas()
+    assert list(zip(frame["corruption"], frame["severity"], strict=True)) == [
+        ("clean", 0), ("contrast", 1), ("contrast", 3)
+    ]  # fmt: skip
+    assert frame["accuracy"][0] == told["clean"]["accuracy"]
+    assert ((frame["low"] <= frame["accuracy"]) & (frame["accuracy"] <= frame["high"])).all()
+    assert frame["accuracy"][1:].mean() == pytest.approx(told["mean"]["accuracy"])
+    drawn = told.plot()
+    values = drawn.spec["data"]["values"]
+    assert {(v["group"], v["series"]) for v in values} == {("contrast", "severity 1"), ("contrast", "severity 3")}
+    assert [v["y"] for v in values] == pytest.approx(list(frame["accuracy"][1:]), abs=1e-6)
+    assert drawn._repr_mimebundle_()["image/svg+xml"].startswith("<svg")
+    assert "mean of the corruptions" in told._repr_html_()
+    assert "12 images each" in told._repr_html_()
+
+
+@pytest.mark.parametrize("margin", [0.01, 0.5])
+def test_a_gate_is_a_table_of_its_checks(margin: float) -> None:
+    told = api.gate("digits-rslad", config=Gate(against="digits-sat", margin=margin, min_images=1), registry=SHIPPED)
+    assert isinstance(told, api.GateVerdict)
+    assert json.loads(json.dumps(told)) == dict(told)
+    frame = told.to_pandas()
+    assert list(frame["name"]) == [row["name"] for row in told["checks"]]
+    assert (frame["value"] - frame["against"]).tolist() == pytest.approx(frame["difference"].tolist())
+    assert frame["passed"].all() == all(row["passed"] for row in told["checks"])
+    assert ("does not pass" in told._repr_html_()) != told["passed"]
+    drawn = told.plot()
+    assert [v["limit"] for v in drawn.spec["data"]["values"]] == [-margin] * len(frame)
+    assert drawn._repr_mimebundle_()["image/svg+xml"].startswith("<svg")
+    assert pickle.loads(pickle.dumps(told)).to_pandas().equals(frame)
+
+
+def test_what_a_gate_says_of_abstentions_is_lost_upwards() -> None:
+    row = {"name": "abstain", "against": 0.1, "value": 0.3, "difference": 0.2, "bound": 0.25, "margin": 0.05,
+           "status": "worse"}  # fmt: skip
+    losing = {"check": "clean", "class": "<b>", "difference": -0.4, "margin": 0.1, "passed": False}
+    told = api.GateVerdict(
+        {
+            "generation": "new",
+            "against": "old",
+            "passed": False,
+            "confidence": 0.95,
+            "checks": [row],
+            "classes": [losing],
+        }
+    )
+    assert told.plot().spec["data"]["values"][0]["limit"] == 0.05
+    assert "+20.0" in told._repr_html_()
+    assert "class &lt;b&gt;" in told._repr_html_()
+
+
+def test_a_pick_is_a_table_of_what_it_was_chosen_from() -> None:
+    points = [{"beta": beta, "clean_accuracy": 0.9, "clean_interval": [0.8, 0.95]} for beta in (0.0, 1.0)]
+    test = {"of": "digits", "images": 40, "attacks": {"clean": {"accuracy": 0.75, "interval": [0.6, 0.86]}}}
+    told = api.SoupPick(
+        {"generation": "two", "mode": "two@beta=1", "beta": 1.0, "chosen_by": "accuracy", "chosen_on": "9 images",
+         "points": points, "test": test}
+    )  # fmt: skip
+    assert list(told.to_pandas()["beta"]) == [0.0, 1.0]
+    assert told.plot().title == "two: β = 1 by accuracy, on 9 images"
+    assert "two@beta=1 on 40 images of digits" in told._repr_html_()
+    assert "75.0% (60.0% – 86.0%)" in told._repr_html_()
 
 
 def test_a_sweep_is_a_table_of_its_mixtures() -> None:

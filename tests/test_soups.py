@@ -370,6 +370,32 @@ def test_a_sweep_survives_two_crashes(kitchen: Registry, monkeypatch: pytest.Mon
     assert len(api.soup_sweep("two", betas="0.5", fresh=True, **common)["points"]) == 1
 
 
+def test_data_that_have_moved_are_named(registry: Registry, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("mine", "other"):
+        x, y = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8), np.arange(60) % 3
+        np.savez(tmp_path / f"{name}.npz", train_images=x, train_labels=y, test_images=x, test_labels=y)
+    given = {**SHORT, "epochs": 1, "steps": 1}
+    common: dict[str, Any] = {"arch": "smallcnn", "registry": registry, "device": "cpu"}
+    api.train(method="cotraining", name="two", given=given, data=str(tmp_path / "mine.npz"), **common)
+    told = api.train(method="sat", name="one", given=given, data=str(tmp_path / "mine.npz"), init="two", **common)
+    assert told["data"] == "mine.npz"  # as `list` has it
+    (tmp_path / "mine.npz").rename(tmp_path / "moved.npz")
+    where, moved = ("--registry", registry.root), ("--data", tmp_path / "moved.npz")
+    for command in (
+        ("soup", "sweep", "two", "--beta", "0,1", "--attack", "fgsm"),
+        ("soup", "pick", "two", "--beta", "0,1", "--attack", "fgsm", "--max-robust"),
+        ("soup", "make", "one", "two", "--unrelated", "--name", "soup"),
+    ):
+        assert "are not there" in cli(*command, *where).err
+        assert "holds other images than" in cli(*command, *where, "--data", tmp_path / "other.npz").err
+        assert cli(*command, *where, *moved).code == 0
+    assert registry.record(registry.get("soup").id)["paths"] == {"data": str(tmp_path / "moved.npz")}
+    timed = ("doctor", "two", "--seconds", "0.5", *where)
+    assert "are not there" in cli(*timed).out
+    assert "distill --from two --to smallcnn: about" in cli(*timed, *moved).out
+
+
 def test_a_choice_is_made_off_the_test_set(kitchen: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[datasets.Split] = []
     real = sweeping.Curve.points

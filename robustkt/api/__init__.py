@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from robustkt.api.quickstarting import quickstart
     from robustkt.api.reporting import report
     from robustkt.api.reproducing import reproduce
-    from robustkt.api.results import CertificateSet, Comparison, Evaluation, Sweep, certificates, evaluations
+    from robustkt.api.results import (
+        CertificateSet,
+        Comparison,
+        CorruptedEvaluation,
+        Evaluation,
+        GateVerdict,
+        SoupPick,
+        Sweep,
+        certificates,
+        evaluations,
+    )
     from robustkt.api.shifting import evaluate_corruptions
     from robustkt.api.souping import soup_make
     from robustkt.api.sweeping import soup_pick, soup_sweep
@@ -40,7 +50,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CertificateSet",
     "Comparison",
+    "CorruptedEvaluation",
     "Evaluation",
+    "GateVerdict",
+    "SoupPick",
     "Sweep",
     "analyze",
     "audit_generation",
@@ -87,8 +100,11 @@ __all__ = [
 _HOMES = {
     "CertificateSet": "results",
     "Comparison": "results",
-    "Sweep": "results",
+    "CorruptedEvaluation": "results",
     "Evaluation": "results",
+    "GateVerdict": "results",
+    "SoupPick": "results",
+    "Sweep": "results",
     "certificates": "results",
     "evaluations": "results",
     "audit_generation": "auditing",

@@ -15,7 +15,7 @@ from torch import nn
 
 from robustkt import certlog, corruptions, inference, smooth
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, pick_device
+from robustkt.api.loading import load_network, load_own_data, pick_device
 from robustkt.api.smoothing import takes
 from robustkt.certificates import Ball, Certificate, Certifying
 from robustkt.errors import NotFoundError, UsageError
@@ -98,9 +98,7 @@ def audit_generation(
         where = f" at σ {exact(level)}" if level is not None else ""
         raise NotFoundError(f"{found.name} has no certificate{where} to audit", f"Run `robustkt certify {found.name}`.")
     seed = secrets.randbits(62) if seed is None else seed
-    dataset = load_data(registry, found, data, data_dir)
-    if dataset.spec.fingerprint != fingerprint:
-        raise UsageError(f"{data} holds other images than {found.name} was certified on", "Name those with --data.")
+    dataset = load_own_data(registry, found, data, data_dir)
     target = pick_device(device)
 
     made: dict[tuple[str, str], nn.Module] = {}

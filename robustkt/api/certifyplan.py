@@ -13,7 +13,7 @@ from torch import nn
 
 from robustkt import corruptions, inference, smooth
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, machine, pick_compile, pick_device, pick_precision, spread
+from robustkt.api.loading import load_test_data, machine, pick_compile, pick_device, pick_precision, spread
 from robustkt.api.smoothing import (
     COMPILE_FROM,
     certifier,
@@ -135,7 +135,7 @@ def planned(
     kind, norm = noise_for(found, noise, sigma, norm)
     level = getattr(kind, "sigma", None)
     target = pick_device(device)
-    dataset = load_data(registry, found, data, data_dir)
+    dataset = load_test_data(registry, found, data, data_dir)
     step = skip or spread(len(dataset.test), max_images)
     indices = list(range(0, len(dataset.test), step))[:max_images]
     shift = corruptions.one(corruption) if corruption is not None else None

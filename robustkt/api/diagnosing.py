@@ -42,6 +42,7 @@ def doctor(
     to: str | None = None,
     seconds: float = MEASURED,
     measure: bool = True,
+    data: str | None = None,
     data_dir: Path | None = None,
     registry: Registry | None = None,
     device: str = "auto",
@@ -56,6 +57,7 @@ def doctor(
         to: architecture of the student that `distill` is timed for; by default the generation's own.
         seconds: of measuring in all; loading and the first passes come on top.
         measure: False leaves the estimates out.
+        data: where its data lie now, as `certify` and `distill` take it.
         data_dir: where named data sets lie.
         registry: the nearest one by default; it may be none yet.
         device: auto, cpu, cuda or mps.
@@ -94,7 +96,7 @@ def doctor(
         missing.append(NO_COMPILER)
     estimates = None
     if measure and uses is not None and not broken:
-        estimates = _estimates(registry, generation, to, seconds, device, data_dir, progress)
+        estimates = _estimates(registry, generation, to, seconds, device, data, data_dir, progress)
     return {
         "machine": machine,
         "versions": _versions(),
@@ -287,6 +289,7 @@ def _estimates(
     to: str | None,
     seconds: float,
     device: str,
+    data: str | None,
     data_dir: Path | None,
     progress: Progress,
 ) -> dict[str, Any] | None:
@@ -300,7 +303,8 @@ def _estimates(
     except RobustKTError as error:
         none = {"generation": generation or "@latest", "seconds": None, "why": error.what, "fix": error.fix}
         return {"certify": none, "distill": none}
-    given: dict[str, Any] = {"seconds": seconds / 2, "registry": registry, "device": device, "data_dir": data_dir}
+    given: dict[str, Any] = {"seconds": seconds / 2, "registry": registry, "device": device}
+    given |= {"data": data, "data_dir": data_dir}
     progress.note(f"timing some forward passes and some training steps of {name}, {seconds:g} s")
 
     def tried(estimate: Callable[..., dict[str, Any]], **more: Any) -> dict[str, Any]:

@@ -34,7 +34,13 @@ SCORED = 64  # held-out images that the selection is timed on
 
 
 def estimate_certify(
-    generation: str, *, seconds: float, registry: Registry, device: str, data_dir: Path | None = None
+    generation: str,
+    *,
+    seconds: float,
+    registry: Registry,
+    device: str,
+    data: str | None = None,
+    data_dir: Path | None = None,
 ) -> dict[str, Any]:
     """What `certify` with its defaults takes here, after drawing copies for `seconds`.
 
@@ -45,10 +51,11 @@ def estimate_certify(
     Raises:
         RobustKTError: `certify` would refuse too, or the data are not here.
     """
-    _check_data(registry, generation, data_dir)
+    _check_data(registry, generation, data, data_dir)
     defaults = {name: p.default for name, p in inspect.signature(certify).parameters.items()}
     given = {name: defaults[name] for name in inspect.signature(planned).parameters if name in defaults}
-    plan = planned(**{**given, "generation": generation, "registry": registry, "device": device, "data_dir": data_dir})
+    asked = {"generation": generation, "registry": registry, "device": device, "data": data, "data_dir": data_dir}
+    plan = planned(**{**given, **asked})
     model = plan.prepared(load_network(registry, plan.found), compiled=False)
     rate, drawn, done = _drawn(plan, model, seconds)
     images, n, mode, usual = len(plan.indices), plan.settings["n"], plan.settings["mode"], plan.most / STOPS_AT
@@ -111,7 +118,14 @@ def _drawn(plan: Plan, model: torch.nn.Module, seconds: float) -> tuple[float, i
 
 
 def estimate_distill(
-    generation: str, *, to: str | None, seconds: float, registry: Registry, device: str, data_dir: Path | None = None
+    generation: str,
+    *,
+    to: str | None,
+    seconds: float,
+    registry: Registry,
+    device: str,
+    data: str | None = None,
+    data_dir: Path | None = None,
 ) -> dict[str, Any]:
     """What `distill --from GEN --to ARCH` with its defaults takes here, after training for `seconds`; nothing is kept.
 
@@ -124,12 +138,19 @@ def estimate_distill(
         UsageError: the student's network is to be named, as the generation's own is code.
         RobustKTError: `distill` would refuse too, or the data are not here.
     """
-    _check_data(registry, generation, data_dir)
+    _check_data(registry, generation, data, data_dir)
     found = registry.get(generation)
     if to is None and found.recipe.arch_source is not None:
         raise UsageError(f"the network of {found.name} is code of your own", "Name the student's: --to FILE.py:NAME.")
     job, teacher = student_of(
-        registry, generation, to or found.recipe.arch, given={}, data_dir=data_dir, device=device, progress=Silent()
+        registry,
+        generation,
+        to or found.recipe.arch,
+        given={},
+        data=data,
+        data_dir=data_dir,
+        device=device,
+        progress=Silent(),
     )
     would, job.compiled = job.compiled, False
     guide = Teacher(registry, teacher, job.recipe, job.device, {})
@@ -194,10 +215,10 @@ def _stepped(trainer: Trainer, seconds: float) -> float:
     return (time.perf_counter() - began) / timed
 
 
-def _check_data(registry: Registry, generation: str, data_dir: Path | None) -> None:
+def _check_data(registry: Registry, generation: str, data: str | None, data_dir: Path | None) -> None:
     """Raise a RobustKTError where the data would be downloaded: nobody has asked for that."""
     found = registry.get(generation)
     name = found.recipe.data.name
-    if not paths(registry, found) and not datasets.present(name, data_dir):
+    if data is None and not paths(registry, found) and not datasets.present(name, data_dir):
         what = f"{name}, the data of {found.name}, are not here, and nothing is downloaded for an estimate"
         raise RobustKTError(what, "Name their folder with --data-dir.")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robustkt import corruptions
 from robustkt import data as datasets
 from robustkt.api.judging import ball
-from robustkt.api.loading import check_images, load_data, load_network, machine, pick_device, ready, spread
+from robustkt.api.loading import check_images, load_network, load_test_data, machine, pick_device, ready, spread
 from robustkt.api.results import Evaluation
 from robustkt.api.transferring import teacher_of
 from robustkt.api.transferring import transfer as transfer_rate
@@ -216,7 +216,9 @@ class Asked:
                 )
             if before:
                 progress.note(f"measured before with the same settings, and re-used: {', '.join(before)}")
-            title = f"attacking {found.name} in {threat}" if shift is None else f"{found.name} under {shift}"
+            how = "without an attack" if todo == ["clean"] else f"in {threat}"
+            title = f"{'evaluating' if todo == ['clean'] else 'attacking'} {found.name} {how}"
+            title = title if shift is None else f"{found.name} under {shift}"
             own_job, told_of = None if group.rank else job, {"generation": found.name, "attacks": todo}
             with Heartbeat(progress, own_job, **told_of, images=len(chosen)).bar(title, len(todo) * len(chosen)) as bar:
                 made = attacked(
@@ -289,7 +291,7 @@ def ask(
     if not base:
         _refuse_base(found, wanted)
     target = pick_device(device)
-    dataset = load_data(registry, found, data, data_dir)
+    dataset = load_test_data(registry, found, data, data_dir)
     step = spread(len(dataset.test), max_images)
     return Asked(
         registry=registry,

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 
 from robustkt import data as datasets
 from robustkt import streams
-from robustkt.api.loading import load_data, load_network, pick_device, ready
+from robustkt.api.loading import load_network, load_own_data, pick_device, ready
 from robustkt.attacks import named
 from robustkt.certlog import Row
 from robustkt.core import ThreatModel, attacking, generator
-from robustkt.errors import RobustKTError
 from robustkt.generation import Generation
 from robustkt.noises import Noise
 from robustkt.noises import named as noise_named
-from robustkt.numbers import exact, noise_level
+from robustkt.numbers import exact, floored, noise_level
 from robustkt.registry import Registry
 from robustkt.report.examples import Examples, Fooled, Picture, Votes
 from robustkt.report.gathering import Attacked, Certified, Subject
@@ -54,11 +53,7 @@ def exemplify(
         RobustKTError: the data or the weights are not here, or the data are not those that were measured.
     """
     found, target = subject.generation, pick_device(device)
-    dataset = load_data(registry, found, data, data_dir)
-    if dataset.spec.fingerprint != found.recipe.data.fingerprint:
-        what = f"{data} holds other images than were measured: its fingerprint is another"
-        raise RobustKTError(what, f"Name the place of {found.name}'s own data.")
-    test = dataset.test
+    test = load_own_data(registry, found, data, data_dir).test
     network = ready(load_network(registry, found), target, "fp32")
     certified, votes, notes = list[Picture](), None, list[str]()
     one = headline(subject)
@@ -95,9 +90,9 @@ def _with_radius(found: Generation, test: datasets.Split, row: Row) -> Picture:
     if row.predict == -1:
         told = f"{label}: no answer"
     elif row.correct:
-        told = f"{label}: radius {row.radius:.3f}"
+        told = f"{label}: radius {floored(row.radius, 3)}"
     else:
-        told = f"{label}, taken for {_class(found, row.predict)}, radius {row.radius:.3f}"
+        told = f"{label}, taken for {_class(found, row.predict)}, radius {floored(row.radius, 3)}"
     return Picture(_png(_image(test, row.idx)), f"Test image {row.idx} of class {label}", told)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkt import exports
-from robustkt.api.loading import load_data, load_network, machine, spread
+from robustkt.api.loading import load_network, load_test_data, machine, spread
 from robustkt.catalog import unknown
 from robustkt.errors import IntegrityError, RobustKTError, UsageError, clip
 from robustkt.exports import FORMATS
@@ -75,7 +75,7 @@ def export(
         raise UsageError("--sigma is the noise of a smoothed export", "Add --smoothed, or leave --sigma out.")
     spec = found.recipe.data
     network = load_network(registry, found, last=last).requires_grad_(False)
-    images = _images(load_data(registry, found, data, data_dir).test)
+    images = _images(load_test_data(registry, found, data, data_dir).test)
     path = out or Path(f"{_stem(found)}{'-smoothed' if smoothed else ''}{kind.suffix}")
     if path.is_dir():
         raise UsageError(f"{path} is a folder", "Name a file with --out.")

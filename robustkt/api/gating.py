@@ -27,6 +27,7 @@ from robustkt.api.pairing import (
     undecided,
     verdicts,
 )
+from robustkt.api.results import GateVerdict
 from robustkt.catalog import unknown
 from robustkt.errors import NotFoundError, RobustKTError, UsageError, clip
 from robustkt.generation import Generation
@@ -49,9 +50,7 @@ class _Figure:
     classes: Mapping[int, Pairs]
 
 
-def gate(
-    generation: str = "@latest", *, config: Gate | None = None, registry: Registry | None = None
-) -> dict[str, Any]:
+def gate(generation: str = "@latest", *, config: Gate | None = None, registry: Registry | None = None) -> GateVerdict:
     """Test whether `generation` is worse than `config.against` by less than the margins.
 
     Each figure's p-value is the exact unconditional one of the paired score test (`robustkt.paired`).
@@ -65,7 +64,7 @@ def gate(
         passed, generation, against, ids, confidence, alpha, fail_on, checks [{name, value, against, difference, bound,
         margin, p_value, p_loss, status, passed, images, won, lost, discordance, power, resolution, images_needed,
         what}], classes [{check, class, images, difference, margin, won, lost, p_value, p_adjusted, passed}],
-        class_margin, class_images, class_resolution, notes, missing, config.
+        class_margin, class_images, class_resolution, notes, missing, config; with `.to_pandas()` and `.plot()`.
         `bound` is the largest loss that is not excluded, as a difference; `p_value` of the loss being the margin or
         more; `p_loss` of its being the margin or less, Holm-adjusted over the checks; `status` passed, not excluded, or
         worse. `power` is the probability that an equally good generation passes the check.
@@ -92,7 +91,7 @@ def gate(
         row["status"] = "passed" if row["p_value"] <= told.alpha else "worse" if worse else "not excluded"
         row["passed"] = not worse if told.fail_on == "shown" else row["status"] == "passed"
     classes = _classes(figures, new, told)
-    return {
+    answer = {
         "passed": all(row["passed"] for row in [*checks, *classes]),
         "generation": new.name,
         "against": old.name,
@@ -108,6 +107,7 @@ def gate(
         "missing": missing(both, old, new),
         "config": told.file,
     }
+    return GateVerdict(answer)
 
 
 # -- which measurements ------------------------------------------------------------------------------------------

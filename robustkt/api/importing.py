@@ -166,7 +166,7 @@ def import_generation(
         "normalization": {"mean": mean, "std": std, "from": origin},
         "notes": notes,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "paths": {"data": dataset.source} if dataset.spec.name not in datasets.NAMES else {},
+        "paths": dataset.paths,
         **machine(target),
     }
     if registry.exists and name and registry.refs()["names"].get(name) not in (None, generation.id):

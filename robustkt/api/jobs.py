@@ -31,6 +31,7 @@ from robustkt.provenance import circumstances
 from robustkt.ranks import ALONE, Ranks, ranks, world
 from robustkt.registry import Registry, replays
 from robustkt.registry.heartbeats import Heartbeat
+from robustkt.registry.records import data_called
 from robustkt.registry.refs import name_taken
 from robustkt.shapes import to_json
 
@@ -164,13 +165,14 @@ class Job:
         guide = Teacher(self.registry, teacher, self.recipe, self.device, meters) if teacher is not None else None
         meters["student"] = engine.Meter(student)
         metric, score = self.judge(student, group)
-        self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {self.recipe.data.name}, {self.device}")
+        called = data_called(self.recipe.data.name, {"paths": self.dataset.paths})
+        self.progress.note(f"{self.recipe.method} of {self.recipe.arch} on {called}, {self.device}")
         if late := overlong(self.recipe):
             self.progress.note(late)
         recipe, training = self.recipe, cast("Training", self.recipe.training)  # `assemble` has made it
         heart = Heartbeat(
             self.progress, None if group.rank else folder, method=recipe.method, arch=recipe.arch,
-            data=recipe.data.name, name=self.name, teacher=teacher.name if teacher else None, epochs=training.epochs,
+            data=called, name=self.name, teacher=teacher.name if teacher else None, epochs=training.epochs,
             metric=metric,
         )  # fmt: skip
         trainer = self.trainer(student, guide, score, folder, heart, group)
@@ -193,7 +195,7 @@ class Job:
             "parameters": count_of(student.parameters()),
             **({"adapter_parameters": own} if (own := count_of(adapters.own_parameters(student))) else {}),
             "epochs": history.epochs,
-            "paths": {"data": self.dataset.source} if self.dataset.spec.name not in datasets.NAMES else {},
+            "paths": self.dataset.paths,
             **self.circumstances,
             **({"hosts": hosts} if group.world > 1 else {}),
             "threads": history.threads,  # a continued run takes what it began with
@@ -238,12 +240,14 @@ class Job:
 
         Raises:
             UsageError: it has not what the adapters adapt, or the weights to start from do not fit it.
+            RobustKTError: its code is not ours and fails, be it in training only.
         """
         objective = objectives.build(self.recipe.method, self.recipe.settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, "weights"))
             arch = self.source.spec if self.source else self.recipe.arch
             network = models.build(arch, self.recipe.data, source=self.source)
+            models.check_training(network, self.recipe.data)
             if self.init is not None:
                 self._start(network, self.init)
             if isinstance(objective, objectives.Modal):
@@ -305,7 +309,7 @@ def outcome(generation: Generation, record: Mapping[str, Any], *, created: bool)
         "id": generation.id,
         "method": generation.recipe.method,
         "arch": generation.recipe.arch,
-        "data": generation.recipe.data.name,
+        "data": data_called(generation.recipe.data.name, record),
         "wall_seconds": record.get("seconds"),
         "selected": record.get("selected"),
         "cost": record.get("cost"),

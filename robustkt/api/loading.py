@@ -119,6 +119,37 @@ def load_data(
     return found
 
 
+def load_test_data(
+    registry: Registry, generation: Generation, data: str | None, data_dir: Path | None
+) -> datasets.Dataset:
+    """As `load_data`, for what uses the test images alone: the other set may be a folder that has no more.
+
+    Raises:
+        UsageError: the folder holds training images, or colours for a network of grey ones.
+        RobustKTError: its classes are not the generation's, its pictures cannot be read, or as `load_data`.
+    """
+    alone = datasets.tests_alone(data, generation.recipe.data) if data is not None else None
+    return alone or load_data(registry, generation, data, data_dir)
+
+
+def load_own_data(
+    registry: Registry, generation: Generation, data: str | None, data_dir: Path | None
+) -> datasets.Dataset:
+    """The very data set that a generation was made with; `data` says where it lies now.
+
+    Raises:
+        UsageError: what lies there is another one.
+        RobustKTError: as `load_data`.
+    """
+    found = load_data(registry, generation, data, data_dir)
+    if found.spec.fingerprint != generation.recipe.data.fingerprint:
+        raise UsageError(
+            f"{data} holds other images than {generation.name} was made with: its fingerprint is another",
+            f"Name the place of {generation.name}'s own data with --data.",
+        )
+    return found
+
+
 def paths(registry: Registry, generation: Generation) -> dict[str, str]:
     """Where the data of a generation lay on this machine: a circumstance, no part of its identity."""
     found = registry.record(generation.id).get("paths")

@@ -11,6 +11,7 @@ from robustkt import certlog
 from robustkt.certlog import Row
 from robustkt.errors import RobustKTError
 from robustkt.generation import Generation
+from robustkt.numbers import floored
 from robustkt.registry import Registry
 from robustkt.registry.measurements import Table, table
 
@@ -98,7 +99,7 @@ class CertificateSet(Measured):
         if not f:
             return self._shown([], f"Certificates of {self.generation.name}: the first rank has them")
         told = [(f"certified at {r}", f"{value:.1%}") for r, value in f["certified_accuracy"].items()]
-        more = [("average certified radius", f"{f['acr']:.4f}"), ("abstained", f"{f['abstain_rate']:.1%}")]
+        more = [("average certified radius", floored(f["acr"], 4)), ("abstained", f"{f['abstain_rate']:.1%}")]
         noise = f"σ = {s['sigma']}, " if s["sigma"] else ""
         what = f"Certificates of {self.generation.name}: {noise}{s['norm']}, {s['mode']}, n = {s['n']:,}"
         doubt = f"each wrong with probability at most α = {s['alpha']:g}"
@@ -133,9 +134,85 @@ class Evaluation(Measured):
 
     def _repr_html_(self) -> str:
         s = self.settings
-        told = [(name, _share(one["accuracy"], one["interval"])) for name, one in self.figures["attacks"].items()]
+        told = [(name, _told(one)) for name, one in self.figures["attacks"].items()]
         what = f"{self.generation.name} under attack: {s['norm']} eps = {s['eps']}, {s['images']:,} images"
         return self._shown(told, f"{what}; measured, not proven")
+
+
+class CorruptedEvaluation(Answer):
+    """Accuracy of one generation on corrupted images."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a corruption and severity: corruption, severity, accuracy, low, high (95 % intervals).
+
+        The first row is of the images as they are: corruption `clean`, severity 0.
+
+        Raises:
+            RobustKTError: pandas is not there.
+        """
+        columns: dict[str, list[Any]] = {"corruption": ["clean"], "severity": [0]}
+        measured = [self["clean"]]
+        for name, of in self["corruptions"].items():
+            for severity, one in of["severities"].items():
+                columns["corruption"].append(name)
+                columns["severity"].append(int(severity))
+                measured.append(one)
+        columns["accuracy"] = [one["accuracy"] for one in measured]
+        columns["low"], columns["high"] = ([one["interval"][end] for one in measured] for end in (0, 1))
+        return _frame(columns)
+
+    def plot(self) -> Figure:
+        """Accuracy under each corruption, severity by severity, with 95 % intervals."""
+        from robustkt.report.attacks import corrupted_figure
+
+        return corrupted_figure(self, title=self._title())
+
+    def _title(self) -> str:
+        ball = f", {self['norm']} eps = {self['eps']}" if self["norm"] else ""
+        return f"{self['generation']}, corrupted: {', '.join(self['attacks'])}{ball}, {self['images']:,} images each"
+
+    def _repr_html_(self) -> str:
+        means = {"clean": self["clean"], **{name: of["mean"] for name, of in self["corruptions"].items()}}
+        rows = [(name, _told(one)) for name, one in {**means, "mean of the corruptions": self["mean"]}.items()]
+        return self._table(rows, f"{self._title()}; of each corruption the mean of its severities")
+
+
+class GateVerdict(Answer):
+    """Whether a generation may replace another, check by check."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a check: name, images, against, value, difference, bound, margin, p_value, status, passed, won, lost.
+
+        Raises:
+            RobustKTError: pandas is not there.
+        """
+        names = ("name", "images", "against", "value", "difference", "bound", "margin", "p_value", "status", "passed")
+        return _frame({name: [row[name] for row in self["checks"]] for name in (*names, "won", "lost")})
+
+    def plot(self) -> Figure:
+        """The change of each figure, the largest loss that is not excluded, and the margin."""
+        from robustkt.report.attacks import gated_figure
+
+        return gated_figure(self, title=self._title())
+
+    def _title(self) -> str:
+        verdict = "passes" if self["passed"] else "does not pass"
+        return f"{self['generation']} {verdict} against {self['against']}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (row["name"], f"{row['against']:.1%}", f"{row['value']:.1%}", f"{100 * row['difference']:+.1f}",
+             f"{100 * row['bound']:+.1f}", f"{100 * row['margin']:g}", row["status"])
+            for row in self["checks"]
+        ]  # fmt: skip
+        rows += [
+            (f"{row['check']}, class {row['class']}", "", "", f"{100 * row['difference']:+.1f}", "",
+             f"{100 * row['margin']:g}", "worse")
+            for row in self["classes"]
+            if not row["passed"]
+        ]  # fmt: skip
+        what = f"{self._title()}, at {100 * self['confidence']:g} % confidence"
+        return self._table(rows, f"{what}; then and now, change, at worst and margin in points, status")
 
 
 class Sweep(Answer):
@@ -179,6 +256,18 @@ class Sweep(Answer):
             for point in self["points"]
         ]
         return self._table(rows, self._title())
+
+
+class SoupPick(Sweep):
+    """The mixture that was chosen, the mixtures that it was chosen from, and what it does on test images."""
+
+    def _title(self) -> str:
+        return f"{self['generation']}: β = {self['beta']:g} by {self['chosen_by']}, on {self['chosen_on']}"
+
+    def _repr_html_(self) -> str:
+        test = self["test"]
+        rows = [(name, _told(one)) for name, one in test["attacks"].items()]
+        return super()._repr_html_() + self._table(rows, f"{self['mode']} on {test['images']:,} images of {test['of']}")
 
 
 class Comparison(Answer):
@@ -248,6 +337,11 @@ def _stored(generation: str, registry: Registry | None, kind: str) -> Iterator[t
             told = {"generation": found.name, "id": found.id, "key": result.key, "claimed": result.claimed}
             log = functools.partial(bytes, registry.log(result))
             yield {**told, "settings": settings, "figures": figures}, found, settings, figures, log
+
+
+def _told(one: Mapping[str, Any]) -> str:
+    """A figure with `accuracy` and `interval`."""
+    return _share(one["accuracy"], one["interval"])
 
 
 def _share(value: float, interval: Sequence[float]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustkt import corruptions
 from robustkt.api.evaluating import Asked, ask
+from robustkt.api.results import CorruptedEvaluation
 from robustkt.api.verdicts import table
 from robustkt.corruptions import Corruption
 from robustkt.numbers import wilson
@@ -38,7 +39,7 @@ def evaluate_corruptions(
     fresh: bool = False,
     base: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> CorruptedEvaluation:
     """Accuracy on test images under several common corruptions (arXiv:1903.12261), each kept as a measurement.
 
     Every corruption and severity is one evaluation, with its own interval, re-used when it is there; so is the one of
@@ -64,7 +65,8 @@ def evaluate_corruptions(
 
     Returns:
         generation, id, images, network, attacks, norm, eps, clean {accuracy, interval}, corruptions {name: {severities
-        {1: {accuracy, interval}, …}, mean {accuracy, interval}}}, mean {accuracy, interval}, reused (of how many).
+        {1: {accuracy, interval}, …}, mean {accuracy, interval}}}, mean {accuracy, interval}, reused (of how many); with
+        `.to_pandas()` and `.plot()`.
 
     Raises:
         RobustKTError: anything the user can fix.
@@ -77,7 +79,7 @@ def evaluate_corruptions(
     )  # fmt: skip
     with ranks() as group:
         answer = _table(asked, wanted, group)
-        return json.loads(group.first(json.dumps(answer).encode()))  # type: ignore[no-any-return]
+        return CorruptedEvaluation(json.loads(group.first(json.dumps(answer).encode())))
 
 
 def _table(asked: Asked, wanted: Sequence[Corruption], group: Ranks) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from robustkt import mixture, soup
 from robustkt.adapters import mixed
 from robustkt.api.jobs import outcome
 from robustkt.api.judging import judge, seen, slice_of
-from robustkt.api.loading import check_images, load_data, load_network, machine, pick_device
+from robustkt.api.loading import check_images, load_network, load_own_data, machine, paths, pick_device
 from robustkt.api.modes import count_of, state_of, weight_bytes
 from robustkt.errors import IntegrityError, RobustKTError, UsageError
 from robustkt.generation import INGREDIENT, Generation, Recipe, Setting, check_name, mixed_of
@@ -44,6 +44,7 @@ def soup_make(
     unrelated: bool = False,
     max_images: int = 1_000,
     name: str | None = None,
+    data: str | None = None,
     data_dir: Path | None = None,
     registry: Registry | None = None,
     device: str = "auto",
@@ -62,6 +63,7 @@ def soup_make(
         unrelated: mix generations that were not fine-tuned from a common ancestor.
         max_images: held-out images that `greedy` judges by.
         name: what it is called; `genN` by default.
+        data: where the data of the first lie now, if not where they did; of one generation none are read.
         data_dir: where named data sets lie.
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
@@ -90,7 +92,7 @@ def soup_make(
         state = state_of(registry, mode)
         told = [{"generation": f"{found.name}@{d}", "share": exact(share)} for d, share in mode.shares.items()]
         count = count_of(load_network(registry, mode).parameters())
-        return _put(registry, mode, settings, parents, state, name, told, 0, count, target)
+        return _put(registry, mode, settings, parents, state, name, told, 0, count, target, paths(registry, mode))
     if adapters is not None:
         raise UsageError("--adapters mixes the adapters of one generation", "Name one, or give --shares.")
     given = [registry.mode(one) for one in generations]
@@ -103,7 +105,7 @@ def soup_make(
     if not unrelated:
         _check_related(registry, given)
     states = [state_of(registry, one) for one in given]
-    pot = _Pot(registry, like, given, states, load_data(registry, like, None, data_dir), target)
+    pot = _Pot(registry, like, given, states, load_own_data(registry, like, data, data_dir), target)
     return pot.make(pot.greedy(max_images, progress) if greedy else [share for _, share in pairs], greedy, name)
 
 
@@ -156,7 +158,8 @@ class _Pot:
         told = [{"generation": one.name, "share": exact(share)} for one, share in kept]
         state = {key: value.cpu() for key, value in network.state_dict().items()}
         count = count_of(network.parameters())
-        return _put(self.registry, self.like, settings, parents, state, name, told, used, count, self.device)
+        where = self.dataset.paths
+        return _put(self.registry, self.like, settings, parents, state, name, told, used, count, self.device, where)
 
 
 def _averaged(
@@ -204,7 +207,7 @@ def mixed_again(
         shares = {domain: share for one, share in parts for domain in one.meant}
         return state_of(registry, dataclasses.replace(parts[0][0], shares=shares))
     states = [state_of(registry, one) for one, _ in parts]
-    dataset = load_data(registry, found, data, data_dir)
+    dataset = load_own_data(registry, found, data, data_dir)
     network, _ = _averaged(registry, found, states, [share for _, share in parts], dataset, device)
     return {name: value.cpu() for name, value in network.state_dict().items()}
 
@@ -220,6 +223,7 @@ def _put(
     used: int,
     parameters: int,
     device: torch.device,
+    where: Mapping[str, str],
 ) -> dict[str, Any]:
     """Store a soup; what its ingredients were made for is what it is measured for."""
     guarantee = {key: like.recipe.settings[key] for key in ("norm", "eps") if key in like.recipe.settings}
@@ -236,7 +240,7 @@ def _put(
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "ingredients": ingredients,
         "parameters": parameters,
-        "paths": registry.record(like.id).get("paths") or {},
+        "paths": dict(where),
         **circumstances(Path.cwd()),
         **machine(device),
     }

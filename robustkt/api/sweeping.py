@@ -16,8 +16,8 @@ from robustkt import data as datasets
 from robustkt.api import swept
 from robustkt.api.evaluating import evaluate
 from robustkt.api.judging import ball, slice_of
-from robustkt.api.loading import check_images, load_data, load_network, pick_device, ready, spread
-from robustkt.api.results import Sweep
+from robustkt.api.loading import check_images, load_data, load_network, load_own_data, pick_device, ready, spread
+from robustkt.api.results import SoupPick, Sweep
 from robustkt.api.souping import check_free, soup_make
 from robustkt.attacks import named
 from robustkt.core import ThreatModel
@@ -48,6 +48,7 @@ def soup_sweep(
     max_images: int = 1_000,
     seed: int = 0,
     out: Path | None = None,
+    data: str | None = None,
     data_dir: Path | None = None,
     registry: Registry | None = None,
     device: str = "auto",
@@ -68,6 +69,7 @@ def soup_sweep(
         max_images: at most so many images.
         seed: of the attacks.
         out: also draw the curve there, as PNG, SVG or PDF.
+        data: where the generation's own data lie now, if not where they did.
         data_dir: where named data sets lie.
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
@@ -91,7 +93,7 @@ def soup_sweep(
     found = two_modes(registry, generation)
     steps = read_betas(betas)
     wanted = list(dict.fromkeys(named(text).name for text in attacks))
-    dataset = load_data(registry, found, None, data_dir)
+    dataset = load_own_data(registry, found, data, data_dir)
     images = slice_of(dataset.held_out if split == "held-out" else dataset.test, max_images)
     threat = ball(found, eps=eps)
     curve = Curve(registry, found, images, threat, pick_device(device), progress)
@@ -127,12 +129,13 @@ def soup_pick(
     max_images: int = 1_000,
     seed: int = 0,
     name: str | None = None,
+    data: str | None = None,
     data_dir: Path | None = None,
     registry: Registry | None = None,
     device: str = "auto",
     fresh: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> SoupPick:
     """Choose β on images that are not the test set's, and report the choice on the test set.
 
     Args:
@@ -148,6 +151,7 @@ def soup_pick(
         max_images: at most so many images.
         seed: of the attacks.
         name: also make the soup, under this name.
+        data: where the generation's own data lie now, if not where they did.
         data_dir: where named data sets lie.
         registry: the nearest one by default.
         device: auto, cpu, cuda or mps.
@@ -156,7 +160,8 @@ def soup_pick(
 
     Returns:
         generation, id, beta, mode (`GEN@beta=…`), chosen_by, chosen_on (what and how many images), points, test
-        {of, images, clean_accuracy, attacks, worst}, made (the soup's name, or None).
+        {of, images, clean_accuracy, attacks, worst}, made (the soup's name, or None); with `.to_pandas()` (a row a
+        mixture) and `.plot()`.
 
     Raises:
         UsageError: not exactly one way to choose.
@@ -179,10 +184,11 @@ def soup_pick(
     registry, progress = registry or Registry.locate(), progress or Silent()
     check_free(registry, name)
     common: dict[str, Any] = {"registry": registry, "device": device, "data_dir": data_dir, "progress": progress}
+    own = {"data": data, **common}
     found = two_modes(registry, generation)
     if for_shift is None and shift is None:
         swept = soup_sweep(
-            generation, betas=betas, attacks=attacks, max_images=max_images, seed=seed, fresh=fresh, **common
+            generation, betas=betas, attacks=attacks, max_images=max_images, seed=seed, fresh=fresh, **own
         )
         points, images = swept["points"], f"{counted(swept['images'], 'held-out image')}"
         figure = "robust_accuracy"
@@ -190,7 +196,7 @@ def soup_pick(
         floor = f" with a clean accuracy of at least {min_clean:.1%}" if min_clean is not None else ""
         why = f"robust accuracy{floor}"
     else:
-        labelled, fingerprint, kind = _shifted(registry, found, for_shift, shift, max_images, data_dir)
+        labelled, fingerprint, kind = _shifted(registry, found, for_shift, shift, max_images, data, data_dir)
         there, classes = len(labelled.y.unique()), len(found.recipe.data.classes)
         if there < classes:
             progress.note(f"the labelled images are of {there} of the {classes} classes")
@@ -207,11 +213,9 @@ def soup_pick(
     beta = read_betas(betas)[points.index(point)]  # itself, not its float
     shares = mixture.parse(f"beta={exact(beta)}", found.adapters, found.name)
     mode = f"{found.name}@{mixture.spelled(shares)}"
-    test = evaluate(
-        mode, attacks=attacks, max_images=max_images, seed=seed, corruption=corruption, fresh=fresh, **common
-    )
+    test = evaluate(mode, attacks=attacks, max_images=max_images, seed=seed, corruption=corruption, fresh=fresh, **own)
     made = soup_make([found.name], adapters=mixture.spelled(shares), name=name, **common) if name is not None else None
-    return {
+    return SoupPick({
         "generation": found.name, "id": found.id, "beta": point["beta"], "mode": mode, "chosen_by": why,
         "chosen_on": images, "points": points,
         "test": {
@@ -219,7 +223,7 @@ def soup_pick(
             **{key: test[key] for key in ("images", "clean_accuracy", "attacks", "worst")},
         },
         "made": made["generation"] if made else None,
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def _shifted(
@@ -228,11 +232,12 @@ def _shifted(
     source: str | None,
     corruption: Corruption | None,
     count: int,
+    data: str | None,
     data_dir: Path | None,
 ) -> tuple[datasets.Split, str, str]:
     """Labelled images of another domain, what pins the whole of them, and what they are called."""
     if corruption is not None:
-        dataset = load_data(registry, found, None, data_dir)
+        dataset = load_own_data(registry, found, data, data_dir)
         clean = slice_of(dataset.held_out, count)
         x = datasets.corrupt(clean.x, corruption.name, corruption.severity)
         pinned = corruptions.fingerprint(dataset.spec.fingerprint, corruption)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from robustkt import data as datasets
-from robustkt.api.loading import load_data, load_network, machine, pick_device, ready, spread
+from robustkt.api.loading import load_network, load_test_data, machine, pick_device, ready, spread
 from robustkt.core import ThreatModel
 from robustkt.errors import UsageError
 from robustkt.evaluate import ALGORITHM, transferred
@@ -48,7 +48,7 @@ def transfer(
     found = registry.mode(generation)
     teacher = teacher_of(registry, found)
     target = pick_device(device)
-    dataset = load_data(registry, found, data, data_dir)
+    dataset = load_test_data(registry, found, data, data_dir)
     step = spread(len(dataset.test), max_images)
     chosen = torch.arange(0, len(dataset.test), step)[:max_images]
     settings: dict[str, Any] = {

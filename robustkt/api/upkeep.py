@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from robustkt import catalog
@@ -13,7 +12,7 @@ from robustkt.generation import Generation
 from robustkt.numbers import exact
 from robustkt.registry import Registry, Result, claims
 from robustkt.registry.measurements import SHAPES, own
-from robustkt.texts import is_printable
+from robustkt.registry.records import data_called
 
 WEAK_TO_STRONG = (
     "fgsm", "pgd-trades", "pgd-sat", "pgd", "cw", "fab-t", "square", "apgd-ce", "apgd-dlr", "apgd-t", "autoattack",
@@ -106,7 +105,7 @@ def _facts(registry: Registry, generation: Generation) -> dict[str, Any]:
     return {
         "method": recipe.method,
         "arch": recipe.arch,
-        "data": _data(recipe.data.name, record),
+        "data": data_called(recipe.data.name, record),
         "guarantee": f"σ {recipe.settings['sigma']}" if recipe.sigma else threat,
         "parents": dict(generation.parents),
         "modes": sorted(generation.adapters),
@@ -116,14 +115,6 @@ def _facts(registry: Registry, generation: Generation) -> dict[str, Any]:
         "cost": record.get("cost"),
         **headline(registry, generation),
     }
-
-
-def _data(name: str, record: Mapping[str, Any]) -> str:
-    """A data set's name; of a folder or file the last part of where it lay, as `folder` says little."""
-    paths = record.get("paths")
-    place = paths.get("data") if isinstance(paths, dict) else None
-    last = Path(str(place)).name if place else ""
-    return last if last and is_printable(last) else name
 
 
 def _threat(settings: Mapping[str, Any]) -> tuple[str, str]:

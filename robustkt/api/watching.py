@@ -100,7 +100,7 @@ def _what(kind: str, facts: Facts, on: list[str]) -> str:
     elif kind == "certify" and facts.mode:
         words = f"{base}, {facts.noise}, {facts.mode}, n {facts.n or 0:,}"
     elif kind == "evaluate" and facts.attacks:
-        words = f"{base} under {', '.join(facts.attacks)}"
+        words = f"{base} under {', '.join(facts.attacks)}" if facts.attacks != ("clean",) else f"{base} without attack"
     elif kind == "pull" and facts.source:
         words = facts.source
     else:

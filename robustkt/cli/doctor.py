@@ -23,7 +23,7 @@ NAMED = 6  # packages of another version than the lock's
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(guarded(doctor))
+    app.command()(guarded(doctor, keeps=False))
 
 
 def doctor(
@@ -42,6 +42,7 @@ def doctor(
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="To measure, in all.")] = 5.0,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Time some of certify and distill.")] = True,
+    data: o.OwnData = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",
@@ -62,8 +63,8 @@ def doctor(
     if to is not None:
         o.check_names(None, to, None)
     result = api.doctor(
-        generation, to=to, seconds=seconds, measure=measure, data_dir=data_dir, registry=o.registry_of(registry),
-        device=device, progress=output,
+        generation, to=to, seconds=seconds, measure=measure, data=data, data_dir=data_dir,
+        registry=o.registry_of(registry), device=device, progress=output,
     )  # fmt: skip
     output.answer(result, functools.partial(_shown, measure=measure))
     if not result["ok"]:

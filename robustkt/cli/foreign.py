@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("import")(guarded(import_))
-    app.command()(guarded(export))
+    app.command()(guarded(export, keeps=False))
 
 
 def _sources(incomplete: str) -> list[str]:

@@ -20,7 +20,7 @@ OneSigma = Annotated[str | None, typer.Option("--sigma", help="Only certificates
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for command in (compare, gate):
-        app.command()(guarded(command))
+        app.command()(guarded(command, keeps=False))
 
 
 def compare(

@@ -11,6 +11,7 @@ from robustkt.cli.sparklines import sparkline
 from robustkt.cli.tables import Columns, duration, facts, percent, shift
 from robustkt.numbers import counted, number
 from robustkt.registry import replays
+from robustkt.registry.records import data_called
 
 CLAIMED = "†"  # behind a figure that nobody has measured here
 CURVE = "curve: certified accuracy over the radii that were asked for, on a scale from 0 to 1"
@@ -128,7 +129,8 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         "architecture": recipe["arch"]
         + (f" of {recipe['arch_version']}" if recipe.get("arch_version") else "")
         + (f", {record['parameters']:,} parameters" if "parameters" in record else ""),
-        "data": f"{data['name']}, {len(data['classes'])} classes, {data['fingerprint'][:19]}…",
+        "data": f"{data_called(data['name'], record)}, {len(data['classes'])} classes, "
+        f"{_size(data['shape'])}, {data['fingerprint'][:19]}…",
         "training": f"{counted(training['epochs'], 'epoch')} of batches of {training['batch_size']}{_split(recipe)}, "
         f"lr {training['lr']:g} {training['schedule']}, seed {recipe['seed']}, {recipe['precision']}"
         if training
@@ -172,6 +174,13 @@ def shown(console: Console, result: Mapping[str, Any]) -> None:
         by = "  ".join(f"{percent(value)} @{severity}" for severity, value in sorted(figures.items()))
         say(console, by, f"{BELOW}{name:<{NAMES}}  ")
         before = done
+
+
+def _size(shape: Sequence[int]) -> str:
+    """`28x28 grey`, `32x32 RGB`: width and height in pixels."""
+    channels, height, width = shape
+    kind = {1: "grey", 3: "RGB"}.get(channels, f"of {channels} channels")
+    return f"{width}x{height} {kind}"
 
 
 def _course(result: Mapping[str, Any]) -> dict[str, str]:

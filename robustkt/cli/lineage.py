@@ -26,7 +26,7 @@ MOST, REACH = 200, 10  # rows of a tree, and transfers from the one that was ask
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(guarded(lineage))
+    app.command()(guarded(lineage, keeps=False))
 
 
 def lineage(

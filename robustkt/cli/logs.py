@@ -22,7 +22,7 @@ FORMATS = ("table", "markdown", "latex")
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for command in (analyze, audit):
-        app.command()(guarded(command))
+        app.command()(guarded(command, keeps=False))
 
 
 def analyze(
@@ -82,7 +82,7 @@ def audit(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of sample and noise.", show_default="unforeseeable")
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", "-d", help="Of GEN: where its data lie now.")] = None,
+    data: o.OwnData = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",

@@ -19,10 +19,10 @@ PICTURES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for command in (certify, evaluate, predict):
-        app.command()(guarded(command))
+        app.command()(guarded(command, keeps=command is not predict))
     bench = typer.Typer(no_args_is_help=True)
-    bench.command("train")(guarded(bench_train))
-    bench.command("certify")(guarded(bench_certify))
+    bench.command("train")(guarded(bench_train, keeps=False))
+    bench.command("certify")(guarded(bench_certify, keeps=False))
     app.add_typer(bench, name="bench", help="Speed on this machine against plain reference loops, in one run.")
 
 
@@ -49,7 +49,7 @@ def certify(
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Write the log here too.")] = None,
     last: o.Last = False,
-    data: o.OtherData = None,
+    data: o.TestData = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",
@@ -130,7 +130,7 @@ def evaluate(
     max_images: Annotated[int, typer.Option("--max-images", help="At most so many test images.")] = 1_000,
     seed: o.Seed = 0,
     last: o.Last = False,
-    data: o.OtherData = None,
+    data: o.TestData = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",

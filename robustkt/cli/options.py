@@ -108,6 +108,15 @@ Data = Annotated[
 OtherData = Annotated[
     str | None, typer.Option("--data", "-d", help="Other data of the same shape and classes.", show_default="its own")
 ]
+TestData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", "-d", help="Other test images of its classes: a set, a folder, CLASS/*.png.", show_default="its own"
+    ),
+]
+OwnData = Annotated[
+    str | None, typer.Option("--data", "-d", help="Where the generation's data lie now.", show_default="where they lay")
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where named data sets lie.", envvar="ROBUSTKT_DATA")]
 Where = Annotated[
     str | None, typer.Option("--registry", help="The registry's folder.", show_default="the nearest registry/")

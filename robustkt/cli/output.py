@@ -156,15 +156,20 @@ def stdout_console() -> Console:
     return console if console.is_terminal or os.environ.get("COLUMNS") else Answer(highlight=False, width=400)
 
 
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Print what the user can fix as two lines and an exit status; everything else is a bug and keeps its traceback."""
+def guarded(command: Callable[P, None], *, keeps: bool = True) -> Callable[P, None]:
+    """Print what the user can fix as two lines and an exit status; everything else is a bug and keeps its traceback.
+
+    Args:
+        command: what is to be run.
+        keeps: whether what it has done by Ctrl-C is there when it is typed again.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         as_json = bool(kwargs.get("as_json"))
         try:
             with company(command.__name__) as group:
-                _run(functools.partial(command, *args, **kwargs), group, as_json, bool(kwargs.get("verbose")))
+                _run(functools.partial(command, *args, **kwargs), group, as_json, bool(kwargs.get("verbose")), keeps)
         except RobustKTError as error:  # of coming together itself
             if Alone().speaks(error.exit_code):
                 _complain(error.what, error.fix, as_json=as_json)
@@ -173,7 +178,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _run(command: Callable[[], None], group: Company, as_json: bool, verbose: bool) -> None:
+def _run(command: Callable[[], None], group: Company, as_json: bool, verbose: bool, keeps: bool) -> None:
     """The command; one process of several says why it ended, and all end with that status."""
 
     def end(status: int, what: str, fix: str) -> typer.Exit:
@@ -182,7 +187,8 @@ def _run(command: Callable[[], None], group: Company, as_json: bool, verbose: bo
         return typer.Exit(group.ended() or status)
 
     try:
-        command()
+        with _blaming(group):
+            command()
     except typer.Exit:
         raise
     except RobustKTError as error:
@@ -197,7 +203,8 @@ def _run(command: Callable[[], None], group: Company, as_json: bool, verbose: bo
 
         again = shlex.join(a for a in sys.argv[1:] if a != "--fresh")  # which would start over
         start = "start it with the same torchrun command" if group.world > 1 else f"type: {program()} {again}"
-        raise end(INTERRUPTED, "interrupted; what is done is kept", f"To continue, {start}") from None
+        told = "interrupted; what is done is kept" if keeps else "interrupted before it was done"
+        raise end(INTERRUPTED, told, f"To {'continue' if keeps else 'start over'}, {start}") from None
     except BrokenPipeError:  # `robustkt list | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
@@ -216,6 +223,24 @@ def _run(command: Callable[[], None], group: Company, as_json: bool, verbose: bo
             raise end(1, "another rank was lost", fix) from None
         group.speaks(1)  # a bug: its traceback is enough
         raise
+
+
+@contextmanager
+def _blaming(group: Company) -> Iterator[None]:
+    """What a network of the user's own raises is the user's to mend, and no bug."""
+    try:
+        yield
+    except (RobustKTError, typer.Exit):
+        raise
+    except Exception as error:
+        if "torch" not in sys.modules or (group.world > 1 and _lost(error)):
+            raise
+        from robustkt.models import blamed
+
+        told = blamed(error)
+        if told is None:
+            raise
+        raise told from error
 
 
 def _lost(error: Exception) -> bool:

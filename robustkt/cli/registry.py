@@ -13,8 +13,8 @@ FOUND = 3  # exit status of a check that found something
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    app.command("list")(guarded(list_generations))
-    app.command()(guarded(show))
+    app.command("list")(guarded(list_generations, keeps=False))
+    app.command()(guarded(show, keeps=False))
 
 
 def list_generations(registry: o.ReadWhere = None, as_json: o.Json = False, verbose: o.Verbose = False) -> None:

@@ -21,7 +21,7 @@ SHOWN = 6  # of what has not been measured
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(guarded(report))
+    app.command()(guarded(report, keeps=False))
 
 
 def report(
@@ -44,9 +44,7 @@ def report(
     examples: Annotated[
         bool, typer.Option("--examples/--no-examples", help="Show images, where the data are here.")
     ] = True,
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", help="Where the data of the examples lie.", show_default="its own")
-    ] = None,
+    data: o.OwnData = None,
     data_dir: o.DataDir = None,
     registry: o.ReadWhere = None,
     device: o.Device = "auto",

@@ -29,7 +29,7 @@ def reproduce(
     tolerance: Annotated[
         str, typer.Option("--tolerance", help="Relative distance of the weights that counts as equal.")
     ] = "0.001",
-    data: Annotated[str | None, typer.Option("--data", "-d", help="Where its data lie now.")] = None,
+    data: o.OwnData = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",

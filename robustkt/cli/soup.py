@@ -51,6 +51,7 @@ def make(
     ] = False,
     max_images: Images = 1_000,
     name: o.Name = None,
+    data: o.OwnData = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",
@@ -68,7 +69,7 @@ def make(
     early.machine(device)
     result = api.soup_make(
         generations, adapters=adapters, shares=shares, greedy=greedy, unrelated=unrelated, max_images=max_images,
-        name=name, data_dir=data_dir, registry=o.registry_of(registry), device=device, progress=output,
+        name=name, data=data, data_dir=data_dir, registry=o.registry_of(registry), device=device, progress=output,
     )  # fmt: skip
     output.answer(result, _made)
 
@@ -82,6 +83,7 @@ def sweep(
     max_images: Images = 1_000,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Draw the curve there: .png, .svg or .pdf.")] = None,
+    data: o.OwnData = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",
@@ -104,7 +106,7 @@ def sweep(
     early.attacks(attack.split(","), where.get(generation), None, eps)
     result = api.soup_sweep(
         generation, betas=betas, attacks=attack.split(","), eps=eps, split=split, max_images=max_images, seed=seed,
-        out=out, data_dir=data_dir, registry=where, device=device, fresh=fresh, progress=output,
+        out=out, data=data, data_dir=data_dir, registry=where, device=device, fresh=fresh, progress=output,
     )  # fmt: skip
     output.answer(result, _swept)
 
@@ -130,6 +132,7 @@ def pick(
     max_images: Images = 1_000,
     seed: o.Seed = 0,
     name: Annotated[str | None, typer.Option("--name", "-n", help="Also make the soup, under this name.")] = None,
+    data: o.OwnData = None,
     data_dir: o.DataDir = None,
     registry: o.Where = None,
     device: o.Device = "auto",
@@ -150,8 +153,8 @@ def pick(
     early.attacks(attack.split(","), where.get(generation), None, None)
     result = api.soup_pick(
         generation, min_clean=min_clean, max_robust=max_robust, for_shift=for_shift, corruption=corruption, betas=betas,
-        attacks=attack.split(","), max_images=max_images, seed=seed, name=name, data_dir=data_dir, registry=where,
-        device=device, fresh=fresh, progress=output,
+        attacks=attack.split(","), max_images=max_images, seed=seed, name=name, data=data, data_dir=data_dir,
+        registry=where, device=device, fresh=fresh, progress=output,
     )  # fmt: skip
     output.answer(result, _picked)
 

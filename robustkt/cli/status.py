@@ -35,7 +35,7 @@ STYLES = {"running": "bold green", "silent": "bold yellow", "interrupted": "bold
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(guarded(status))
+    app.command()(guarded(status, keeps=False))
 
 
 def status(
@@ -177,8 +177,8 @@ def _far(job: Mapping[str, Any]) -> str:
             f"epoch {job['epoch']} of {job['epochs']}" if running else f"{job['epoch']} of {job['epochs']} epochs"
         )
     elif job["images"]:
-        of = f" (the first of {job['processes']} processes)" if job["processes"] > 1 else ""
-        parts.append(f"{job['certified']:,} of {job['images']:,} images{of}")
+        parts += [] if job["figures"] else [f"{job['certified']:,} of {job['images']:,} images"]  # which begin with it
+        parts += [f"the first of {job['processes']} processes"] if job["processes"] > 1 else []
     elif job["total"]:
         parts.append(f"{job['done']:,.0f} of {job['total']:,.0f} {job['unit']}")
     if job["share"] is not None:

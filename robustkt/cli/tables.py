@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import shutil
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkt.cli.fitting import fitted, folded, say
-from robustkt.numbers import counted
+from robustkt.numbers import counted, floored
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -278,7 +277,7 @@ def predicted(console: Console, result: Mapping[str, Any]) -> None:
     table = Columns(*columns, *(("all pixels",) if levels else ()), "copies", left=2)
     for p in result["predictions"]:
         changed = ([f"±{p['levels']}/255" if not p["abstained"] else ""]) if levels else []
-        radius = "" if p["abstained"] else f"{math.floor(p['radius'] * 1e4) / 1e4:.4f}"
+        radius = "" if p["abstained"] else floored(p["radius"], 4)
         table.add_row(p["file"], "abstained" if p["abstained"] else p["class"], radius, *changed, f"{p['drawn']:,}")
     table.show(console)
     say(

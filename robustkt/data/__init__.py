@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "present",
     "read_image",
+    "tests_alone",
     "to_float",
 ]
 
@@ -70,6 +71,11 @@ class Dataset:
     flip: bool  # whether a mirrored image keeps its label
     pad: int  # pixels of padding for random crops: 4 at 32, 3 at 28, none below 16, where a pixel is an eighth
     source: str  # what to load it by again: its name, or its whole path; no part of its identity
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Where it lies, as run records keep it: nothing of one that is found by its name."""
+        return {} if self.spec.name in NAMES else {"data": self.source}
 
 
 def load(data: str, *, data_dir: Path | None = None, image_size: int | None = None) -> Dataset:
@@ -135,12 +141,41 @@ def labelled(data: str, spec: DataSpec) -> tuple[Split, str] | None:
         UsageError: pictures in colours for a model of grey ones.
         RobustKTError: classes that the model does not know, or pictures that cannot be read.
     """
-    named = plain(data).replace("_", "-") in NAMES
-    if named or not os.path.isdir(data) or os.path.isdir(os.path.join(data, "train")):
+    if not _loose(data):
         return None
     found = read_labelled(Path(data), spec.classes, spec.shape)
     pinned = fingerprint(Raw("folder", found, Arrays(found.x[:0], found.y[:0]), spec.classes, flip=False))
     return Split(torch.from_numpy(found.x), torch.from_numpy(found.y)), pinned
+
+
+def tests_alone(data: str, spec: DataSpec) -> Dataset | None:
+    """Test images for a model trained on `spec`, of a folder without training images: `test/CLASS/*.png` or `CLASS/*`.
+
+    Some of the classes are enough; pictures of another size are resized. Nothing is held out and nothing is there to
+    train on. None where `data` is no such folder: see `load`.
+
+    Raises:
+        UsageError: a folder of training images, or pictures in colours for a model of grey ones.
+        RobustKTError: classes that the model does not know, or pictures that cannot be read.
+    """
+    if not _loose(data):
+        return None
+    place = os.path.join(data, "test") if os.path.isdir(os.path.join(data, "test")) else data
+    if os.path.basename(os.path.realpath(place)).lower() == "train":
+        raise UsageError(f"{data} holds training images, on which nothing is measured", "Name the folder with test/.")
+    found = labelled(place, spec)
+    if found is None:
+        return None
+    test, pinned = found
+    none = Split(test.x[:0], test.y[:0])
+    own = replace(spec, name="folder", fingerprint=pinned, held_out=0)
+    return Dataset(own, none, none, test, flip=False, pad=0, source=os.path.abspath(data))
+
+
+def _loose(data: str) -> bool:
+    """Whether it is a folder that holds no data set to train on."""
+    named = plain(data).replace("_", "-") in NAMES
+    return not named and os.path.isdir(data) and not os.path.isdir(os.path.join(data, "train"))
 
 
 def corrupted(dataset: Dataset, corruption: Corruption, rows: Sequence[int]) -> Dataset:

@@ -13,13 +13,15 @@ from robustkt.catalog import is_user_arch
 from robustkt.models._user import UserSource, load_callable, read_source
 
 if TYPE_CHECKING:
-    from robustkt.models._build import Classifier, Normalize, build, known, library_version
+    from robustkt.models._build import Classifier, Normalize, blamed, build, check_training, known, library_version
 
 __all__ = [
     "Classifier",
     "Normalize",
     "UserSource",
+    "blamed",
     "build",
+    "check_training",
     "is_user_arch",
     "known",
     "library_version",

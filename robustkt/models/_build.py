@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import traceback
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from robustkt.catalog import ARCHITECTURES, plain, unknown
-from robustkt.errors import UsageError
+from robustkt.errors import RobustKTError, UsageError
 from robustkt.generation import DataSpec
 from robustkt.models._outside import LIBRARIES, Construct, library_version, users
 from robustkt.models._sized import wide
-from robustkt.models._user import UserSource, guarded, read_source
+from robustkt.models._user import UserSource, guarded, read_source, told
 from robustkt.models.deepmind import dmwideresnet
 from robustkt.models.wideresnet import wideresnet
 
-__all__ = ["Classifier", "Normalize", "build", "known", "library_version"]
+__all__ = ["Classifier", "Normalize", "blamed", "build", "check_training", "known", "library_version"]
 
 
 class Normalize(nn.Module):
@@ -42,6 +44,8 @@ class Normalize(nn.Module):
 
 class Classifier(nn.Module):
     """A network behind its normalisation: attacks and noise see images in [0, 1]."""
+
+    foreign: str | None = None  # the architecture's name where the network's code is not ours
 
     def __init__(self, normalize: Normalize, network: nn.Module) -> None:
         super().__init__()
@@ -77,10 +81,40 @@ def build(arch: str, data: DataSpec, *, source: UserSource | None = None) -> Cla
         if not isinstance(network, nn.Module):
             raise UsageError(f"{arch} returned a {type(network).__name__}", "It must return a torch.nn.Module.")
         classifier = Classifier(Normalize(data.mean, data.std), network).eval()
+        classifier.foreign = arch if ":" in arch else None
         with torch.no_grad():
             logits = classifier(torch.zeros(2, *data.shape))
     check_logits(logits, arch, data)
     return classifier.train()
+
+
+def check_training(network: Classifier, data: DataSpec) -> None:
+    """Trains a copy of a network from outside the catalog on two black images: some fail in training only.
+
+    Neither the network nor torch's random numbers change.
+
+    Raises:
+        UsageError: while training it does not give logits (B, K).
+        RobustKTError: its code raised an exception, forwards or backwards.
+    """
+    arch = network.foreign
+    if arch is None:
+        return
+    with guarded(arch, when=" in training"), torch.random.fork_rng(devices=[]):
+        trained = copy.deepcopy(network).train()
+        logits = trained(torch.zeros(2, *data.shape))
+        check_logits(logits, f"{arch}, in training,", data)
+        logits.sum().backward()
+
+
+def blamed(error: BaseException) -> RobustKTError | None:
+    """What to say of an exception that came out of a network from outside the catalog; None of any other."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_qualname == Classifier.forward.__qualname__:
+            network = frame.f_locals.get("self")
+            if isinstance(network, Classifier) and network.foreign is not None:
+                return told(error, network.foreign)
+    return None
 
 
 def known(arch: str) -> None:

@@ -108,8 +108,10 @@ def importable(spec: str) -> Iterator[None]:
 
 
 @contextmanager
-def guarded(arch: str, fix: str = "") -> Iterator[None]:
+def guarded(arch: str, fix: str = "", when: str = "") -> Iterator[None]:
     """What the code behind `arch` raises becomes one line that names the exception; errors of our own pass.
+
+    `when` is added to it, such as " in training".
 
     Raises:
         RobustKTError: from the exception, with `fix` or else the place it came from as the next step.
@@ -119,12 +121,17 @@ def guarded(arch: str, fix: str = "") -> Iterator[None]:
     except RobustKTError:
         raise
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        file = Path(arch.rpartition(":")[0]).name
-        file = file if file.endswith(".py") else file.rpartition(".")[2] + ".py"
-        place = ([frame for frame in frames if Path(frame.filename).name == file] or frames)[-1]
-        message = f"{arch} raised {type(error).__name__}" + (f": {clip(str(error))}" if str(error) else "")
-        raise RobustKTError(message, fix or f"See {place.filename}, line {place.lineno}.") from error
+        raise told(error, arch, fix, when) from error
+
+
+def told(error: BaseException, arch: str, fix: str = "", when: str = "") -> RobustKTError:
+    """The error that names what the code behind `arch` raised, with `fix` or else the place as the next step."""
+    frames = traceback.extract_tb(error.__traceback__)
+    file = Path(arch.rpartition(":")[0]).name
+    file = file if file.endswith(".py") else file.rpartition(".")[2] + ".py"
+    place = ([frame for frame in frames if Path(frame.filename).name == file] or frames)[-1]
+    message = f"{arch} raised {type(error).__name__}{when}" + (f": {clip(str(error))}" if str(error) else "")
+    return RobustKTError(message, fix or f"See {place.filename}, line {place.lineno}.")
 
 
 def _execute(source: UserSource, path: Path) -> types.ModuleType:

@@ -9,10 +9,18 @@ from typing import Any
 
 from robustkt.registry.seal import unsealed
 from robustkt.shapes import from_json
-from robustkt.texts import check_printable
+from robustkt.texts import check_printable, is_printable
 
 FIX = "Restore it from a copy."
 OWN = ("paths",)  # of this machine's folders, which may be called anything; they are never published
+
+
+def data_called(name: str, record: Mapping[str, Any]) -> str:
+    """A data set's name; of a folder or file the last part of where it lay, as `folder` says little."""
+    paths = record.get("paths")
+    place = paths.get("data") if isinstance(paths, dict) else None
+    last = Path(str(place)).name if place else ""
+    return last if last and is_printable(last) else name
 
 
 @dataclass(frozen=True)

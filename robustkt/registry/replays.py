@@ -48,10 +48,16 @@ def put(root: Path, content: Mapping[str, Any], blocks: Iterable[bytes]) -> None
     """Write the logits block by block as they come; what is at their place before the last one is left alone.
 
     Raises:
-        RobustKTError: the disk is full, or the place cannot be written.
+        RobustKTError: the disk is full, or the place cannot be written; that a folder is there is told before the first
+            block is asked for.
     """
-    sha = hashlib.sha256()
-    with replacing(place(root, content)) as file:
+    sha, path = hashlib.sha256(), place(root, content)
+    if path.is_dir() and not path.is_symlink():
+        with contextlib.suppress(OSError):
+            path.rmdir()  # an empty one means nothing
+    if path.is_dir():
+        raise RobustKTError(f"a folder is where they would lie: {path}", "Move it away.")
+    with replacing(path) as file:
         for data in chain([canonical(content) + b"\n"], blocks):
             sha.update(data)
             file.write(data)

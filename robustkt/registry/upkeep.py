@@ -219,7 +219,7 @@ def _beside(registry: Registry, kept: set[str]) -> Iterator[Path]:
 
 def _unused(registry: Registry, kept: set[str], limit: float) -> list[Path]:
     """Kept logits whose teacher is none of the generations `kept`, or that no student has read since `limit`."""
-    found = replays.files(registry.root)
+    found = [path for path in replays.files(registry.root) if not path.is_dir()]  # `verify` names a folder
     return [path for path in found if _changed(path) <= limit or replays.teacher_of(path) not in kept]
 
 

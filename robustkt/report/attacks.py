@@ -8,7 +8,7 @@ from typing import Any
 
 from robustkt.numbers import number, wilson
 from robustkt.registry.measurements import Table
-from robustkt.report.figure import Figure, Spec, between, percent, series, share, tips
+from robustkt.report.figure import Figure, Spec, axis, between, percent, series, share, tips
 from robustkt.report.gathering import CLEAN, Attacked, Subject
 
 MOST_CLASSES = 25  # drawn of a data set with more: the weakest
@@ -117,6 +117,55 @@ def compared_figure(compared: Mapping[str, Any]) -> Figure:
     alt = "; ".join(f"{v['series']} {v['group']} {v['share']}" for v in values) + "."
     spec = dots(values, names, groups, "share of the images")
     return Figure("compared", f"{names[0]} and {names[1]}", alt, spec, ["generation", "figure", "share"], rows)
+
+
+def corrupted_figure(measured: Mapping[str, Any], *, title: str) -> Figure:
+    """Accuracy under each corruption, a series a severity; `measured` is the answer of `api.evaluate_corruptions`."""
+    images = measured["images"]
+    values = [
+        _value(f"severity {severity}", name, round(one["accuracy"] * images), images)
+        for name, of in measured["corruptions"].items()
+        for severity, one in of["severities"].items()
+    ]
+    names, groups = sorted({v["series"] for v in values}), list(measured["corruptions"])
+    by = {(v["series"], v["group"]): v for v in values}
+    rows = [[group, *(_cell(by.get((name, group))) for name in names)] for group in groups]
+    means = "; ".join(f"{name} {percent(of['mean']['accuracy'])}" for name, of in measured["corruptions"].items())
+    alt = f"Clean {percent(measured['clean']['accuracy'])}; means over the severities: {means}."
+    return Figure("corruptions", title, alt, dots(values, names, groups, "accuracy"), ["corruption", *names], rows)
+
+
+def gated_figure(gated: Mapping[str, Any], *, title: str) -> Figure:
+    """Each check's change, the largest loss that is not excluded, and its margin; of the answer of `api.gate`."""
+    values, rows = [], []
+    for row in gated["checks"]:
+        limit = row["margin"] if row["bound"] > row["difference"] else -row["margin"]  # `abstain` is lost upwards
+        cells = [f"{100 * change:+.1f}" for change in (row["difference"], row["bound"], limit)]
+        values.append(
+            {"group": row["name"], "y": row["difference"], "low": row["bound"], "limit": limit,
+             **dict(zip(("change", "worst", "margin"), cells, strict=True)), "status": row["status"]}
+        )  # fmt: skip
+        rows.append([row["name"], percent(row["against"]), percent(row["value"]), *cells, row["status"]])
+    groups = [value["group"] for value in values]
+    told = {"group": "check", "change": "change", "worst": "at worst", "margin": "margin", "status": "status"}
+    x = axis("y", "change; ticks: margins", scale={"padding": 12}, axis={"format": "+.0%"})
+    spec: Spec = {
+        "data": {"values": values},
+        "height": 28 * len(groups),
+        "encoding": {
+            "y": {"field": "group", "type": "nominal", "sort": groups, "title": None, "axis": {"grid": True}},
+            "tooltip": tips(**told),
+        },
+        "layer": [
+            {"mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.55},
+             "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "y"}}},
+            {"mark": {"type": "tick", "thickness": 2, "size": 20}, "encoding": {"x": {**x, "field": "limit"}}},
+            {"mark": {"type": "point", "filled": True, "size": 75, "opacity": 1}, "encoding": {"x": x}},
+        ],
+    }  # fmt: skip
+    alt = "; ".join(f"{row[0]} {row[3]}, at worst {row[4]}, margin {row[5]}: {row[6]}" for row in rows) + "."
+    columns = ["check", gated["against"], gated["generation"], "change", "at worst", "margin", "status"]
+    return Figure("gate", title, alt, spec, columns, rows, ["A tick is the margin; changes are in points."])
 
 
 def _is_base(alike: Sequence[Attacked], name: str) -> bool:

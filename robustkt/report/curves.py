@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from robustkt.certlog import Row
-from robustkt.numbers import number, wilson
+from robustkt.numbers import floored, number, wilson
 from robustkt.report.figure import Figure, Spec, axis, between, hovered, percent, series, share, tips
 from robustkt.report.gathering import Certified, Subject
 from robustkt.report.style import DASHES
 
-MOST = 150  # steps of one curve: more cannot be told apart
+MOST = 150  # steps of one curve: more cannot be told apart; of more, none is drawn better than it is
 PROBABILITIES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 STOPS = ("sequential", "looks")
 DIGITS = 6
@@ -102,8 +102,9 @@ def certified_figure(curves: Mapping[str, Sequence[Row]], *, norm: str = "l2", t
     """
     values = [
         {
-            "series": label, "x": round(x, DIGITS), "y": round(y, DIGITS), "low": round(low, 4), "high": round(high, 4),
-            "radius": f"{x:.4f}", "share": percent(y), "interval": between((low, high)),
+            "series": label, "x": round(x, DIGITS), "y": _down(y), "low": round(low, 4), "high": round(high, 4),
+            "radius": f"{'above ' * (y == 0 < x)}{floored(x, 4)}", "share": percent(y),
+            "interval": between((low, high)),
         }
         for label, rows in curves.items()
         for x, y, (low, high) in certified_points(rows)
@@ -156,7 +157,7 @@ def certified(subjects: Sequence[Subject]) -> list[Figure]:
 def _row(one: Certified) -> list[str]:
     s, f = one.settings, one.figures
     settled = [str(s["sigma"]) or "–", str(s["mode"]), f"{s['n']:,}", f"{s['alpha']:g}", str(f["images"])]
-    return [one.series, *settled, f"{f['acr']:.3f}", percent(f["abstain_rate"])]
+    return [one.series, *settled, floored(f["acr"], 3), percent(f["abstain_rate"])]
 
 
 def _at(one: Certified, radius: str) -> str:
@@ -190,13 +191,9 @@ def ecdf(subjects: Sequence[Subject]) -> list[Figure]:
     values, rows = [], []
     for one in there:
         bounds = sorted(row.p_low for row in one.rows)
-        distinct = [bound for bound, _ in groupby(bounds)]
-        if len(distinct) > MOST:
-            distinct = [distinct[i * (len(distinct) - 1) // (MOST - 1)] for i in range(MOST)]
-        for bound in distinct:
-            below = bisect.bisect_right(bounds, bound) / len(bounds)
-            point = {"series": one.series, "x": round(bound, DIGITS), "y": round(below, DIGITS)}
-            values.append({**point, "p": f"{bound:.4f}", "share": percent(below)})
+        for first, last, below in ecdf_points(bounds):
+            point = {"series": one.series, "x": _down(first), "y": -_down(-below)}
+            values.append({**point, "p": floored(last, 4), "share": percent(below)})
         table = [percent(bisect.bisect_right(bounds, p) / len(bounds)) for p in PROBABILITIES]
         rows.append([one.series, *table])
     names = [one.series for one in there]
@@ -214,6 +211,27 @@ def ecdf(subjects: Sequence[Subject]) -> list[Figure]:
             "pa", title, f"Share of images at or below a lower bound of pA. {alt}.", spec, columns, rows, (), sources
         )
     ]
+
+
+def ecdf_points(bounds: Sequence[float]) -> list[tuple[float, float, float]]:
+    """Steps of an empirical distribution: where each begins, where it ends, and the share at or below its end.
+
+    Of more than `MOST` distinct bounds several make one step, which has all of its height where it begins: the curve
+    shows too many images with a low bound rather than too few.
+
+    Args:
+        bounds: sorted.
+    """
+    distinct = [bound for bound, _ in groupby(bounds)]
+    count = min(len(distinct), MOST)
+    edges = [i * len(distinct) // count for i in range(count)]
+    steps = [(distinct[a], distinct[b - 1]) for a, b in pairwise([*edges, len(distinct)])]
+    return [(first, last, bisect.bisect_right(bounds, last) / len(bounds)) for first, last in steps]
+
+
+def _down(value: float) -> float:
+    """Rounded down to what a page holds."""
+    return float(floored(value, DIGITS))
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
