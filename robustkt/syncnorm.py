@@ -28,7 +28,7 @@ class Summed(torch.autograd.Function):
 
 
 class HostSyncBatchNorm(_BatchNorm):
-    """BatchNorm over all ranks where the tensors are on a CPU, which torch's own refuses; by all-reduced sums in fp32, or fp64.
+    """BatchNorm over all ranks where the tensors are on a CPU, which torch's own refuses; by sums in fp32, or fp64.
 
     Two passes, the mean and then the squares around it: E[x²] − E[x]² would lose the digits that it is compared in.
     """

@@ -384,7 +384,7 @@ def test_examples_are_of_the_images_that_were_measured(mine: Registry, tmp_path:
     told = api.report(["digits-sat"], out=tmp_path / "o", registry=mine, data=str(tmp_path / "others"), device="cpu")
     page = page_of(told)
     assert "There are no images of digits-sat" in page
-    assert "holds other images than were measured" in page
+    assert "holds other images than digits-sat was made with" in page
     assert "data:image/png" not in page
 
 
