@@ -100,6 +100,11 @@ def training(key: str, digits: int) -> str:
     return between([run["figures"]["rslad"][key] for run in record("training")["runs"]], digits=digits)
 
 
+def covered() -> str:
+    """In how many cells of the table of coverage the interval lies above α."""
+    return str(sum(row["interval"][0] > row["alpha"] for row in record("certification")["coverage"]))
+
+
 DUAL = [f"{norm} dualparams" for norm in NORMS]
 VALUES: dict[str, Callable[[], str]] = {
     "views-crt-1": lambda: views("crt", 1, "certified_accuracy", "0.5"),
@@ -121,6 +126,7 @@ VALUES: dict[str, Callable[[], str]] = {
     "generations-quarter": lambda: generations("0.25"),
     "generations-half": lambda: generations("0.5"),
     "generations-passes": passes,
+    "coverage-above": covered,
     "training-rslad-loop": lambda: training("times_plain_loop", 1),
     "training-rslad-minimum": lambda: training("of_minimum", 2),
 }

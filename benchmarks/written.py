@@ -39,5 +39,7 @@ def over_seeds(rows_: list[dict[str, Any]], *path: str) -> str:
 
 
 def span(values: Sequence[float], digits: int = 1) -> str:
-    """The mean, and the lowest and the highest."""
+    """The mean, and the lowest and the highest where there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"

@@ -36,7 +36,7 @@ from robustkt.noises.gaussian import Gaussian
 from robustkt.registry import Registry
 
 ROWS = Rows("certification", "coverage", "modes", "precision", command="python benchmarks/experiments/certification.py")
-COINS = {0.05: (20_000, 20, 200), 0.001: (20_000, 100, 1_000)}  # alpha -> coins, n0, n
+COINS = {0.05: (10_000, 20, 200), 0.001: (10_000, 100, 1_000)}  # alpha -> coins, n0, n
 CHANCES = (0.5, 0.6, 0.8, 0.95, 0.99)
 RADII = [Fraction(r) for r in ("0", "0.25", "0.5")]
 GENERATIONS, SIGMA = ("digits-smoothmix", "digits-crt-1"), "0.25"

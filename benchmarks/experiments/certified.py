@@ -1,10 +1,11 @@
 """Certified transfer at the scale of two CPU cores: three generations, their price, CRT's variants, kept logits.
 
-    python benchmarks/experiments/certified.py --registry DIR [--seeds 0,1,2] [--only generations,losses,views,teachers]
+    python benchmarks/experiments/certified.py --registry DIR [--seeds 0,1,2] [--only PART,…]
 
 A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
-networks from scratch by SmoothMix and by Gaussian training; all have the same number of epochs and see the same
-images, and a price is the CPU seconds of a whole run. benchmarks/records/certified.json grows row by row.
+networks from scratch by SmoothMix and by Gaussian training, and a second line of three that begins at another of those
+networks; all have the same number of epochs and see the same images, and a price is the CPU seconds of a whole run.
+Parts: generations, line, losses, views, teachers. benchmarks/records/certified.json grows row by row.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ RADII = {
     "0.5": [Fraction(r) for r in ("0", "0.25", "0.5", "0.75", "1")],
 }
 FIRST, STUDENTS = "Strided", ("Residual", "wide", "Pooled")
+SECOND = (("smoothmix-1", "wide"), ("line-1", "Pooled"), ("line-2", "Strided"))  # teacher -> student
 # part -> arm -> how it differs from CRT into `Residual` with the SmoothMix teacher
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "losses": {
@@ -67,6 +69,11 @@ class Certified:
             for number, arch in enumerate(STUDENTS, 1):
                 self.scratch(method, number, arch)
 
+    def line(self) -> None:
+        """Three generations that begin at the SmoothMix network of another architecture."""
+        for number, (teacher, arch) in enumerate(SECOND, 1):
+            self.crt(f"line-{number}", arch, teacher)
+
     def variants(self, part: str) -> None:
         """CRT into one architecture with one thing changed."""
         if part == "teachers":
@@ -83,6 +90,8 @@ def main() -> None:
         for sigma in RADII:
             for seed in study.seeds():
                 Certified(study, sigma, seed).generations()
+    for seed in study.seeds() if study.wanted("line") else ():
+        Certified(study, "0.25", seed).line()
     for part in filter(study.wanted, VARIANTS):
         for seed in study.seeds():
             Certified(study, "0.25", seed).variants(part)
