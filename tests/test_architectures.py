@@ -57,7 +57,9 @@ def test_attacks_find_a_gradient_in_every_pixel(arch: str, made: Registry) -> No
     assert left[1] < left[0]
 
 
-@pytest.mark.parametrize("format", ["torchscript", "pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "format", ["torchscript", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pt2", "onnx"))]
+)
 def test_it_is_exported(format: str, made: Registry, tmp_path: Path) -> None:
     if format == "onnx":
         pytest.importorskip("onnxscript")

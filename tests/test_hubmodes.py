@@ -327,7 +327,7 @@ def test_the_card_of_a_soup_says_what_it_is_mixed_of(kitchen: Registry, tmp_path
 @pytest.mark.parametrize(
     ("name", "stem", "format"),
     [
-        pytest.param("two@beta=0.4", "two-beta0.4", f, marks=[pytest.mark.slow] if f == "onnx" else [])
+        pytest.param("two@beta=0.4", "two-beta0.4", f, marks=[pytest.mark.slow] if f in ("onnx", "pt2") else [])
         for f in exports.FORMATS
     ]
     + [("third", "third", "safetensors")],
