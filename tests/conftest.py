@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,15 +22,13 @@ os.environ.update(
     NO_COLOR="1",
     _TYPER_FORCE_DISABLE_TERMINAL="1",
     OMP_WAIT_POLICY="PASSIVE",
-    OMP_NUM_THREADS="1",
+    OMP_NUM_THREADS="1",  # torch's too: it is not imported here, where the process that only shares out the tests would
 )
 os.environ.pop("FORCE_COLOR", None)
 os.environ.update(  # read when huggingface_hub is imported: no test leaves this machine
     HF_ENDPOINT="http://127.0.0.1:9", HF_HOME="/nonexistent", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_UPDATE_CHECK="1", HF_HUB_DISABLE_PROGRESS_BARS="1", NO_PROXY="127.0.0.1,localhost",
 )  # fmt: skip
-
-import torch
 
 from robustkt import api
 from robustkt.certificates import Ball
@@ -38,8 +38,6 @@ from tests.stores import commit, measure
 
 SHARED = Path(os.environ.get("ROBUSTKT_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 SMALL = {"epochs": 2, "batch_size": 128}  # enough to run, not to learn
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +77,36 @@ def l2(sigma: float) -> Ball:
     return Ball(Gaussian(Fraction(sigma)), "l2", (1, 1, 1))
 
 
+@pytest.fixture(scope="module")
+def cooked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Generations with modes; what is scored or estimated under attack here is attacked in two steps, not ten."""
+    from robustkt.api import judging
+    from tests.kitchens import cook, copied
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "STEPS", 2)
+        yield copied(tmp_path_factory, "kitchen", cook)
+
+
 def gaussian_digits(root: Path, *names: str, epochs: int = 2) -> Registry:
-    """A registry of small networks trained under noise on the digits, seeds from 0."""
-    registry = Registry(root / "registry")
-    given = {"sigma": "0.25", "epochs": epochs}
-    for seed, name in enumerate(names or ("gen0",)):
+    """A registry of small networks trained under noise on the digits, seeds from 0; a process trains them once."""
+    names = names or ("gen0",)
+    if (root / "registry").exists():
+        return _trained(root / "registry", names, epochs)
+    place = Path(_kept(names, epochs).name) / "registry"
+    return Registry(Path(shutil.copytree(place, root / "registry")))
+
+
+@functools.cache
+def _kept(names: tuple[str, ...], epochs: int) -> tempfile.TemporaryDirectory[str]:
+    place = tempfile.TemporaryDirectory()
+    _trained(Path(place.name) / "registry", names, epochs)
+    return place
+
+
+def _trained(root: Path, names: tuple[str, ...], epochs: int) -> Registry:
+    registry, given = Registry(root), {"sigma": "0.25", "epochs": epochs}
+    for seed, name in enumerate(names):
         api.train(
             method="gaussian", arch="smallcnn", data="digits", given=given, registry=registry, device="cpu", seed=seed,
             name=name,

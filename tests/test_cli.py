@@ -510,9 +510,9 @@ def test_an_adversarial_teacher_hands_down_its_threat(cli: Cli, here: Registry) 
     ("smoothmix", "warmup_epochs=2", "in 1 epoch the warm-up of 2 epochs (warmup_epochs) is not finished; --set"),
 ])  # fmt: skip
 def test_what_the_run_is_too_short_for_is_told(cli: Cli, here: Registry, method: str, late: str, told: str) -> None:
-    tiny = ["--epochs", "1", "--batch-size", "256", "--set", late]
+    tiny = ["--epochs", "1", "--batch-size", "256", "--set", "steps=1", "--set", late]
     if method == "iad":
-        ran = cli("distill", "--from", "adv", "--to", "smallcnn", "-m", "iad", "--set", "steps=1", *tiny)
+        ran = cli("distill", "--from", "adv", "--to", "smallcnn", "-m", "iad", *tiny)
     else:
         ran = cli("train", "-m", method, "-a", "smallcnn", "-d", "digits", "--sigma", "0.25", *tiny)
     assert told in ran.err

@@ -26,8 +26,8 @@ FORMATS = ["safetensors", "onnx", "pt2", "torchscript"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    registry = gaussian_digits(tmp_path_factory.mktemp("made"), epochs=6)
-    given = {"epochs": 1, "eps": "8/255"}
+    registry = gaussian_digits(tmp_path_factory.mktemp("made"), epochs=3)
+    given = {"epochs": 1, "eps": "8/255", "steps": 1}
     api.train(
         method="sat", arch="smallcnn", data="digits", given=given, registry=registry, device="cpu", name="hardened"
     )

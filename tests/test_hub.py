@@ -31,7 +31,7 @@ from robustkt.registry import Registry
 from tests.conftest import Ran
 
 Cli = Callable[..., Ran]
-TINY = {"epochs": 1, "batch_size": 32}
+TINY = {"epochs": 1, "batch_size": 256}
 PRIVATE = "a-most-particular-"  # how this machine and its user are called here
 
 
@@ -82,8 +82,8 @@ def fill(registry: Registry, place: Path) -> None:
                 shade = (7 * i + 100 * (name == "dog")) % 256
                 Image.new("L", (8, 8), shade).save(place / "pictures" / folder / name / f"{i}.png")
     api.train(
-        method="natural", arch=f"{place / 'net.py'}:Net", data=str(place / "pictures"), name="own", given=TINY,
-        **shared,
+        method="natural", arch=f"{place / 'net.py'}:Net", data=str(place / "pictures"), name="own",
+        given={**TINY, "batch_size": 32}, **shared,
     )  # fmt: skip
 
 

@@ -97,14 +97,19 @@ def arrived(hub: HubStandIn, call: str, made: Registry, registry: Registry) -> N
 
 
 def test_xet_for_large_files(made: Registry, registry: Registry, tmp_path: Path) -> None:
-    """In processes of their own: the Hub's client is told of Xet when it is imported."""
+    """In a process of its own: the Hub's client is told of Xet when it is imported."""
     with HubStandIn(xet=True) as hub:
         environment = {**os.environ, **hub.env(tmp_path / "home"), "HF_HUB_DISABLE_XET": "0"}
-        for command in (f"push gen0 --registry {made.root}", f"pull alice/gen0 --registry {registry.root} --json"):
-            words = [sys.executable, "-m", "robustkt", *command.split()]
-            ran = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-            assert ran.returncode == 0, ran.stderr
-            assert hub.token not in ran.stdout + ran.stderr
+        commands = [["push", "gen0", "--registry", str(made.root)]]
+        commands += [["pull", "alice/gen0", "--registry", str(registry.root), "--json"]]
+        code = (
+            "from robustkt.cli import application\n"
+            f"for words in {commands!r}:\n"
+            "    assert not application(words[0])(words, standalone_mode=False), words\n"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert hub.token not in ran.stdout + ran.stderr
         arrived(hub, "xet-write-token", made, registry)
 
 

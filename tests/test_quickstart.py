@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from robustkt import api
+from robustkt.api import judging
 from robustkt.api import quickstarting as module
 from robustkt.progress import Silent
 from robustkt.registry import Registry
@@ -24,12 +25,16 @@ from robustkt.registry import Registry
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One epoch a stage, few samples of few images, no network deeper than needed: the path, not the quality."""
+    """One epoch a stage, few samples of few images, one deep network: the path, not the quality."""
     stages = tuple(
-        replace(s, arch=s.arch.replace("resnet20", "resnet8"), given={**s.given, "epochs": 1, "batch_size": 128})
+        replace(
+            s, arch="resnet8" if s.name == "gen0" else "smallcnn",
+            given={**s.given, "epochs": 1, "batch_size": 128} | ({"steps": 1} if "steps" in s.given else {}),
+        )
         for s in module.STAGES
-    )
+    )  # fmt: skip
     monkeypatch.setattr(module, "STAGES", stages)
+    monkeypatch.setattr(judging, "STEPS", 2)
     monkeypatch.setattr(module, "SAMPLES", 40)
     for measure in ("certify", "evaluate"):
         monkeypatch.setattr(module, measure, functools.partial(getattr(module, measure), max_images=60))

@@ -29,24 +29,15 @@ from robustkt.generation import Adapter
 from robustkt.progress import Silent
 from robustkt.registry import Registry
 from tests.conftest import Ran
+from tests.kitchens import SHORT
 from tests.stores import damage
 
 Cli = Callable[..., Ran]
-SHORT = {"epochs": 1, "batch_size": 128, "steps": 2, "eps": "0.1"}
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """two (clean, robust) → one, other fine-tuned from it → retro, adapters on one; noisy with σ-adapters."""
-    registry = Registry(tmp_path_factory.mktemp("kitchen") / "registry")
-    common: dict[str, Any] = {"arch": "smallcnn", "data": "digits", "registry": registry, "device": "cpu"}
-    api.train(method="cotraining", name="two", given={**SHORT, "epochs": 4}, **common)
-    api.train(method="sat", name="one", given=SHORT, init="two", **common)
-    api.train(method="sat", name="other", given=SHORT, init="two", seed=1, **common)
-    api.train(method="cotraining", name="retro", given={**SHORT, "frozen": True}, init="one", **common)
-    noise = {"sigma": "0.25", "sigmas": "0.12,0.25", "epochs": 1, "batch_size": 128}
-    api.train(method="sigmaadapters", name="noisy", given=noise, **common)
-    return registry
+def kitchen(cooked: Registry) -> Registry:
+    return cooked
 
 
 def test_what_is_stored(kitchen: Registry) -> None:
