@@ -66,8 +66,8 @@ def quickstart(
         progress: where to report.
 
     Returns:
-        generation, generations [{name, id}], registry, table, speedup, retained, seconds (of this call),
-        train_seconds, report, published.
+        generation, generations [{name, id}], registry, table, speedup, retained (None where gen0 certifies
+        nothing at r = ¼), seconds (of this call), train_seconds, report, published.
 
     Raises:
         RobustKTError: a name belongs to another generation, or a folder cannot be written.
@@ -135,7 +135,7 @@ def quickstart(
         "n": SAMPLES,
         "table": rows,
         "speedup": seconds["scratch"] / seconds["gen1"],
-        "retained": _at(rows, "gen2") / _at(rows, "gen0"),
+        "retained": _at(rows, "gen2") / first if (first := _at(rows, "gen0")) else None,
         "seconds": time.monotonic() - began,
         "train_seconds": sum(seconds.values()),
         "report": page,
