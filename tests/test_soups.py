@@ -415,7 +415,7 @@ def test_a_robust_choice_wants_an_attack(kitchen: Registry, way: dict[str, Any])
 def test_what_cannot_work_is_refused_before_anything_is_measured(
     kitchen: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("sweeping", "souping", "evaluating"):
+    for module in ("loading", "sweeping"):
         monkeypatch.setattr(f"robustkt.api.{module}.load_data", lambda *a, **k: pytest.fail("data were loaded"))
     common: dict[str, Any] = {"registry": kitchen, "device": "cpu"}
     for count in (0, -3):
