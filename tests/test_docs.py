@@ -53,6 +53,13 @@ def test_every_number_in_the_results_comes_from_a_record(tables: ModuleType) -> 
         assert not FINDING.search(prose), f"{title}: {FINDING.search(prose)}: write it as a number"
 
 
+def test_pictures_are_those_of_the_records() -> None:
+    figures = importlib.import_module("benchmarks.figures")
+    for name, make in figures.FIGURES.items():
+        first = (ROOT / "docs" / "images" / f"{name}.svg").read_text().splitlines()[0]
+        assert first == f"<!-- {figures.digest(make())} -->", f"{name} is stale: python -m benchmarks.figures"
+
+
 def test_values_stand_within_lines(tables: ModuleType) -> None:
     for page in tables.PAGES:  # at the start of a line a comment would end the paragraph
         assert not re.search(r"^\s*<!-- value:", page.read_text(), re.MULTILINE), page.name
