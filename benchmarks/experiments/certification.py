@@ -3,8 +3,8 @@
     python benchmarks/experiments/certification.py --registry registry [--only coverage,modes,precision]
 
 Coverage: coins of known probability through the real certifiers; a certificate is false when its radius is larger than
-the coin's. Modes and precision: shipped generations, certified on the same test images by every mode, and by the fixed
-procedure in fp32 and in bf16 on the same noise. benchmarks/records/certification.json grows row by row.
+the coin's. Modes and precision: shipped generations, one certified on the same test images by every mode, another by
+the fixed procedure in fp32 and in bf16 on the same noise. benchmarks/records/certification.json grows row by row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROWS = Rows("certification", "coverage", "modes", "precision", command="python b
 COINS = {0.05: (10_000, 20, 200), 0.001: (10_000, 100, 1_000)}  # alpha -> coins, n0, n
 CHANCES = (0.5, 0.6, 0.8, 0.95, 0.99)
 RADII = [Fraction(r) for r in ("0", "0.25", "0.5")]
-GENERATIONS, SIGMA = ("digits-smoothmix", "digits-crt-1"), "0.25"
+GENERATION, SIGMA = "digits-smoothmix", "0.25"
 HALVED = "digits-crt-1"  # the smaller network: without bf16 in the processor it is emulated
 
 
@@ -124,10 +124,9 @@ def main() -> None:
         for alpha, p, mode in itertools.product(COINS, CHANCES, CERTIFIERS.names()):
             if not ROWS.known("coverage", mode=mode, alpha=alpha, p=p):
                 ROWS.keep("coverage", coverage(mode, alpha, p))
-    for name in GENERATIONS:
-        for mode in CERTIFIERS.names() if "modes" in parts else ():
-            if not ROWS.known("modes", name=name, mode=mode):
-                ROWS.keep("modes", agreement(registry, name, mode))
+    for mode in CERTIFIERS.names() if "modes" in parts else ():
+        if not ROWS.known("modes", name=GENERATION, mode=mode):
+            ROWS.keep("modes", agreement(registry, GENERATION, mode))
     if "precision" in parts and not ROWS.known("precision", name=HALVED):
         ROWS.keep("precision", half(registry, HALVED))
 
