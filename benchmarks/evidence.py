@@ -47,10 +47,6 @@ class Found:
         """What a network cost, a row a seed."""
         return [row for row in self.whole["networks"] if row["name"] == name]
 
-    def cpu(self, name: str) -> dict[int, float]:
-        """CPU seconds of training it, by seed."""
-        return {row["seed"]: row["cpu_seconds"] for row in self.networks(name)}
-
     def certified(self, name: str, radius: str) -> list[float]:
         """Certified accuracy at a radius in %, a figure a seed."""
         return [100 * row["certified_accuracy"][radius] for row in self.rows(name, "certificates")]
@@ -130,16 +126,33 @@ def generations(sigma: str) -> str:
                 continue
             names.append(name)
             radii = list(mine[0]["certified_accuracy"])
-            price, scratch = found.cpu(name), found.cpu(f"smoothmix-{number}-{sigma}")
-            ratios = [scratch[seed] / cost for seed, cost in price.items() if seed in scratch]
             figures = cells({r: found.certified(name, r) for r in radii})
             body.append([
                 str(number), found.networks(name)[0]["arch"], kind, *figures,
                 span([row["acr"] for row in mine], 3), span([100 * row["abstain_rate"] for row in mine]),
-                span([*price.values()], 0), span(ratios) if ratios else "–",
             ])  # fmt: skip
-    head = ["generation", "network", "trained by", *(f"r = {r}" for r in radii), "ACR", "abstains", "CPU s"]
-    return rows([*head, "cheaper than SmoothMix"], *body) + found.told(names)
+    head = ["generation", "network", "trained by", *(f"r = {r}" for r in radii), "ACR", "abstains"]
+    return rows(head, *body) + found.told(names)
+
+
+def prices() -> str:
+    """CPU seconds of an epoch of each method, in turn in one process."""
+    found = record("certified")
+    body = []
+    for one in found["prices"]:
+        told = one["cpu_seconds"]
+        ratios = [[a / b for a, b in zip(told["smoothmix"], told[kind], strict=True)] for kind in ("crt", "crt-fresh")]
+        seconds = (span(told[kind]) for kind in ("gaussian", "crt", "crt-fresh", "smoothmix"))
+        body.append([one["arch"], *seconds, *(span(ratio) for ratio in ratios)])
+    machine = found["prices"][-1]["machine"]
+    told_ = (
+        f"\n\n`python benchmarks/experiments/certified.py --only prices`: CPU seconds of an epoch of "
+        f"{found['prices'][0]['images']:,} images with the selection after it, the mean and the lowest and highest; "
+        f"{machine['processor']}, one thread, torch {machine['torch']}, commit {machine['commit']}."
+    )
+    head = ["network", "Gaussian", "CRT, kept logits", "CRT, fresh views", "SmoothMix"]
+    head += ["SmoothMix / CRT, kept", "SmoothMix / CRT, fresh"]
+    return rows(head, *body) + told_
 
 
 def second_line() -> str:
@@ -156,16 +169,11 @@ def second_line() -> str:
             continue
         names.append(mine)
         figures = cells({r: found.certified(mine, r) for r in ("0", "0.25", "0.5")})
-        price, whole = found.cpu(mine), found.cpu(alone)
         behind = [_behind(found, alone, mine, r) for r in ("0.25", "0.5")] if scratch else ["–", "–"]
-        ratios = [whole[seed] / cost for seed, cost in price.items() if seed in whole]
         network = found.networks(mine)[0]
-        body.append([
-            network["arch"], network["method"], *figures, *behind, span([*price.values()], 0),
-            span(ratios) if ratios else "–",
-        ])  # fmt: skip
-    head = ["network", "trained by", "r = 0", "r = 0.25", "r = 0.5", "below SmoothMix at 0.25", "at 0.5", "CPU s"]
-    return rows([*head, "cheaper"], *body) + found.told(names)
+        body.append([network["arch"], network["method"], *figures, *behind])
+    head = ["network", "trained by", "r = 0", "r = 0.25", "r = 0.5", "below SmoothMix at 0.25", "at 0.5"]
+    return rows(head, *body) + found.told(names)
 
 
 def _behind(found: Found, scratch: str, mine: str, radius: str) -> str:
@@ -259,9 +267,8 @@ def families() -> str:
         mine = source.rows(name, "certificates")
         if mine:
             figures = cells({r: source.certified(name, r) for r in ("0", "0.25", "0.5")})
-            acr, price = span([row["acr"] for row in mine], 3), span([*source.cpu(name).values()], 0)
-            body.append([*told, *figures, acr, price, str(len(mine))])
-    head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "CPU s", "seeds"]
+            body.append([*told, *figures, span([row["acr"] for row in mine], 3), str(len(mine))])
+    head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
     return rows(head, *body) + found.told(["gaussian-vit", "smoothmix-vit", "cnn-to-vit", "vit-to-cnn"])
 
 
@@ -355,6 +362,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rslad-teachers": teachers,
     "certified-0.25": lambda: generations("0.25"),
     "certified-0.5": lambda: generations("0.5"),
+    "certified-prices": prices,
     "certified-line": second_line,
     "certified-losses": lambda: variants(VARIANTS, "form"),
     "certified-views": lambda: variants(VIEWS, "views"),

@@ -21,7 +21,8 @@ class Rows:
 
     def read(self) -> dict[str, Any]:
         """What has been measured so far."""
-        return json.loads(self.path.read_text()) if self.path.is_file() else self.empty
+        found = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        return {**self.empty, **found}
 
     def known(self, kind: str, /, **told: Any) -> bool:
         """Whether the record has a row that says this."""
@@ -33,7 +34,7 @@ class Rows:
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            told = {**self.empty, **self.read()}
+            told = self.read()
             told[kind].append({**row, "machine": machine()})
             written = self.path.with_suffix(".new")
             written.write_text(json.dumps({**told, "command": self.command}, indent=1) + "\n")

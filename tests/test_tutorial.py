@@ -21,8 +21,12 @@ CLOSE = 8.0  # points by which another machine's accuracy may differ from the pa
 
 
 def lines(printed: str) -> list[str]:
-    """What was printed, with hashes, numbers and widths taken out."""
-    plain = (NUMBER.sub("0", HASH.sub("H", line)) for line in printed.splitlines() if not BY_CHANCE.search(line))
+    """What was printed, with hashes, numbers, heights of curves and widths taken out."""
+    plain = (
+        NUMBER.sub("0", HASH.sub("H", re.sub("[▁-█]", "▁", line)))
+        for line in printed.splitlines()
+        if not BY_CHANCE.search(line)
+    )
     return [re.sub(r"\b0 (min|s|h)( 0 s)?\b", "TIME", " ".join(line.split())) for line in plain]
 
 

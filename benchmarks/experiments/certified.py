@@ -4,16 +4,23 @@
 
 A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
 networks from scratch by SmoothMix and by Gaussian training, and a second line of three that begins at another of those
-networks; all have the same number of epochs and see the same images, and a price is the CPU seconds of a whole run.
-Parts: generations, line, losses, views, teachers. benchmarks/records/certified.json grows row by row.
+networks; all have the same number of epochs and see the same images. Parts: generations, line, losses, views, teachers,
+and prices: CPU seconds of an epoch, in turn in one process, to be taken on a machine that does nothing else.
+benchmarks/records/certified.json grows row by row.
 """
 
 from __future__ import annotations
 
+import tempfile
+import time
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
-from study import Study
+from study import NETS, Study
+
+from robustkt import api
+from robustkt.registry import Registry
 
 RADII = {
     "0.25": [Fraction(r) for r in ("0", "0.25", "0.5")],
@@ -83,6 +90,37 @@ class Certified:
             self.crt(name, **{"arch": STUDENTS[0], "teacher": "smoothmix-0", **told})
 
 
+def prices(study: Study, arch: str, rounds: int = 2) -> None:
+    """CPU seconds of an epoch by Gaussian training, CRT on kept logits and on fresh views, and SmoothMix, in turn.
+
+    An epoch is what three of them cost more than one, by two: checkpoints and selection count, the start does not.
+    """
+    if study.rows.known("prices", arch=arch):
+        return
+    seconds: dict[str, list[float]] = {"gaussian": [], "crt": [], "crt-fresh": [], "smoothmix": []}
+    with tempfile.TemporaryDirectory() as folder:
+        registry = Registry(Path(folder) / "registry")
+        common = {"registry": registry, "device": "cpu"}
+
+        def run(method: str, epochs: int, seed: int) -> float:
+            told = {"arch": f"{NETS}:{arch}", "seed": seed, "method": method.partition("-")[0], **common}
+            given = {"epochs": epochs, "batch_size": 64, **({"views": None} if method == "crt-fresh" else {})}
+            began = time.process_time()
+            if "crt" in method:
+                api.distill(teacher="teacher", given=given, **told)
+            else:
+                api.train(data=study.data, given={**given, "sigma": "0.25"}, **told)
+            return time.process_time() - began
+
+        first = {"arch": f"{NETS}:{FIRST}", "given": {"sigma": "0.25", "epochs": 1}, "name": "teacher", **common}
+        api.train(method="gaussian", data=study.data, **first)
+        for seed in range(rounds + 1):  # the first warms up and keeps the logits
+            for method, told in seconds.items():
+                told.append((run(method, 3, seed) - run(method, 1, seed)) / 2)
+    kept = {method: told[1:] for method, told in seconds.items()}
+    study.rows.keep("prices", {"arch": arch, "images": study.options.train_images, "cpu_seconds": kept})
+
+
 def main() -> None:
     """Train and certify what the record lacks."""
     study = Study("certified", __doc__ or "", epochs=15, images=8_000)
@@ -92,6 +130,8 @@ def main() -> None:
                 Certified(study, sigma, seed).generations()
     for seed in study.seeds() if study.wanted("line") else ():
         Certified(study, "0.25", seed).line()
+    for arch in STUDENTS if "prices" in study.options.only else ():
+        prices(study, arch)
     for part in filter(study.wanted, VARIANTS):
         for seed in study.seeds():
             Certified(study, "0.25", seed).variants(part)

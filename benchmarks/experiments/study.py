@@ -55,7 +55,7 @@ class Study:
         parser.add_argument("--device", default="cpu")
         self.options = parser.parse_args()
         torch.set_num_threads(1)
-        self.rows = Rows(name, "networks", "rows", command=self._command(name))
+        self.rows = Rows(name, "networks", "rows", "prices", command=self._command(name))
         self.registry = Registry(self.options.registry)
         self.data = subset(self.options)
         self.shared: dict[str, Any] = {"registry": self.registry, "device": self.options.device}
