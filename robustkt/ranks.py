@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,6 +182,7 @@ def ranks() -> Iterator[Ranks]:
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=wait)))
         store.set_timeout(wait)
+        store = _met(store, rank, size, wait)
         if not distributed.is_initialized():
             distributed.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=wait)
     except (RuntimeError, ValueError) as error:
@@ -195,6 +197,35 @@ def ranks() -> Iterator[Ranks]:
     finally:
         _here.clear()
         distributed.destroy_process_group()
+
+
+def _met(store: Any, rank: int, size: int, wait: datetime.timedelta) -> Any:
+    """The store under a name that the ranks of this start alone know.
+
+    torchrun gives ranks that it starts again the store of those that died, where their addresses still stand. Each
+    rank but the first says who it is now; the first answers that very process, until all have answered in turn.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"here/{rank}", own)
+        store.wait([f"name/{own}"], wait)
+        name: str = store.get(f"name/{own}").decode()
+        store.set(f"{name}/met/{rank}", "")
+        return _named(name, store)
+    waited, deadline = set(range(1, size)), time.monotonic() + wait.total_seconds()
+    while waited:
+        for other in sorted(waited):
+            if store.check([f"here/{other}"]):
+                store.set(f"name/{store.get(f'here/{other}').decode()}", own)
+        waited = {other for other in waited if not store.check([f"{own}/met/{other}"])}
+        if waited and time.monotonic() > deadline:
+            raise RuntimeError(f"timed out waiting for rank {min(waited)}")
+        time.sleep(0.01 if waited else 0)
+    return _named(own, store)
+
+
+def _named(name: str, store: Any) -> Any:
+    return distributed.PrefixStore(name, store)  # type: ignore[attr-defined]  # public, but not in its __all__
 
 
 def _backend() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import json
 import multiprocessing
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from robustkt import api
 from robustkt.core import Batch, InPrecision, ThreatModel, generator
@@ -33,7 +35,7 @@ from robustkt.losses import ce
 from robustkt.objectives.gaussian import Gaussian
 from robustkt.parts import Parts, check_parts
 from robustkt.progress import Silent
-from robustkt.ranks import Ranks, lost, ranks, world
+from robustkt.ranks import Ranks, _met, lost, ranks, world
 from robustkt.registry import Registry, locks
 from robustkt.updates import sgd
 from tests.conftest import gaussian_digits
@@ -454,6 +456,19 @@ def test_a_student_of_two_ranks_is_reproduced_by_one(tmp_path: Path) -> None:
     assert json.loads(reused[0][0][1])["created"] is False
 
 
+def test_ranks_that_are_started_again_do_not_meet_those_that_died() -> None:
+    store, wait = distributed.HashStore(), datetime.timedelta(seconds=30)
+    store.set("here/1", "dead")
+    store.set("name/dead", "grave")
+    with ThreadPoolExecutor() as pool:
+        met = list(pool.map(lambda rank: _met(store, rank, 3, wait), range(3)))
+    met[0].set("said", "by the first")
+    assert [one.get("said") for one in met] == [b"by the first"] * 3
+    assert not distributed.PrefixStore("grave", store).check(["said"])
+    with pytest.raises(RuntimeError, match="timed out waiting for rank 1"):
+        _met(distributed.HashStore(), 0, 2, datetime.timedelta(seconds=0.05))
+
+
 # -- torchrun ----------------------------------------------------------------------------------------------------------
 
 
@@ -520,7 +535,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_been(
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert "continuing after epoch" in err
-    assert json.loads(out)["id"] == undisturbed
+    assert json.loads(out.splitlines()[-1])["id"] == undisturbed
     record = Registry(tmp_path / "registry").record(undisturbed)
     assert [entry["epoch"] for entry in record["epochs"]] == list(range(6))
 
