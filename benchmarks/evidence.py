@@ -146,7 +146,7 @@ def prices() -> str:
         body.append([one["arch"], *seconds, *(span(ratio) for ratio in ratios)])
     machine = found["prices"][-1]["machine"]
     told_ = (
-        f"\n\n`python benchmarks/experiments/certified.py --only prices`: CPU seconds of an epoch of "
+        f"\n\n`python -m benchmarks.experiments.certified --only prices`: CPU seconds of an epoch of "
         f"{found['prices'][0]['images']:,} images with the selection after it, the mean and the lowest and highest; "
         f"{machine['processor']}, one thread, torch {machine['torch']}, commit {machine['commit']}."
     )
@@ -235,13 +235,13 @@ def smoothed_kinds() -> str:
 
 def attacked_kinds() -> str:
     """RSLAD from teachers that were trained under noise, beside a teacher trained against attacks."""
-    found, table = Found("kinds"), Found("rslad")
+    found = Found("kinds")
     shown = {"clean": "clean", "pgd-trades": "PGD_TRADES", "apgd-t": "APGD-T"}
     body = []
     for teacher, told in {"trades": "TRADES", "smoothmix-0-0.25": "smoothmix", "gaussian-0-0.25": "gaussian"}.items():
         student = f"rslad-from-{teacher}"
         if found.rows(student, "attacks"):
-            own = {attack: (table if teacher == "trades" else found).accuracy(teacher, attack) for attack in shown}
+            own = {attack: found.accuracy(teacher, attack) for attack in shown}
             body.append([told, *cells(own), *cells({attack: found.accuracy(student, attack) for attack in shown})])
     head = [
         "teacher",

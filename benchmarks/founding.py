@@ -1,6 +1,6 @@
 """The founding comparison at a small scale: six objectives, six attacks, best and last epoch, one teacher a seed.
 
-    python benchmarks/founding.py --data fashion-mnist --train-images 10000 --registry DIR
+    python -m benchmarks.founding --data fashion-mnist --train-images 10000 --registry DIR
 
 SAT, TRADES and MART learn from labels, ARD, IAD and RSLAD from a TRADES teacher of the same seed; all students are the
 same network with the same budget. Everything goes through `robustkt.api` into a registry of its own (--registry), so an
@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transfer import RECORDS, machine, shown, subset
-
+from benchmarks.shared import machine, shown, subset
+from benchmarks.written import RECORDS
 from robustkt import api
 from robustkt.catalog import METHODS
 from robustkt.registry import Registry
@@ -93,7 +93,7 @@ def main() -> None:
     made = [(seed, one) for seed in options.seeds for one in students(options, registry, seed)]
     rows = [row for seed, one in made for row in measured(options, registry, one, seed)]
     record = {
-        "command": "python benchmarks/founding.py " + shown(sys.argv[1:]),
+        "command": "python -m benchmarks.founding " + shown(sys.argv[1:]),
         "machine": machine(),
         "eps": options.eps,
         "rows": rows,

@@ -1,6 +1,6 @@
 """How often `gate` errs, on simulated pairs: passes of models that lost exactly the margin, alarms, and power.
 
-    python benchmarks/gate.py --sets 20000
+    python -m benchmarks.gate --sets 20000
 
 Writes benchmarks/records/gate.json.
 """
@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
+from benchmarks.written import RECORDS
 from robustkt import paired
 from robustkt.paired import Pairs
 
-RECORDS = Path(__file__).resolve().parent / "records"
 ALPHA, MARGIN = 0.05, 0.02
 SIZES, DISCORDANCES = (100, 500, 2000), (0.02, 0.05, 0.1, 0.3)
 CLASSES, OF_A_CLASS, CLASS_MARGIN = 10, (36, 100), 0.1
@@ -141,7 +140,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=20_000)
     sets = parser.parse_args().sets
     found = {
-        "command": f"python benchmarks/gate.py --sets {sets}",
+        "command": f"python -m benchmarks.gate --sets {sets}",
         "sets": sets,
         "alpha": ALPHA,
         "margin": MARGIN,

@@ -1,6 +1,6 @@
 """What robustness costs when it is handed down: CRT over three generations against SmoothMix from scratch each time.
 
-    python benchmarks/generations.py --registry DIR [--seeds 3] [--epochs SMOOTHMIX,CRT]
+    python -m benchmarks.generations --registry DIR [--seeds 3] [--epochs SMOOTHMIX,CRT]
 
 On the digits: a SmoothMix teacher, and after it three students, each taught by the one before it; for every student the
 same network by SmoothMix from scratch, and by Gaussian training. All go through `robustkt.api` in one process and one
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import Rows
-from transfer import RADII
 
+from benchmarks.rows import Rows
+from benchmarks.shared import RADII
 from robustkt import api
 from robustkt.registry import Registry
 

@@ -1,6 +1,6 @@
 """How large the two variants of the image are, and what fills them.
 
-make image && make image VARIANT=cpu && python benchmarks/image.py
+make image && make image VARIANT=cpu && python -m benchmarks.image
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from benchmarks.written import RECORDS, ROOT
 from robustkt.numbers import digest
 
-ROOT = Path(__file__).resolve().parents[1]
-RECORD = ROOT / "benchmarks" / "records" / "image.json"
+RECORD = RECORDS / "image.json"
 PARTS = {"torch": ["torch"], "CUDA": ["nvidia", "cuda"], "Triton": ["triton"]}  # folders of site-packages
 
 

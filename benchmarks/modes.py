@@ -1,6 +1,6 @@
 """Adapters and soups measured: Figure 2 of arXiv:2210.04886 in miniature, tokens, the β curve, RSLAD, σ-adapters.
 
-    python benchmarks/modes.py --data-dir DIR --work FOLDER [--only figure2 …]
+    python -m benchmarks.modes --data-dir DIR --work FOLDER [--only figure2 …]
 
 DIR holds Fashion-MNIST, of which every arm sees the same training images at 16 x 16. What FOLDER holds already is not
 trained or measured again, so the script may be stopped and continued; it writes benchmarks/records/modes.json.
@@ -21,12 +21,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
+from benchmarks.shared import Told
+from benchmarks.written import RECORDS
 from robustkt import api, data
-from robustkt.progress import Silent
 from robustkt.provenance import circumstances
 from robustkt.registry import Registry
 
-RECORD = Path(__file__).resolve().parent / "records" / "modes.json"
+RECORD = RECORDS / "modes.json"
 SIDE = 16
 EPS = "0.2"  # linf
 FIVE: Mapping[str, Any] = {"steps": 5}  # of PGD, a quarter of eps each
@@ -41,13 +42,6 @@ ARMS = {
 }
 SIGMAS = ("0.12", "0.25", "0.5")
 RADII = [Fraction(r) for r in ("0", "0.25", "0.5", "0.75")]
-
-
-class Told(Silent):
-    """Notes on the terminal, nothing else."""
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
 
 
 class Bench:

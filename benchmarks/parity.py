@@ -1,7 +1,7 @@
 """Our attacks against those of the package torchattacks, on one network, the same images and the same ball.
 
     pip install --no-deps torchattacks
-    python benchmarks/parity.py --data-dir DATA --registry REGISTRY --eps 0.2
+    python -m benchmarks.parity --data-dir DATA --registry REGISTRY --eps 0.2
 
 What was passed to torchattacks 3.5.1, whose defaults are not those of AutoAttack:
 - steps=100 for APGD, APGDT and FAB (its default is 10, also inside its AutoAttack: there `steps` of the members is set
@@ -40,6 +40,7 @@ try:
 except ImportError:
     sys.exit("this compares with torchattacks: pip install --no-deps torchattacks (its requests pin is outdated)")
 
+from benchmarks.written import RECORDS
 from robustkt import api
 from robustkt import data as datasets
 from robustkt.api.loading import load_network, spread
@@ -49,7 +50,6 @@ from robustkt.data import to_float
 from robustkt.losses import ce
 from robustkt.registry import Registry
 
-RECORDS = Path(__file__).resolve().parent / "records"
 Run = Callable[[Tensor, Tensor, int], Tensor]  # images, labels, seed -> images
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square", "autoattack")
 
@@ -188,7 +188,7 @@ def main() -> None:
     with torch.no_grad():
         clean = int((model(x).argmax(dim=1) == y).sum())
     record = {
-        "command": "python benchmarks/parity.py " + shown(sys.argv[1:]),
+        "command": "python -m benchmarks.parity " + shown(sys.argv[1:]),
         "machine": machine(),
         "torchattacks": getattr(torchattacks, "__version__", ""),
         "network": about,

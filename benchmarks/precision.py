@@ -1,6 +1,6 @@
 """Training in bf16 against training in fp32: the same networks, seed by seed, measured in fp32.
 
-    python benchmarks/precision.py --registry DIR [--seeds 4]
+    python -m benchmarks.precision --registry DIR [--seeds 4]
 
 On the digits: Gaussian training and its certificates, adversarial training (SAT) and its students (RSLAD) under attack.
 What differs is `precision` alone. benchmarks/records/precision.json is written after every network.
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import Rows
-from transfer import RADII
 
+from benchmarks.rows import Rows
+from benchmarks.shared import RADII
 from robustkt import api
 from robustkt.registry import Registry
 

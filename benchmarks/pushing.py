@@ -1,6 +1,6 @@
 """How much memory and time a push, and a pull, of a large generation take: whole processes against a Hub on loopback.
 
-    python benchmarks/pushing.py --megabytes 500
+    python -m benchmarks.pushing --megabytes 500
 
 Writes benchmarks/records/pushing.json: the largest resident set of each process and its seconds.
 """
@@ -23,12 +23,13 @@ import huggingface_hub
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from benchmarks.written import RECORDS
 from robustkt.generation import DataSpec, Generation, Recipe, Training
 from robustkt.numbers import digest
 from robustkt.registry import Registry
 from tests.hubstandin import HubStandIn
 
-RECORD = Path(__file__).resolve().parent / "records" / "pushing.json"
+RECORD = RECORDS / "pushing.json"
 BLOCK = 2**20
 
 
@@ -111,7 +112,7 @@ def main() -> None:
                 environment.pop("HF_HUB_DISABLE_XET", None)
                 found |= {title: measured(words, environment, place) for title, words in commands.items()}
     content = {
-        "command": f"python benchmarks/pushing.py --megabytes {asked.megabytes}",
+        "command": f"python -m benchmarks.pushing --megabytes {asked.megabytes}",
         "megabytes": asked.megabytes,
         "measured": found,
         "machine": {"processors": os.cpu_count(), "machine": platform.machine(), "system": platform.system()},

@@ -1,6 +1,6 @@
 """Runs the quickstart in an empty folder and records what it printed, for the README's table.
 
-    python benchmarks/quickstart.py
+    python -m benchmarks.quickstart
 
 Paths in the record are relative to that folder.
 """
@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from transfer import RECORDS, machine
+from benchmarks.shared import machine
+from benchmarks.written import RECORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 

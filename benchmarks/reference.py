@@ -1,6 +1,6 @@
 """Makes the reference generations that ship in registry/: small networks with certificates and evaluations.
 
-    python benchmarks/reference.py --registry registry --data-dir DIR
+    python -m benchmarks.reference --registry registry --data-dir DIR
 
 DIR holds Fashion-MNIST. What is there already is not made again; an interrupted run continues.
 """

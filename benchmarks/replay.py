@@ -1,7 +1,7 @@
 """What kept logits cost and save: quality by the number of views over seeds, and an epoch's price, on the digits.
 
-    python benchmarks/replay.py --registry DIR
-    python benchmarks/replay.py --registry DIR --part crt    # or rslad, price: beside each other
+    python -m benchmarks.replay --registry DIR
+    python -m benchmarks.replay --registry DIR --part crt    # or rslad, price: beside each other
 
 Everything is trained through `robustkt.api` into a registry of its own, and benchmarks/records/replay.json is written
 after every row, so an interrupted run continues. Prices are taken in turn in one process.
@@ -22,9 +22,9 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from rows import Rows
-from transfer import RADII
 
+from benchmarks.rows import Rows
+from benchmarks.shared import RADII
 from robustkt import api, models, objectives
 from robustkt import data as datasets
 from robustkt.api.recipes import assemble

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.written import RECORDS, ROOT
 from robustkt import api
 from robustkt.registry import Registry
 from tests import browser
 
-ROOT = Path(__file__).resolve().parents[1]
-RECORD = ROOT / "benchmarks" / "records" / "report.json"
+RECORD = RECORDS / "report.json"
 IMAGES = ROOT / "docs" / "images"
 NAMES = ("digits-sat", "digits-smoothmix", "digits-crt-1", "digits-crt-2", "digits-two-modes")
 REPEATS = 3

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transfer import RECORDS, machine
+from benchmarks.shared import machine
+from benchmarks.written import RECORDS
 
 
 class Rows:
@@ -16,12 +17,14 @@ class Rows:
 
     def __init__(self, name: str, *kinds: str, command: str | None = None) -> None:
         self.path: Path = RECORDS / f"{name}.json"
-        self.command = command or f"python benchmarks/{name}.py"
+        self.command = command or f"python -m benchmarks.{name}"
         self.empty: dict[str, Any] = {kind: [] for kind in kinds}
 
     def read(self) -> dict[str, Any]:
-        """What has been measured so far."""
+        """What has been measured so far; ends where that was with another budget, which rows of one table share."""
         found = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        if found.get("command", self.command) != self.command:
+            raise SystemExit(f"{self.path} is of another budget:\n  {found['command']}\nmove it away, or run that")
         return {**self.empty, **found}
 
     def known(self, kind: str, /, **told: Any) -> bool:

@@ -1,6 +1,6 @@
 """Two ranks on two cores against one process with one and with two threads: images a second, and the loss curves.
 
-    python benchmarks/scale.py [--part speed|curves]
+    python -m benchmarks.scale [--part speed|curves]
 
 Every figure of speed is taken in turn, each way in processes of its own, several rounds; the warm-up steps are not
 counted. The curves are of the same network on the same images without random numbers: two ranks with sync_bn against
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.shared import machine
+from benchmarks.written import RECORDS, ROOT
 from robustkt import losses, models
 from robustkt.core import Batch, Model, Terms
 from robustkt.data import Split
@@ -34,7 +35,7 @@ from robustkt.generation import DataSpec, Training
 from robustkt.progress import Silent
 from robustkt.ranks import ranks
 
-RECORD = Path(__file__).resolve().parent / "records" / "scale.json"
+RECORD = RECORDS / "scale.json"
 COLOUR = DataSpec(
     name="noise", fingerprint="", classes=tuple("0123456789"), shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3,
     held_out=0,
@@ -109,11 +110,11 @@ def measured(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "told.json"
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
-        words = [str(Path(__file__).resolve()), "--work", str(out), "--steps", str(steps), "--parts", str(parts)]
+        words = ["-m", "benchmarks.scale", "--work", str(out), "--steps", str(steps), "--parts", str(parts)]
         words += ["--arch", asked.arch, "--batch-size", str(asked.batch_size), *(["--sync-bn"] if sync_bn else [])]
         words += ["--double"] if double else []
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
-        subprocess.run([sys.executable, *launch, *words], env=environment, check=True)
+        subprocess.run([sys.executable, *launch, *words], cwd=ROOT, env=environment, check=True)
         return [(float(when), float(loss)) for when, loss in json.loads(out.read_text())]
 
 
@@ -143,18 +144,6 @@ def curves(asked: argparse.Namespace) -> dict[str, dict[str, float]]:
     return found
 
 
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
-    git = ["git", "-C", str(RECORD.parent), "rev-parse", "--short", "HEAD"]
-    return {
-        "processors": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
-    }
-
-
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -172,9 +161,9 @@ def main() -> None:
         work(asked.arch, asked.batch_size, asked.steps, asked.parts, asked.sync_bn, asked.double, asked.work)
         return
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-    record |= {"command": "python benchmarks/scale.py", "arch": asked.arch, "batch_size": asked.batch_size}
+    record |= {"command": "python -m benchmarks.scale", "arch": asked.arch, "batch_size": asked.batch_size}
     if asked.part != "curves":
-        record |= {"steps": asked.steps, "speed": speed(asked), "machine": machine()}
+        record |= {"steps": asked.steps, "speed": speed(asked), "machine": {**machine(), "load": os.getloadavg()[0]}}
     if asked.part != "speed":
         record |= {"curve_steps": CURVE, "curves": curves(asked), "curves_machine": machine()}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")

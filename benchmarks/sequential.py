@@ -1,6 +1,6 @@
 """What stopping early costs and saves, with coins that have the probabilities of a published model's images.
 
-    python benchmarks/sequential.py LOG.tsv --sigma 0.5
+    python -m benchmarks.sequential LOG.tsv --sigma 0.5
 
 Each image of the log is a coin whose probability is the share of agreeing votes that its published radius belongs to
 (an abstention's is drawn below ½). Every mode certifies every coin; certified accuracy counts the images that the log
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
+from benchmarks.written import RECORDS
 from robustkt import foreignlog
 from robustkt.api.smoothing import default_radii, takes
 from robustkt.catalog import CERTIFIERS
@@ -30,12 +31,9 @@ from robustkt.certificates import Ball, Certificate, drive
 from robustkt.lattice import bounds
 from robustkt.noises.gaussian import Gaussian
 
-RECORDS = Path(__file__).resolve().parent / "records"
 
-
-def coin(p: float, seed: int) -> Callable[[int], Sequence[int]]:
+def coin(p: float, rng: np.random.Generator) -> Callable[[int], Sequence[int]]:
     """Votes of two classes, the first with probability p."""
-    rng = np.random.default_rng(seed)
     return lambda n: [hits := int(rng.binomial(n, p)), n - hits]
 
 
@@ -46,7 +44,8 @@ def run(mode: str, chances: Sequence[float], ball: Ball, n: int, alpha: float, g
     found: list[Certificate] = []
     for i, p in enumerate(chances):
         extra = {"u": 1 - float(np.random.default_rng([7, i]).random())} if takes(mode, "u") else {}
-        found.append(drive(CERTIFIERS.get(mode)(ball=ball, alpha=alpha, n0=100, n=n, **more, **extra), coin(p, i)))
+        votes = coin(p, np.random.default_rng(i))
+        found.append(drive(CERTIFIERS.get(mode)(ball=ball, alpha=alpha, n0=100, n=n, **more, **extra), votes))
     draws = [c.n for c in found]
     return {
         "mode": mode,
@@ -96,7 +95,7 @@ def main() -> None:
         rows.append({"title": title, **found, "certified_accuracy": certified, "acr": acr})
         print(json.dumps(rows[-1]), flush=True)
     record = {
-        "command": f"python benchmarks/sequential.py {args.log.name} --sigma {float(args.sigma):g}"
+        "command": f"python -m benchmarks.sequential {args.log.name} --sigma {float(args.sigma):g}"
         + (f" --skip {args.skip}" if args.skip > 1 else ""),
         "images": len(lines),
         "n": args.n,

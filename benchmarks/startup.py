@@ -1,6 +1,6 @@
 """How fast the command line answers: --help, and list and show on a registry of many generations.
 
-    python benchmarks/startup.py --generations 10000
+    python -m benchmarks.startup --generations 10000
 
 Writes benchmarks/records/startup.json: whole-process seconds, the median of --runs after one warm-up.
 """
@@ -18,13 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.written import RECORDS
 from robustkt.generation import DataSpec, Generation, Recipe, Training
 from robustkt.numbers import digest
 from robustkt.registry import Registry
 from robustkt.registry.seal import sealed
 from robustkt.registry.store import RECORD
-
-RECORDS = Path(__file__).resolve().parent / "records"
 
 
 def fill(registry: Registry, count: int) -> None:

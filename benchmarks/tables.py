@@ -343,7 +343,7 @@ def startup() -> str:
         for name, f in found["seconds"].items()
     ]
     told = (
-        f"\n\n`python benchmarks/startup.py`: {found['generations']:,} generations with a certificate and an evaluation"
+        f"\n\n`python -m benchmarks.startup`: {found['generations']:,} generations with a certificate and an evaluation"
         f" each; whole processes, median of {found['runs']}; the first `list` and `lineage` fill the cache."
     )
     return rows(["command", "seconds", "first time", "MB"], *body) + told
@@ -360,7 +360,7 @@ def image() -> str:
         ]
         for name, found in variants.items()
     ]
-    told = f"\n\n`python benchmarks/image.py`; on {variants['cuda']['base']}."
+    told = f"\n\n`python -m benchmarks.image`; on {variants['cuda']['base']}."
     return rows(["`VARIANT`", "GB", *(f"of it {part}" for part in parts)], *body) + told
 
 
@@ -368,7 +368,7 @@ def _budget(part: str) -> str:
     found = record("modes")[part]
     told = found["budget"]
     return (
-        f"\n\n`python benchmarks/modes.py --only {part.partition('-')[0]} --images {told['images']} "
+        f"\n\n`python -m benchmarks.modes --only {part.partition('-')[0]} --images {told['images']} "
         f"--test-images {told['test_images']} --epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, "
         f"{_inner(told)}; mean over "
         f"{told['seeds']} seeds ± half the range, in %; torch {found['torch']}, commit {found['git']['commit'][:7]}."

@@ -1,6 +1,6 @@
 """What a step of each objective costs here, against plain training, its arithmetic minimum, and the papers' loops.
 
-    python benchmarks/training.py --runs resnet20:32:128,resnet18:32:64 --methods natural,gaussian,crt,sat,trades,rslad
+    python -m benchmarks.training --runs resnet20:32:128,resnet18:32:64 --methods natural,gaussian,crt,sat,trades,rslad
 
 A run is NETWORK:IMAGE SIZE:BATCH SIZE; all figures of a run come from one process, its steps taken in turn.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from pathlib import Path
 from typing import Any
 
+from benchmarks.written import RECORDS
 from robustkt import api
 from robustkt.provenance import circumstances
 
-RECORD = Path(__file__).resolve().parent / "records" / "training.json"
+RECORD = RECORDS / "training.json"
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         runs.append(found)
         print(json.dumps(found["ratios"], indent=1), flush=True)
     told = {
-        "command": f"python benchmarks/training.py --runs {args.runs} --methods {args.methods} "
+        "command": f"python -m benchmarks.training --runs {args.runs} --methods {args.methods} "
         f"--repeats {args.repeats} --precision {args.precision} --compile {args.compile}",
         "load_before": load,  # processes that wanted the processors when it began
         "git": circumstances(RECORD.parent).get("git"),

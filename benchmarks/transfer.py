@@ -1,7 +1,7 @@
 """Certified robustness carried from a SmoothMix teacher to CRT students: quality, and cost against Gaussian training.
 
-    python benchmarks/transfer.py --data digits --teacher resnet8 --students smallcnn,resnet20 --seeds 3
-    python benchmarks/transfer.py --data fashion-mnist --train-images 8000 --teacher resnet20 --students resnet20 \
+    python -m benchmarks.transfer --data digits --teacher resnet8 --students smallcnn,resnet20 --seeds 3
+    python -m benchmarks.transfer --data fashion-mnist --train-images 8000 --teacher resnet20 --students resnet20 \
         --epochs 3,6 --batch-size 64 --seeds 1 --n 500 --images 200
 
 Everything goes through `robustkt.api` into a registry of its own (--registry), so an interrupted run continues and a
@@ -13,20 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np
 import torch
 
+from benchmarks.shared import RADII, machine, shown, subset
+from benchmarks.written import RECORDS
 from robustkt import api, models, objectives
 from robustkt import data as datasets
 from robustkt.api.loading import load_network, pick_device, ready
@@ -36,9 +34,6 @@ from robustkt.engine import Trainer
 from robustkt.generation import Training
 from robustkt.progress import Silent
 from robustkt.registry import Registry
-
-RECORDS = Path(__file__).resolve().parent / "records"
-RADII = [Fraction(r) for r in ("0", "0.25", "0.5")]
 
 
 def quality(options: argparse.Namespace, registry: Registry, seed: int) -> list[dict[str, Any]]:
@@ -108,38 +103,6 @@ def cost_ratio(options: argparse.Namespace, registry: Registry, arch: str) -> di
     return {"arch": arch, "pairs": pairs, "median_ratio": statistics.median(ratios), "ratios": ratios, "images": count}
 
 
-def subset(options: argparse.Namespace) -> str:
-    """The first --train-images training images and the whole test set, as an .npz beside the registry."""
-    whole = datasets.load(options.data, data_dir=options.data_dir)
-    path = options.registry.with_name(f"{options.data}-{options.train_images}.npz")
-    x, y = whole.train.x[: options.train_images], whole.train.y[: options.train_images]
-    arrays = {"train_images": x, "train_labels": y, "test_images": whole.test.x, "test_labels": whole.test.y}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{k: (v.movedim(1, 3) if v.dim() == 4 else v).numpy() for k, v in arrays.items()})
-    return str(path)
-
-
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    git = ["git", "-C", str(RECORDS), "rev-parse", "--short", "HEAD"]
-    return {
-        "processor": cpu or platform.processor(),
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
-    }
-
-
-def shown(arguments: list[str]) -> str:
-    """The command without the places of this machine."""
-    private = [i for i, a in enumerate(arguments) if a in ("--registry", "--data-dir")]
-    return " ".join(a for i, a in enumerate(arguments) if i not in private and i - 1 not in private)
-
-
 def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,7 +132,7 @@ def main() -> None:
     rows = [row for seed in range(options.seeds) for row in quality(options, registry, seed)]
     costs = [cost_ratio(options, registry, arch) for arch in options.students]
     record = {
-        "command": "python benchmarks/transfer.py " + shown(sys.argv[1:]),
+        "command": "python -m benchmarks.transfer " + shown(sys.argv[1:]),
         "machine": machine(),
         "rows": rows,
         "costs": costs,

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.written import RECORDS, ROOT
 from docs.blocks import blocks
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
-RECORD = ROOT / "benchmarks" / "records" / "tutorial.json"
+RECORD = RECORDS / "tutorial.json"
 HOME = "/home/me/my-photos"  # what the page calls the folder that it was run in
 PRINTED = re.compile(r"(<!-- printed: (\d+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -73,8 +73,7 @@ def test_two_ranks_of_torchrun_write_the_log_of_one_process(trained: Registry, w
     assert not any((trained.root / "jobs").glob("certify-*/*"))
 
 
-@pytest.mark.slow  # interrupted by Ctrl-C and with votes torn off: test_cli
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_where_it_was(trained: Registry, whole: bytes, ranks: int) -> None:
     """SIGKILL in the middle, of one process or of two; one process goes on with what either has seen."""
     more = command(trained, "--fresh", "--batch-size", "64")

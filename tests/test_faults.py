@@ -21,8 +21,10 @@ def struck(doing: str, mode: str, stride: int, first: int) -> list[dict[str, Any
     return list(json.loads(ran.stdout))
 
 
-@pytest.mark.slow  # a full disk at every call of a training: test_cli; a job that dies: test_replay
-@pytest.mark.parametrize(("doing", "mode", "first"), [("train", "kill", 29), ("certify", "fail", 17)])
+@pytest.mark.parametrize(
+    ("doing", "mode", "first"),
+    [("train", "kill", 29), pytest.param("certify", "fail", 17, marks=pytest.mark.slow)],
+)
 def test_some_moments(doing: str, mode: str, first: int) -> None:
     for found in struck(doing, mode, 97, first):
         assert found["attempts"]

@@ -1,6 +1,6 @@
 """What a certificate is worth: coverage of every mode, agreement between the modes, and what bf16 changes.
 
-    python benchmarks/experiments/certification.py --registry registry [--only coverage,modes,precision]
+    python -m benchmarks.experiments.certification --registry registry [--only PART …]
 
 Coverage: coins of known probability through the real certifiers; a certificate is false when its radius is larger than
 the coin's. Modes and precision: shipped generations, one certified on the same test images by every mode, another by
@@ -12,21 +12,16 @@ from __future__ import annotations
 import argparse
 import inspect
 import itertools
-import os
-import sys
-from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
-from rows import Rows
 from scipy import stats
 
+from benchmarks.rows import Rows
+from benchmarks.sequential import coin
 from robustkt import api
 from robustkt.api.results import CertificateSet
 from robustkt.catalog import CERTIFIERS
@@ -35,17 +30,12 @@ from robustkt.certlog import Row
 from robustkt.noises.gaussian import Gaussian
 from robustkt.registry import Registry
 
-ROWS = Rows("certification", "coverage", "modes", "precision", command="python benchmarks/experiments/certification.py")
+ROWS = Rows("certification", "coverage", "modes", "precision", command="python -m benchmarks.experiments.certification")
 COINS = {0.05: (10_000, 20, 200), 0.001: (10_000, 100, 1_000)}  # alpha -> coins, n0, n
 CHANCES = (0.5, 0.6, 0.8, 0.95, 0.99)
 RADII = [Fraction(r) for r in ("0", "0.25", "0.5")]
 GENERATION, SIGMA = "digits-smoothmix", "0.25"
 HALVED = "digits-crt-1"  # the smaller network: without bf16 in the processor it is emulated
-
-
-def coin(p: float, rng: np.random.Generator) -> Callable[[int], Sequence[int]]:
-    """Votes of two classes, the first with probability p."""
-    return lambda n: [hits := int(rng.binomial(n, p)), n - hits]
 
 
 def coverage(mode: str, alpha: float, p: float) -> dict[str, Any]:
@@ -116,10 +106,11 @@ def main() -> None:
     """Measure what the record lacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--registry", type=Path, required=True)
-    parser.add_argument("--only", default="coverage,modes,precision")
+    parts = ("coverage", "modes", "precision")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    registry, parts = Registry(options.registry), options.only.split(",")
+    registry, parts = Registry(options.registry), options.only
     if "coverage" in parts:
         for alpha, p, mode in itertools.product(COINS, CHANCES, CERTIFIERS.names()):
             if not ROWS.known("coverage", mode=mode, alpha=alpha, p=p):

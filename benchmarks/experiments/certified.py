@@ -1,11 +1,11 @@
 """Certified transfer at the scale of two CPU cores: three generations, their price, CRT's variants, kept logits.
 
-    python benchmarks/experiments/certified.py --registry DIR [--seeds 0,1,2] [--only PART,…]
+    python -m benchmarks.experiments.certified --registry DIR [--seeds 0 1 2] [--only PART …]
 
 A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
 networks from scratch by SmoothMix and by Gaussian training, and a second line of three that begins at another of those
 networks; all have the same number of epochs and see the same images. Parts: generations, line, losses, views, teachers,
-and prices: CPU seconds of an epoch, in turn in one process, to be taken on a machine that does nothing else.
+and only when asked for prices: CPU seconds of an epoch, in turn in one process, on a machine that does nothing else.
 benchmarks/records/certified.json grows row by row.
 """
 
@@ -17,8 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from study import NETS, Study
-
+from benchmarks.experiments.study import NETS, Study
+from benchmarks.shared import subset
 from robustkt import api
 from robustkt.registry import Registry
 
@@ -98,6 +98,7 @@ def prices(study: Study, arch: str, rounds: int = 2) -> None:
     if study.rows.known("prices", arch=arch):
         return
     seconds: dict[str, list[float]] = {"gaussian": [], "crt": [], "crt-fresh": [], "smoothmix": []}
+    images = subset(study.options)
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder) / "registry")
         common = {"registry": registry, "device": "cpu"}
@@ -109,11 +110,11 @@ def prices(study: Study, arch: str, rounds: int = 2) -> None:
             if "crt" in method:
                 api.distill(teacher="teacher", given=given, **told)
             else:
-                api.train(data=study.data, given={**given, "sigma": "0.25"}, **told)
+                api.train(data=images, given={**given, "sigma": "0.25"}, **told)
             return time.process_time() - began
 
         first = {"arch": f"{NETS}:{FIRST}", "given": {"sigma": "0.25", "epochs": 1}, "name": "teacher", **common}
-        api.train(method="gaussian", data=study.data, **first)
+        api.train(method="gaussian", data=images, **first)
         for seed in range(rounds + 1):  # the first warms up and keeps the logits
             for method, told in seconds.items():
                 told.append((run(method, 3, seed) - run(method, 1, seed)) / 2)
@@ -123,15 +124,15 @@ def prices(study: Study, arch: str, rounds: int = 2) -> None:
 
 def main() -> None:
     """Train and certify what the record lacks."""
-    study = Study("certified", __doc__ or "", epochs=15, images=8_000)
-    if study.wanted("generations"):
-        for sigma in RADII:
-            for seed in study.seeds():
-                Certified(study, sigma, seed).generations()
+    parts = ("generations", "line", *VARIANTS)
+    study = Study("certified", __doc__ or "", parts=parts, asked=["prices"], epochs=15, images=8_000)
+    for arch in STUDENTS if study.wanted("prices") else ():
+        prices(study, arch)
+    for sigma in RADII if study.wanted("generations") else ():
+        for seed in study.seeds():
+            Certified(study, sigma, seed).generations()
     for seed in study.seeds() if study.wanted("line") else ():
         Certified(study, "0.25", seed).line()
-    for arch in STUDENTS if "prices" in study.options.only else ():
-        prices(study, arch)
     for part in filter(study.wanted, VARIANTS):
         for seed in study.seeds():
             Certified(study, "0.25", seed).variants(part)

@@ -1,17 +1,17 @@
 """Does robustness carry over to the other kind, and to another family of networks?
 
-    python benchmarks/experiments/kinds.py --registry DIR [--seeds 0,1,2] [--only smoothed,attacked,families]
+    python -m benchmarks.experiments.kinds --registry DIR [--seeds 0 1 2] [--only smoothed attacked families]
 
-With the teachers of rslad.py and certified.py, in whose registry this runs: a CRT student of a teacher that was trained
-against attacks, an RSLAD student of a teacher that was trained under noise, and CRT from a convolutional network into a
-transformer and back. benchmarks/records/kinds.json grows row by row.
+A CRT student of a teacher that was trained against attacks, an RSLAD student of a teacher that was trained under
+noise, and CRT from a convolutional network into a transformer and back. The teachers are those of rslad.py and
+certified.py, from the same registry, or made again from their records. benchmarks/records/kinds.json grows row by row.
 """
 
 from __future__ import annotations
 
-from certified import RADII
-from rslad import EPS
-from study import Study
+from benchmarks.experiments.certified import RADII
+from benchmarks.experiments.rslad import EPS
+from benchmarks.experiments.study import Study
 
 SIGMA = "0.25"
 ATTACKS = ("clean", "pgd-trades", "apgd-ce", "apgd-t")
@@ -30,10 +30,9 @@ def smoothed(study: Study, seed: int) -> None:
 
 def attacked(study: Study, seed: int) -> None:
     """RSLAD into `Residual` from teachers of other kinds."""
-    for name in (f"smoothmix-0-{SIGMA}", f"crt-1-{SIGMA}", f"gaussian-0-{SIGMA}"):
-        study.attacked(name, seed, EPS, ATTACKS, base=True)
     for teacher in ("trades", f"smoothmix-0-{SIGMA}", f"gaussian-0-{SIGMA}"):
         name = f"rslad-from-{teacher}"
+        study.attacked(teacher, seed, EPS, ATTACKS, base=teacher != "trades")
         study.network(name, seed, "rslad", "Residual", teacher=teacher, eps=EPS, norm="linf", steps=10)
         study.attacked(name, seed, EPS, ATTACKS)
 
@@ -56,7 +55,7 @@ PARTS = {"smoothed": smoothed, "attacked": attacked, "families": families}
 
 def main() -> None:
     """Train and measure what the record lacks, seed by seed."""
-    study = Study("kinds", __doc__ or "", epochs=15, images=8_000)
+    study = Study("kinds", __doc__ or "", parts=[*PARTS], after=["rslad", "certified"], epochs=15, images=8_000)
     for seed in study.seeds():
         for part in filter(study.wanted, PARTS):
             PARTS[part](study, seed)

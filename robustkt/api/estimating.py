@@ -143,15 +143,9 @@ def estimate_distill(
     if to is None and found.recipe.arch_source is not None:
         raise UsageError(f"the network of {found.name} is code of your own", "Name the student's: --to FILE.py:NAME.")
     job, teacher = student_of(
-        registry,
-        generation,
-        to or found.recipe.arch,
-        given={},
-        data=data,
-        data_dir=data_dir,
-        device=device,
+        registry, generation, to or found.recipe.arch, given={}, data=data, data_dir=data_dir, device=device,
         progress=Silent(),
-    )
+    )  # fmt: skip
     would, job.compiled = job.compiled, False
     guide = Teacher(registry, teacher, job.recipe, job.device, {})
     student = job.student()

@@ -216,9 +216,8 @@ class Asked:
                 )
             if before:
                 progress.note(f"measured before with the same settings, and re-used: {', '.join(before)}")
-            how = "without an attack" if todo == ["clean"] else f"in {threat}"
-            title = f"{'evaluating' if todo == ['clean'] else 'attacking'} {found.name} {how}"
-            title = title if shift is None else f"{found.name} under {shift}"
+            doing, how = ("evaluating", "without an attack") if todo == ["clean"] else ("attacking", f"in {threat}")
+            title = f"{found.name} under {shift}" if shift is not None else f"{doing} {found.name} {how}"
             own_job, told_of = None if group.rank else job, {"generation": found.name, "attacks": todo}
             with Heartbeat(progress, own_job, **told_of, images=len(chosen)).bar(title, len(todo) * len(chosen)) as bar:
                 made = attacked(

@@ -1,0 +1,70 @@
+"""What the benchmarks that train share: a slice of a data set, the machine, notes, the command that is recorded."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+
+from benchmarks.written import RECORDS
+from robustkt import data as datasets
+from robustkt.progress import Silent
+
+RADII = [Fraction(r) for r in ("0", "0.25", "0.5")]
+
+
+class Told(Silent):
+    """Notes on the terminal, nothing else."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def subset(options: argparse.Namespace, *, others: int = 0) -> str:
+    """The first --train-images training images and the whole test set, as an .npz beside the registry.
+
+    With `others` so many training images that follow those.
+    """
+    begin, end = (options.train_images, options.train_images + others) if others else (0, options.train_images)
+    path: Path = options.registry.with_name(f"{options.data}-{f'{begin}-' if begin else ''}{end}.npz")
+    if not path.is_file():
+        whole = datasets.load(options.data, data_dir=options.data_dir)
+        x, y = whole.train.x[begin:end], whole.train.y[begin:end]
+        arrays = {"train_images": x, "train_labels": y, "test_images": whole.test.x, "test_labels": whole.test.y}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".new", delete=False) as file:
+            np.savez(file, **{k: (v.movedim(1, 3) if v.dim() == 4 else v).numpy() for k, v in arrays.items()})
+        os.replace(file.name, path)
+    return str(path)
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    git = ["git", "-C", str(RECORDS), "rev-parse", "--short", "HEAD"]
+    return {
+        "processor": cpu or platform.processor(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+    }
+
+
+def shown(arguments: list[str]) -> str:
+    """The command without the places of this machine."""
+    private = [i for i, a in enumerate(arguments) if a in ("--registry", "--data-dir")]
+    return " ".join(a for i, a in enumerate(arguments) if i not in private and i - 1 not in private)
