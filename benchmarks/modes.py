@@ -24,6 +24,7 @@ import torch
 from benchmarks.shared import Told
 from benchmarks.written import RECORDS
 from robustkt import api, data
+from robustkt.catalog import CORRUPTIONS
 from robustkt.provenance import circumstances
 from robustkt.registry import Registry
 
@@ -32,7 +33,7 @@ SIDE = 16
 EPS = "0.2"  # linf
 FIVE: Mapping[str, Any] = {"steps": 5}  # of PGD, a quarter of eps each
 ONE: Mapping[str, Any] = {"steps": 1, "step_size": "0.25"}  # a weak inner attack, which shared parameters get around
-INNER = {"figure2": ONE, "tokens": ONE, "strong": FIVE, "curve": FIVE, "rslad": FIVE}
+INNER = {"figure2": ONE, "tokens": ONE, "strong": FIVE, "curve": FIVE, "rslad": FIVE, "shift": FIVE}
 ATTACKS = ("clean", "pgd:steps=50:restarts=2", "apgd-dlr")
 NORMS = {"batch": "resnet8", "layer": "resnet8_ln", "group": "resnet8_gn"}
 ARMS = {
@@ -42,6 +43,8 @@ ARMS = {
 }
 SIGMAS = ("0.12", "0.25", "0.5")
 RADII = [Fraction(r) for r in ("0", "0.25", "0.5", "0.75")]
+SEVERITY, FEW = 3, 100  # of the corruptions of a shifted domain; its labelled images
+BETAS = [f"{k / 10:g}" for k in range(11)]
 
 
 class Bench:
@@ -124,18 +127,40 @@ class Bench:
         kinds = ("none", "dualtoken", "dualparams", "dualtoken+dualhead")
         return {kind: self.modes(f"vit-{kind.replace('+', '-')}", "vit_tiny", kind, ONE) for kind in kinds}
 
+    def two(self, seed: int) -> str:
+        """The network with two modes, between which β goes."""
+        more = {"eps": EPS, "adapter": "dualparams", **FIVE}
+        return self.train("batch-dualparams", "cotraining", "resnet8", seed, **more)
+
     def curve(self) -> dict[str, Any]:
         """The trade-off over β on the test images, each mixture attacked through itself."""
         found = {}
         for seed in self.seeds:
-            two = {"eps": EPS, "adapter": "dualparams", **FIVE}
-            made = self.train("batch-dualparams", "cotraining", "resnet8", seed, **two)
+            made = self.two(seed)
             swept = api.soup_sweep(
                 made, attacks=ATTACKS[1:], eps=EPS, split="test", max_images=self.tested, registry=self.registry,
                 device="cpu",
             )  # fmt: skip
             found[str(seed)] = swept["points"]
         return found
+
+    def shift(self) -> dict[str, Any]:
+        """β from a few labelled images of each corruption, beside every other β on the corrupted test images."""
+        rows = []
+        common: dict[str, Any] = {"attacks": ("clean",), "registry": self.registry, "device": "cpu"}
+        for seed in self.seeds:
+            made = self.two(seed)
+            for name in CORRUPTIONS.names():
+                kind = f"{name}:{SEVERITY}"
+                chosen = api.soup_pick(made, corruption=kind, max_images=FEW, **common)
+                told = {
+                    beta: api.evaluate(f"{made}@beta={beta}", corruption=kind, max_images=self.tested, **common)
+                    for beta in BETAS
+                }
+                accuracy = {beta: one["clean_accuracy"] for beta, one in told.items()}
+                rows.append({"seed": seed, "corruption": name, "beta": chosen["beta"], "accuracy": accuracy})
+                print(json.dumps(rows[-1]), flush=True)
+        return {"rows": rows, "few": FEW, "severity": SEVERITY}
 
     def rslad(self) -> dict[str, Any]:
         """RSLAD against two-mode RSLAD: one teacher, one budget."""
@@ -183,7 +208,7 @@ class Bench:
 
 PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "strong": Bench.strong, "figure2": Bench.figure2, "curve": Bench.curve, "rslad": Bench.rslad,
-    "sigmas": Bench.sigmas, "tokens": Bench.tokens,
+    "sigmas": Bench.sigmas, "tokens": Bench.tokens, "shift": Bench.shift,
 }  # fmt: skip
 
 

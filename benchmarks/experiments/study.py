@@ -21,19 +21,21 @@ from benchmarks.rows import Rows
 from benchmarks.shared import Told, subset
 from benchmarks.written import record
 from robustkt import api
+from robustkt import data as datasets
+from robustkt.api.recipes import defaults
 from robustkt.registry import Registry
 
 NETS = Path(__file__).resolve().parent / "nets.py"
 CERTIFICATE = ("certified_accuracy", "intervals", "acr", "abstain_rate", "images", "n", "alpha")
-RECIPE = ("method", "arch", "teacher", "others", "given")
+RECIPE = ("method", "arch", "teacher", "others", "preset", "given")
 
 
 class Study:
-    """The networks of one experiment and the rows that it writes down."""
+    """The networks of one experiment and the rows that it writes down; `epochs` None is what the product would take."""
 
     def __init__(
         self, name: str, about: str, *, parts: Sequence[str], asked: Sequence[str] = (), after: Sequence[str] = (),
-        epochs: int, images: int = 10_000, tested: int = 500,
+        epochs: int | None, images: int = 8_000, tested: int = 500,
     ) -> None:  # fmt: skip
         parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--registry", type=Path, required=True)
@@ -41,7 +43,8 @@ class Study:
         parser.add_argument("--data-dir", type=Path)
         parser.add_argument("--train-images", type=int, default=images, help="the first so many training images")
         parser.add_argument("--test-images", type=int, default=tested, help="the first so many test images")
-        parser.add_argument("--epochs", type=int, default=epochs, help="of every network")
+        if epochs is not None:
+            parser.add_argument("--epochs", type=int, default=epochs, help="of every network")
         parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
         parser.add_argument("--only", nargs="+", default=parts, choices=[*parts, *asked], metavar="PART", help=(
             f"of {', '.join([*parts, *asked])}; all" + (f" but {', '.join(asked)}" if asked else "") + " when not given"
@@ -49,15 +52,18 @@ class Study:
         parser.add_argument("--device", default="cpu")
         self.options = parser.parse_args()
         torch.set_num_threads(1)
-        self.rows = Rows(name, "networks", "rows", "prices", command=self._command(name))
+        budget = {key: vars(self.options).get(key) for key in ("data", "train_images", "test_images", "epochs")}
+        told = (f"--{key.replace('_', '-')} {value}" for key, value in budget.items() if value is not None)
+        command = f"python -m benchmarks.experiments.{name} {' '.join(told)}"
+        kind = "" if self.options.data == parser.get_default("data") else f"-{self.options.data}"
+        self.rows = Rows(f"{name}{kind}", "networks", "rows", "prices", command=command)
         self.after = after
+        self.budget = {"epochs": epochs and self.options.epochs, "batch_size": 64}
+        if epochs is None:
+            usual = defaults(datasets.load(subset(self.options)))
+            self.budget = {key: usual[key] for key in self.budget}
         self.registry = Registry(self.options.registry)
         self.shared: dict[str, Any] = {"registry": self.registry, "device": self.options.device}
-
-    def _command(self, name: str) -> str:
-        told = vars(self.options)
-        kept = (f"--{key.replace('_', '-')} {told[key]}" for key in ("data", "train_images", "test_images", "epochs"))
-        return f"python -m benchmarks.experiments.{name} {' '.join(kept)}"
 
     def seeds(self) -> Iterable[int]:
         """All of them."""
@@ -68,15 +74,16 @@ class Study:
         return part in self.options.only
 
     def network(
-        self, name: str, seed: int, method: str, arch: str, teacher: str | None = None, *, others: int = 0, **given: Any
-    ) -> None:
+        self, name: str, seed: int, method: str, arch: str, teacher: str | None = None, *, others: int = 0,
+        preset: str | None = None, **given: Any,
+    ) -> None:  # fmt: skip
         """The generation of this name and seed, taught by one of this seed; its row has what it cost in CPU seconds.
 
         With `others` it sees so many training images that follow those of all the rest.
         """
-        given = {"epochs": self.options.epochs, "batch_size": 64, **given}
-        told = {"method": method, "arch": arch, "teacher": teacher, "given": given}
+        told: dict[str, Any] = {"method": method, "arch": arch, "teacher": teacher, "given": {**self.budget, **given}}
         told |= {"others": others} if others else {}
+        told |= {"preset": preset} if preset else {}
         known = self._row(self.rows.read(), name, seed)
         if known is None:
             self._make(name, seed, told)
@@ -103,7 +110,7 @@ class Study:
             api.gc(grace="0", registry=self.registry)
         shared: dict[str, Any] = {
             "arch": f"{NETS}:{told['arch']}", "method": told["method"], "name": made, "seed": seed, "fresh": True,
-            "progress": Told(), "given": told["given"],
+            "progress": Told(), "given": told["given"], "preset": told.get("preset"),
             "data": subset(self.options, others=told.get("others", 0)), **self.shared,
         }  # fmt: skip
         teacher = self._there(told["teacher"], seed) if told["teacher"] else None
@@ -136,7 +143,7 @@ class Study:
 
     def _chose_last(self, name: str, seed: int) -> bool:
         made = self._row(self.rows.read(), name, seed)
-        return made is not None and made["selected"]["epoch"] == self.options.epochs - 1
+        return made is not None and made["selected"]["epoch"] == self.budget["epochs"] - 1
 
     def certified(self, name: str, seed: int, sigma: str, radii: Sequence[Fraction], *, n: int = 1_000) -> None:
         """A row with certified accuracy at these radii."""
