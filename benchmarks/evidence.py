@@ -19,6 +19,12 @@ LABELS = {
     "sat": ("hard", "hard", "–"), "soft-outer": ("hard", "soft", "–"), "soft-both": ("soft", "soft", "–"),
     "rslad": ("soft", "soft", "1/6, soft"),
 }  # fmt: skip
+STRONG = {
+    "strong": ("its teacher: SAT, wider, other images", "", ""),
+    "sat": ("SAT", "hard", "hard"), "strong-soft-outer": ("soft labels in the loss", "hard", "soft"),
+    "strong-ard": ("ARD", "hard", "soft, τ = 30"), "strong-soft-both": ("soft labels in both", "soft", "soft"),
+    "strong-rslad": ("RSLAD", "soft", "soft"),
+}  # fmt: skip
 VARIANTS = {
     "crt-1": "CRT: un-squared L2 of the logits, one draw, a view an epoch",
     "squared": "squared L2", "probabilities": "L2 of the probabilities", "kl": "KL",
@@ -65,12 +71,14 @@ class Found:
         some = [len(self.networks(name)) for name in names if self.networks(name)]
         one = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds, the mean and the lowest and highest"
         spread = f"{min(some)} to {max(some)} seeds" if min(some) < max(some) else one
-        machine = made[-1]["machine"]
-        commits = ", ".join(sorted({row["machine"]["commit"] for row in made}))
+        where = [row["machine"] for row in made]
+        commits, machines, torches = (
+            ", ".join(sorted({str(machine[key]) for machine in where})) for key in ("commit", "processor", "torch")
+        )
         how = f"n = {first['n']:,}, α = {first['alpha']}" if "n" in first else f"linf eps = {first['eps']}"
         return (
             f"\n\n`{self.whole['command']}`: {spread}; {first['images']} test "
-            f"images, {how}; {machine['processor']}, one thread, torch {machine['torch']}, commit {commits}."
+            f"images, {how}; {machines}, one thread, torch {torches}, commit {commits}."
         )
 
 
@@ -115,6 +123,18 @@ def teachers() -> str:
     return rows(["teacher", "its AA", "student: clean", "PGD_TRADES", "AA"], *body)
 
 
+def strong() -> str:
+    """Students of a teacher that has seen other and more images, by their labels."""
+    found, shown = Found("rslad"), ("clean", "pgd-trades", "cw", "autoattack")
+    body = [
+        [*told, *cells({attack: found.accuracy(name, attack) for attack in shown}), str(len(found.networks(name)))]
+        for name, told in STRONG.items()
+        if found.rows(name, "attacks")
+    ]
+    head = ["student", "labels of the attack", "of the loss", *(ATTACKS[attack] for attack in shown), "seeds"]
+    return rows(head, *body) + found.told([*STRONG])
+
+
 def generations(sigma: str) -> str:
     """Three generations of CRT against SmoothMix and Gaussian training of the same networks from scratch."""
     found, body, names = Found("certified"), [], []
@@ -127,11 +147,18 @@ def generations(sigma: str) -> str:
             names.append(name)
             radii = list(mine[0]["certified_accuracy"])
             figures = cells({r: found.certified(name, r) for r in radii})
+            made = found.networks(name)
+            first = {
+                row["seed"]: row["certified_accuracy"] for row in found.rows(f"smoothmix-0-{sigma}", "certificates")
+            }
+            kept = [100 * row["certified_accuracy"]["0.5"] / first[row["seed"]]["0.5"] for row in mine]
             body.append([
-                str(number), found.networks(name)[0]["arch"], kind, *figures,
-                span([row["acr"] for row in mine], 3), span([100 * row["abstain_rate"] for row in mine]),
+                str(number), made[0]["arch"], kind, *figures, span([row["acr"] for row in mine], 3),
+                span([100 * row["abstain_rate"] for row in mine]), span(kept),
+                f"{statistics.fmean(row['cost']['student_backward'] for row in made):,.0f}", str(len(mine)),
             ])  # fmt: skip
-    head = ["generation", "network", "trained by", *(f"r = {r}" for r in radii), "ACR", "abstains"]
+    head = ["generation", "network", "trained by", *(f"r = {r}" for r in radii), "ACR", "abstains", "kept at 0.5"]
+    head += ["student's passes", "seeds"]
     return rows(head, *body) + found.told(names)
 
 
@@ -272,6 +299,35 @@ def families() -> str:
     return rows(head, *body) + found.told(["gaussian-vit", "smoothmix-vit", "cnn-to-vit", "vit-to-cnn"])
 
 
+def defaults() -> str:
+    """What distill takes when it is told nothing against the presets, on held-out training images."""
+    body, told_of = [], []
+    for name in ("defaults", "defaults-digits"):
+        made = record(name)["networks"]
+        data = "digits" if name.endswith("digits") else "fashion-mnist"
+        teacher = ""
+        for arm in dict.fromkeys(row["name"] for row in made):
+            mine = {row["seed"]: 100 * row["selected"]["score"] for row in made if row["name"] == arm}
+            first = next(row for row in made if row["name"] == arm)
+            if first["teacher"] is None:
+                continue
+            teacher = first["teacher"]
+            usual = {r["seed"]: 100 * r["selected"]["score"] for r in made if r["name"] == f"{teacher}-default"}
+            apart = [mine[seed] - usual[seed] for seed in sorted(mine.keys() & usual.keys())]
+            shown = "no options" if arm.endswith("-default") else f"`--preset {arm}`"
+            body.append([
+                data, {"certified": "Gaussian", "attacked": "SAT"}[teacher], shown, first["selected"]["metric"],
+                span([*mine.values()]), "–" if arm.endswith("-default") else span(apart), str(len(mine)),
+            ])  # fmt: skip
+        machine, given = made[-1]["machine"], made[-1]["given"]
+        told_of.append(
+            f"`{record(name)['command']}`: {given['epochs']} epochs, batches of {given['batch_size']}; "
+            f"{machine['processor']}, one thread, torch {machine['torch']}, commit {machine['commit']}"
+        )
+    head = ["data", "teacher", "`distill` with", "figure on held-out images", "%", "against no options", "seeds"]
+    return rows(head, *body) + "\n\n" + "; ".join(told_of) + "."
+
+
 def precision() -> str:
     """Networks trained in bf16 against the same ones in fp32, measured in fp32."""
     found = record("precision")["rows"]
@@ -360,6 +416,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "rslad": rslad,
     "rslad-labels": labels,
     "rslad-teachers": teachers,
+    "rslad-strong": strong,
+    "defaults": defaults,
     "certified-0.25": lambda: generations("0.25"),
     "certified-0.5": lambda: generations("0.5"),
     "certified-prices": prices,

@@ -426,6 +426,24 @@ def modes_rslad() -> str:
     return rows(["network", "clean", "attacked"], *body) + _budget("rslad") + told
 
 
+def modes_shift() -> str:
+    """β from a few labelled images of a shifted domain, beside both modes and the best β on the test images."""
+    found = record("modes")["shift"]["found"]
+    # corruption -> a row a seed: clean mode, robust mode, β, accuracy with it, with the best β
+    figures: dict[str, list[list[float]]] = {}
+    for row in found["rows"]:
+        shares = {beta: 100 * share for beta, share in row["accuracy"].items()}
+        told = [shares["0"], shares["1"], row["beta"], shares[f"{row['beta']:g}"], max(shares.values())]
+        figures.setdefault(row["corruption"], []).append(told)
+    figures["all"] = [
+        [statistics.fmean(one) for one in zip(*seed, strict=True)] for seed in zip(*figures.values(), strict=True)
+    ]
+    body = [[name, *map(span, zip(*told, strict=True))] for name, told in figures.items()]
+    head = ["corruption", "clean mode", "robust mode", "β chosen", "with it", "with the best β"]
+    told_of = f" Severity {found['severity']}; β from {found['few']} labelled held-out images."
+    return rows(head, *body) + _budget("shift") + told_of
+
+
 def modes_sigmas() -> str:
     """σ-adapters on one backbone against a network a level."""
     found = record("modes")["sigmas"]["found"]["rows"]
@@ -561,6 +579,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "modes-curve": modes_curve,
     "modes-rslad": modes_rslad,
     "modes-sigmas": modes_sigmas,
+    "modes-shift": modes_shift,
     "replay-crt": lambda: replay_quality("crt"),
     "replay-rslad": lambda: replay_quality("rslad"),
     "replay-price": replay_price,

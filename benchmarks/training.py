@@ -2,7 +2,8 @@
 
     python -m benchmarks.training --runs resnet20:32:128,resnet18:32:64 --methods natural,gaussian,crt,sat,trades,rslad
 
-A run is NETWORK:IMAGE SIZE:BATCH SIZE; all figures of a run come from one process, its steps taken in turn.
+A run is NETWORK:IMAGE SIZE:BATCH SIZE; all figures of a run come from one process, its steps taken in turn. Each kind of
+machine has a record of its own: --record training, training-amx.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from benchmarks.written import RECORDS
 from robustkt import api
 from robustkt.provenance import circumstances
 
-RECORD = RECORDS / "training.json"
-
 
 def main() -> None:
     """Time every run and write the record."""
@@ -27,6 +26,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", default="auto")
+    parser.add_argument("--record", default="training")
     args = parser.parse_args()
     runs: list[dict[str, Any]] = []
     load = os.getloadavg()[0]
@@ -42,10 +42,10 @@ def main() -> None:
         "command": f"python -m benchmarks.training --runs {args.runs} --methods {args.methods} "
         f"--repeats {args.repeats} --precision {args.precision} --compile {args.compile}",
         "load_before": load,  # processes that wanted the processors when it began
-        "git": circumstances(RECORD.parent).get("git"),
+        "git": circumstances(RECORDS).get("git"),
         "runs": runs,
     }
-    RECORD.write_text(json.dumps(told, indent=1) + "\n")
+    (RECORDS / f"{args.record}.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":
