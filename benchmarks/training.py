@@ -2,8 +2,8 @@
 
     python -m benchmarks.training --runs resnet20:32:128,resnet18:32:64 --methods natural,gaussian,crt,sat,trades,rslad
 
-A run is NETWORK:IMAGE SIZE:BATCH SIZE; all figures of a run come from one process, its steps taken in turn. Each kind of
-machine has a record of its own: --record training, training-amx.
+A run is NETWORK:IMAGE SIZE:BATCH SIZE; all figures of a run come from one process, its steps taken in turn. Each kind
+of machine has a record of its own: --record training, training-amx.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import copy
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from typing import cast
+from inspect import signature
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -99,7 +100,9 @@ class Compiled(nn.Module):
         super().__init__()
         self.module, self.note = module, note
         self.works = True
-        self.fast = torch.compile(module.forward, dynamic=False)
+        # where torch can: else the compilations of all networks of a class count together, and the ninth is given up
+        alone: Any = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
+        self.fast = torch.compile(module.forward, dynamic=False, **alone)
         self.met: set[tuple[torch.Size, bool]] = set()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from robustkt import feed, inference, models, objectives
 from robustkt.attacked import Attacked, attacked
@@ -237,6 +239,19 @@ def test_compiled_runs_at_the_first_shapes_alone(monkeypatch: pytest.MonkeyPatch
     with torch.no_grad():
         network(images(6))
     assert ran == [6, 4, 6, 4]
+
+
+@pytest.mark.skipif("isolate_recompiles" not in inspect.signature(torch.compile).parameters, reason="not in this torch")
+def test_every_network_of_a_class_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def backend(graph: fx.GraphModule, example: object) -> Callable[..., Any]:
+        return lambda *told: (ran.append(1), graph(*told))[1]
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    for count in range(1, 13):
+        inference.Compiled(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), never)(torch.zeros(count, 1, 2, 2))
+    assert len(ran) == 12
 
 
 def test_an_error_of_the_network_itself_is_not_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
