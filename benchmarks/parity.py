@@ -171,7 +171,7 @@ def network(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor, dic
 
 def main() -> None:
     """Train or re-use, compare, record."""
-    from transfer import machine, shown
+    from benchmarks.shared import machine, shown
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--registry", type=Path, required=True)

@@ -54,73 +54,8 @@ def quickstart() -> str:
     return rows(head, *body) + told
 
 
-def transfer(name: str) -> str:
-    """Quality of transfer, every seed."""
-    found = record(name)
-    head = [
-        "generation",
-        "method",
-        "network",
-        "r = 0",
-        "r = ¼",
-        "r = ½",
-        "ACR",
-        "abstains",
-        "training",
-        "kept at ¼",
-    ]
-    body = []
-    for row in found["rows"]:
-        teacher = next(r for r in found["rows"] if r["generation"] == f"teacher-{row['seed']}")
-        kept = row["certified_accuracy"]["0.25"] / teacher["certified_accuracy"]["0.25"]
-        body.append(
-            [
-                row["generation"], row["method"], row["arch"],
-                *(percent(row["certified_accuracy"][r]) for r in ("0", "0.25", "0.5")), f"{row['acr']:.3f}",
-                percent(row["abstain_rate"]), f"{row['train_seconds']:.0f} s", percent(kept),
-            ]
-        )  # fmt: skip
-    return rows(head, *body) + "\n\n" + _settings(found)
-
-
-def cost(name: str) -> str:
-    """Seconds of CRT against Gaussian training."""
-    found = record(name)
-    head = ["student", "CRT / Gaussian, median", "lowest", "highest", "pairs", "images a run"]
-    body = [
-        [
-            c["arch"], f"{statistics.median(c['ratios']):.3f}", f"{min(c['ratios']):.3f}", f"{max(c['ratios']):.3f}",
-            str(len(c["ratios"])), f"{c['images']:,}",
-        ]
-        for c in found["costs"]
-    ]  # fmt: skip
-    return rows(head, *body)
-
-
 COLUMNS = {"clean": "clean", "fgsm": "FGSM", "pgd-sat": "PGD_SAT", "pgd-trades": "PGD_TRADES", "cw": "CW∞",
            "autoattack": "AA"}  # fmt: skip
-
-
-def founding() -> str:
-    """Accuracy of best and last checkpoints under each attack: the mean over seeds, and its lowest and highest."""
-    found = record("founding-fashion-mnist")
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in found["rows"]:
-        name = "teacher (trades)" if row["generation"].startswith("teacher") else row["method"]
-        groups.setdefault((name, row["checkpoint"]), []).append(row)
-    body = []
-    for (name, checkpoint), runs in groups.items():
-        cells = []
-        for attack in COLUMNS:
-            values = [100 * run["attacks"][attack]["accuracy"] for run in runs]
-            cells.append(f"{statistics.fmean(values):.1f} ({min(values):.1f}–{max(values):.1f})")
-        body.append([name, checkpoint, *cells])
-    machine, first = found["machine"], found["rows"][0]
-    told = (
-        f"\n\n`{found['command']}`; linf eps = {found['eps']}, {first['images']} test images; {machine['processor']}, "
-        f"{machine['processors']} cores, torch {machine['torch']}, commit {machine['commit']}."
-    )
-    return rows(["objective", "checkpoint", *COLUMNS.values()], *body) + told
 
 
 def parity() -> str:
@@ -554,11 +489,6 @@ def _settings(found: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
-    "transfer-digits": lambda: transfer("transfer-digits"),
-    "transfer-fashion-mnist": lambda: transfer("transfer-fashion-mnist"),
-    "cost-digits": lambda: cost("transfer-digits"),
-    "cost-fashion-mnist": lambda: cost("transfer-fashion-mnist"),
-    "founding": founding,
     "parity": parity,
     "bench-train": bench_train,
     "scale": scale,

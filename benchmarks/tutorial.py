@@ -74,7 +74,7 @@ def rendered(page: str, record: dict[str, Any]) -> str:
 def main() -> None:
     """Run, record, write; or with --check exit 1 when the page is stale."""
     if "--check" not in sys.argv:
-        from benchmarks.transfer import machine
+        from benchmarks.shared import machine
 
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place, "my-photos").resolve()
