@@ -37,7 +37,7 @@ def subset(options: argparse.Namespace, *, others: int = 0) -> str:
     With `others` so many training images that follow those.
     """
     begin, end = (options.train_images, options.train_images + others) if others else (0, options.train_images)
-    path: Path = options.registry.with_name(f"{options.data}-{f'{begin}-' if begin else ''}{end}.npz")
+    path: Path = options.registry.with_name(f"{Path(options.data).stem}-{f'{begin}-' if begin else ''}{end}.npz")
     if not path.is_file():
         whole = datasets.load(options.data, data_dir=options.data_dir)
         x, y = whole.train.x[begin:end], whole.train.y[begin:end]

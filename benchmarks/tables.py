@@ -122,9 +122,9 @@ def scale_curves() -> str:
     return rows(["loss curves", *exact], *body) + told
 
 
-def training() -> str:
-    """Steps of training against plain training, their arithmetic minimum and plain loops."""
-    found = record("training")
+def training(name: str) -> str:
+    """Steps of training against plain training, their arithmetic minimum and plain loops, on one machine."""
+    found = record(name)
     body = []
     for run in found["runs"]:
         for name, f in run["figures"].items():
@@ -493,7 +493,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-train": bench_train,
     "scale": scale,
     "scale-curves": scale_curves,
-    "training": training,
+    "training": lambda: training("training"),
+    "training-amx": lambda: training("training-amx"),
     "sequential": sequential,
     "bench-certify": bench_certify,
     "gate-margin": gate_margin,

@@ -96,9 +96,9 @@ def passes() -> str:
     return f"{sent['smoothmix'] / sent['crt']:.0f}"
 
 
-def training(key: str, digits: int) -> str:
-    """RSLAD's steps on every network: a figure of the table of training."""
-    return between([run["figures"]["rslad"][key] for run in record("training")["runs"]], digits=digits)
+def training(key: str, digits: int, name: str = "training", method: str = "rslad") -> str:
+    """A method's steps on every network: a figure of the table of training."""
+    return between([run["figures"][method][key] for run in record(name)["runs"]], digits=digits)
 
 
 def certified(name: str, radius: str) -> dict[int, float]:
@@ -161,4 +161,7 @@ VALUES: dict[str, Callable[[], str]] = {
     "coverage-above": covered,
     "training-rslad-loop": lambda: training("times_plain_loop", 1),
     "training-rslad-minimum": lambda: training("of_minimum", 2),
+    "training-amx-rslad": lambda: training("times_plain_loop", 1, "training-amx"),
+    "training-amx-sat": lambda: training("times_plain_loop", 1, "training-amx", "sat"),
+    "training-amx-minimum": lambda: training("of_minimum", 2, "training-amx"),
 }

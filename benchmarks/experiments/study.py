@@ -39,7 +39,7 @@ class Study:
     ) -> None:  # fmt: skip
         parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--registry", type=Path, required=True)
-        parser.add_argument("--data", default="fashion-mnist")
+        parser.add_argument("--data", default="fashion-mnist", help="a name, or an .npz in MedMNIST's form")
         parser.add_argument("--data-dir", type=Path)
         parser.add_argument("--train-images", type=int, default=images, help="the first so many training images")
         parser.add_argument("--test-images", type=int, default=tested, help="the first so many test images")
@@ -52,11 +52,13 @@ class Study:
         parser.add_argument("--device", default="cpu")
         self.options = parser.parse_args()
         torch.set_num_threads(1)
-        budget = {key: vars(self.options).get(key) for key in ("data", "train_images", "test_images", "epochs")}
+        source = Path(self.options.data)
+        budget = {"data": source.name}
+        budget |= {key: vars(self.options).get(key) for key in ("train_images", "test_images", "epochs")}
         told = (f"--{key.replace('_', '-')} {value}" for key, value in budget.items() if value is not None)
         command = f"python -m benchmarks.experiments.{name} {' '.join(told)}"
-        kind = "" if self.options.data == parser.get_default("data") else f"-{self.options.data}"
-        self.rows = Rows(f"{name}{kind}", "networks", "rows", "prices", command=command)
+        self.kind = "" if self.options.data == parser.get_default("data") else f"-{source.stem}"
+        self.rows = Rows(f"{name}{self.kind}", "networks", "rows", "prices", command=command)
         self.after = after
         self.budget = {"epochs": epochs and self.options.epochs, "batch_size": 64}
         if epochs is None:
@@ -96,16 +98,19 @@ class Study:
 
     def _there(self, name: str, seed: int) -> str:
         """The generation's name in the registry, into which it is made again where only its row is known."""
-        if f"{name}-{seed}" not in self.registry.refs()["names"]:
+        if self._called(name, seed) not in self.registry.refs()["names"]:
             records = [self.rows.read(), *map(record, self.after)]
             known = [row for told in records if (row := self._row(told, name, seed))]
             if not known:
                 raise SystemExit(f"no record has {name} of seed {seed}; run the experiments that it comes from first")
             self._make(name, seed, {key: known[0][key] for key in RECIPE if key in known[0]}, keep=False)
-        return f"{name}-{seed}"
+        return self._called(name, seed)
+
+    def _called(self, name: str, seed: int) -> str:
+        return f"{name}{self.kind}-{seed}"
 
     def _make(self, name: str, seed: int, told: dict[str, Any], *, keep: bool = True) -> None:
-        if (made := f"{name}-{seed}") in self.registry.refs()["names"]:
+        if (made := self._called(name, seed)) in self.registry.refs()["names"]:
             api.rm([made], registry=self.registry)  # by a run that ended before it was written down
             api.gc(grace="0", registry=self.registry)
         shared: dict[str, Any] = {
