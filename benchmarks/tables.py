@@ -299,14 +299,14 @@ def image() -> str:
     return rows(["`VARIANT`", "GB", *(f"of it {part}" for part in parts)], *body) + told
 
 
-def _budget(part: str) -> str:
+def _budget(part: str, how: str = "") -> str:
     found = record("modes")[part]
     told = found["budget"]
+    how = how or f"{_inner(told)}; mean over {told['seeds']} seeds ± half the range, in %"
     return (
         f"\n\n`python -m benchmarks.modes --only {part.partition('-')[0]} --images {told['images']} "
         f"--test-images {told['test_images']} --epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, "
-        f"{_inner(told)}; mean over "
-        f"{told['seeds']} seeds ± half the range, in %; torch {found['torch']}, commit {found['git']['commit'][:7]}."
+        f"{how}; torch {found['torch']}, commit {found['git']['commit'][:7]}."
     )
 
 
@@ -375,8 +375,8 @@ def modes_shift() -> str:
     ]
     body = [[name, *map(span, zip(*told, strict=True))] for name, told in figures.items()]
     head = ["corruption", "clean mode", "robust mode", "β chosen", "with it", "with the best β"]
-    told_of = f" Severity {found['severity']}; β from {found['few']} labelled held-out images."
-    return rows(head, *body) + _budget("shift") + told_of
+    how = f"severity {found['severity']}, β from {found['few']} labelled images; mean, lowest and highest, in %"
+    return rows(head, *body) + _budget("shift", how)
 
 
 def modes_sigmas() -> str:

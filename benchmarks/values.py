@@ -63,6 +63,16 @@ def two_modes(kind: str, figure: str) -> str:
     return f"{abs(mean(found, kind, figure) - mean(found, 'rslad', figure)):.1f}"
 
 
+def shifted() -> str:
+    """By how many points the β chosen for a shift is above the better of the two modes, over all corruptions."""
+    told: dict[str, list[float]] = {"0": [], "1": [], "chosen": []}
+    for row in record("modes")["shift"]["found"]["rows"]:
+        for kind, beta in (("0", "0"), ("1", "1"), ("chosen", f"{row['beta']:g}")):
+            told[kind].append(100 * row["accuracy"][beta])
+    clean, robust, chosen = (statistics.fmean(one) for one in told.values())
+    return f"{chosen - max(clean, robust):.1f}"
+
+
 def sigmas(sigma: str, radius: str) -> str:
     """By how many points one backbone is below a network for a noise level."""
     found = record("modes")["sigmas"]["found"]["rows"]
@@ -144,6 +154,7 @@ VALUES: dict[str, Callable[[], str]] = {
     "modes-strong-robust": lambda: below_adversarial("strong", ["batch dualparams", "batch dualbatchnorm"]),
     "modes-rslad-robust": lambda: two_modes("robust_mode", "robust"),
     "modes-rslad-clean": lambda: two_modes("clean_mode", "clean"),
+    "shift-gain": shifted,
     "sigmas-bytes": backbone,
     "sigmas-low": lambda: sigmas("0.12", "0"),
     "sigmas-high": lambda: sigmas("0.5", "0.75"),
