@@ -64,7 +64,7 @@ class Found:
             seeds |= {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="last")}
         return [100 * row["attacks"][attack]["accuracy"] for row in seeds.values() if attack in row["attacks"]]
 
-    def told(self, names: Sequence[str], **more: Any) -> str:
+    def told(self, names: Sequence[str]) -> str:
         """The line under a table."""
         made = [row for row in self.whole["rows"] if row["name"] in names]
         first, seeds = made[0], sorted({row["seed"] for row in made})
@@ -75,10 +75,11 @@ class Found:
         commits, machines, torches = (
             ", ".join(sorted({str(machine[key]) for machine in where})) for key in ("commit", "processor", "torch")
         )
+        minutes = sum(row["cpu_seconds"] for name in names for row in self.networks(name)) / 60
         how = f"n = {first['n']:,}, α = {first['alpha']}" if "n" in first else f"linf eps = {first['eps']}"
         return (
-            f"\n\n`{self.whole['command']}`: {spread}; {first['images']} test "
-            f"images, {how}; {machines}, one thread, torch {torches}, commit {commits}."
+            f"\n\n`{self.whole['command']}`: {spread}; {first['images']} test images, {how}; trained in {minutes:,.0f} "
+            f"CPU minutes on busy processors: {machines}, one thread, torch {torches}, commit {commits}."
         )
 
 
@@ -110,7 +111,8 @@ def labels() -> str:
         for name, told in LABELS.items()
         if found.rows(name, "attacks")
     ]
-    return rows(["labels of the attack", "of the loss", "clean term", *(ATTACKS[a] for a in shown)], *body)
+    head = ["labels of the attack", "of the loss", "clean term", *(ATTACKS[a] for a in shown)]
+    return rows(head, *body) + found.told([*LABELS])
 
 
 def teachers() -> str:
@@ -120,7 +122,8 @@ def teachers() -> str:
         figures = {"autoattack": found.accuracy(teacher, "autoattack")}
         figures |= {attack: found.accuracy(student, attack) for attack in ("clean", "pgd-trades")}
         body.append([shown, *cells(figures), *cells({"aa": found.accuracy(student, "autoattack")})])
-    return rows(["teacher", "its AA", "student: clean", "PGD_TRADES", "AA"], *body)
+    head = ["teacher", "its AA", "student: clean", "PGD_TRADES", "AA"]
+    return rows(head, *body) + found.told(["rslad-equal", "trades", "rslad", "teacher"])
 
 
 def strong() -> str:
