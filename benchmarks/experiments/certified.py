@@ -4,9 +4,9 @@
 
 A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
 networks from scratch by SmoothMix and by Gaussian training, and a second line of three that begins at another of those
-networks; all have the same number of epochs and see the same images. Parts: generations, line, losses, views, teachers,
-and only when asked for prices: CPU seconds of an epoch, in turn in one process, on a machine that does nothing else.
-benchmarks/records/certified.json grows row by row.
+networks; all have the same number of epochs and see the same images. Parts: generations-0.25 and generations-0.5 (σ),
+line, losses, views, teachers, and only when asked for prices: CPU seconds of an epoch, in turn in one process, on a
+machine that does nothing else. benchmarks/records/certified.json grows row by row.
 """
 
 from __future__ import annotations
@@ -124,12 +124,12 @@ def prices(study: Study, arch: str, rounds: int = 2) -> None:
 
 def main() -> None:
     """Train and certify what the record lacks."""
-    parts = ("generations", "line", *VARIANTS)
+    parts = (*(f"generations-{sigma}" for sigma in RADII), "line", *VARIANTS)
     study = Study("certified", __doc__ or "", parts=parts, asked=["prices"], epochs=15, images=8_000)
     for arch in STUDENTS if study.wanted("prices") else ():
         prices(study, arch)
-    for sigma in RADII if study.wanted("generations") else ():
-        for seed in study.seeds():
+    for sigma in RADII:
+        for seed in study.seeds() if study.wanted(f"generations-{sigma}") else ():
             Certified(study, sigma, seed).generations()
     for seed in study.seeds() if study.wanted("line") else ():
         Certified(study, "0.25", seed).line()
