@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.written import record, rows, span
+from benchmarks.written import again, record, rows, span
 
 ATTACKS = {
     "clean": "clean", "fgsm": "FGSM", "pgd-sat": "PGD_SAT", "pgd-trades": "PGD_TRADES", "cw": "CW∞", "autoattack": "AA",
@@ -39,19 +39,25 @@ TEACHERS = {
 
 
 class Found:
-    """A record of an experiment, by name of the network."""
+    """A record of an experiment, by name of the network; with `alike` only the seeds that all of those have."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, alike: Iterable[str] = ()) -> None:
         self.whole = record(name)
+        measured = [{row["seed"] for row in self.whole["rows"] if row["name"] == one} for one in alike]
+        self.seeds = set.intersection(*there) if (there := [seeds for seeds in measured if seeds]) else None
+
+    def _mine(self, row: dict[str, Any]) -> bool:
+        return self.seeds is None or row["seed"] in self.seeds
 
     def rows(self, name: str, kind: str, **told: Any) -> list[dict[str, Any]]:
         """What was measured of a network, a row a seed."""
         asked = {"name": name, "kind": kind, **told}
-        return [row for row in self.whole["rows"] if all(row.get(key) == value for key, value in asked.items())]
+        rows_ = filter(self._mine, self.whole["rows"])
+        return [row for row in rows_ if all(row.get(key) == value for key, value in asked.items())]
 
     def networks(self, name: str) -> list[dict[str, Any]]:
         """What a network cost, a row a seed."""
-        return [row for row in self.whole["networks"] if row["name"] == name]
+        return [row for row in filter(self._mine, self.whole["networks"]) if row["name"] == name]
 
     def certified(self, name: str, radius: str) -> list[float]:
         """Certified accuracy at a radius in %, a figure a seed."""
@@ -61,25 +67,29 @@ class Found:
         """Accuracy under an attack in %, a figure a seed; of the last epoch that of the best where they are one."""
         seeds = {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="best")}
         if checkpoint == "last":
+            chosen = {r["seed"]: r["selected"]["epoch"] == r["given"]["epochs"] - 1 for r in self.networks(name)}
+            seeds = {seed: row for seed, row in seeds.items() if chosen[seed]}
             seeds |= {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="last")}
         return [100 * row["attacks"][attack]["accuracy"] for row in seeds.values() if attack in row["attacks"]]
 
-    def told(self, names: Sequence[str]) -> str:
-        """The line under a table."""
-        made = [row for row in self.whole["rows"] if row["name"] in names]
+    def told(self, names: Sequence[str], parts: str) -> str:
+        """The line under a table of these parts of the experiment."""
+        made = [row for row in filter(self._mine, self.whole["rows"]) if row["name"] in names]
         first, seeds = made[0], sorted({row["seed"] for row in made})
-        some = [len(self.networks(name)) for name in names if self.networks(name)]
-        one = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds, the mean and the lowest and highest"
-        spread = f"{min(some)} to {max(some)} seeds" if min(some) < max(some) else one
+        spread = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds, the mean and the lowest and highest"
         where = [row["machine"] for row in made]
         commits, machines, torches = (
             ", ".join(sorted({str(machine[key]) for machine in where})) for key in ("commit", "processor", "torch")
         )
         minutes = sum(row["cpu_seconds"] for name in names for row in self.networks(name)) / 60
+        intervals = [one["interval"] for row in made for one in row.get("attacks", {}).values()]
+        intervals += [one for row in made for one in row.get("intervals", {}).values()]
+        half = 50 * max(high - low for low, high in intervals)
         how = f"n = {first['n']:,}, α = {first['alpha']}" if "n" in first else f"linf eps = {first['eps']}"
         return (
-            f"\n\n`{self.whole['command']}`: {spread}; {first['images']} test images, {how}; trained in {minutes:,.0f} "
-            f"CPU minutes on busy processors: {machines}, one thread, torch {torches}, commit {commits}."
+            f"\n\n{again(self.whole['command'], f'--only {parts}')}: {spread}; {first['images']} test images (95 % of "
+            f"one seed: ± {half:.1f} at most), {how}; trained in {minutes:,.0f} CPU minutes on busy processors: "
+            f"{machines}, one thread, torch {torches}, commit {commits}."
         )
 
 
@@ -99,43 +109,44 @@ def rslad() -> str:
             if checkpoint == "last" and not found.rows(name, "attacks", checkpoint="last"):
                 continue
             told = {attack: found.accuracy(name, attack, checkpoint) for attack in ATTACKS}
-            body.append([shown, checkpoint, *cells(told), str(len(found.networks(name)))])
-    return rows(["objective", "checkpoint", *ATTACKS.values(), "seeds"], *body) + found.told([*RSLAD])
+            body.append([shown, checkpoint, *cells(told), str(len(told["clean"]))])
+    return rows(["objective", "checkpoint", *ATTACKS.values(), "seeds"], *body) + found.told([*RSLAD], "table adaad")
 
 
 def labels() -> str:
     """From hard labels to soft ones, one problem after the other."""
-    found, shown = Found("rslad"), ("clean", "pgd-trades", "cw", "autoattack")
+    found, shown = Found("rslad", LABELS), ("clean", "pgd-trades", "cw", "autoattack")
     body = [
         [*told, *cells({attack: found.accuracy(name, attack) for attack in shown})]
         for name, told in LABELS.items()
         if found.rows(name, "attacks")
     ]
     head = ["labels of the attack", "of the loss", "clean term", *(ATTACKS[a] for a in shown)]
-    return rows(head, *body) + found.told([*LABELS])
+    return rows(head, *body) + found.told([*LABELS], "table labels")
 
 
 def teachers() -> str:
     """RSLAD from a teacher of the student's own size and from a wider one."""
-    found, body = Found("rslad"), []
+    names = ["rslad-equal", "trades", "rslad", "teacher"]
+    found, body = Found("rslad", names), []
     for student, teacher, shown in (("rslad-equal", "trades", "as wide"), ("rslad", "teacher", "wider")):
         figures = {"autoattack": found.accuracy(teacher, "autoattack")}
         figures |= {attack: found.accuracy(student, attack) for attack in ("clean", "pgd-trades")}
         body.append([shown, *cells(figures), *cells({"aa": found.accuracy(student, "autoattack")})])
     head = ["teacher", "its AA", "student: clean", "PGD_TRADES", "AA"]
-    return rows(head, *body) + found.told(["rslad-equal", "trades", "rslad", "teacher"])
+    return rows(head, *body) + found.told(names, "table teachers")
 
 
 def strong() -> str:
     """Students of a teacher that has seen other and more images, by their labels."""
-    found, shown = Found("rslad"), ("clean", "pgd-trades", "cw", "autoattack")
+    found, shown = Found("rslad", STRONG), ("clean", "pgd-trades", "cw", "autoattack")
     body = [
         [*told, *cells({attack: found.accuracy(name, attack) for attack in shown}), str(len(found.networks(name)))]
         for name, told in STRONG.items()
         if found.rows(name, "attacks")
     ]
     head = ["student", "labels of the attack", "of the loss", *(ATTACKS[attack] for attack in shown), "seeds"]
-    return rows(head, *body) + found.told([*STRONG])
+    return rows(head, *body) + found.told([*STRONG], "table strong")
 
 
 def generations(sigma: str, experiment: str = "certified") -> str:
@@ -162,7 +173,7 @@ def generations(sigma: str, experiment: str = "certified") -> str:
             ])  # fmt: skip
     head = ["generation", "network", "trained by", *(f"r = {r}" for r in radii), "ACR", "abstains", "kept at 0.5"]
     head += ["student's passes", "seeds"]
-    return rows(head, *body) + found.told(names)
+    return rows(head, *body) + found.told(names, f"generations-{sigma}")
 
 
 def prices() -> str:
@@ -176,7 +187,7 @@ def prices() -> str:
         body.append([one["arch"], *seconds, *(span(ratio) for ratio in ratios)])
     machine = found["prices"][-1]["machine"]
     told_ = (
-        f"\n\n`python -m benchmarks.experiments.certified --only prices`: CPU seconds of an epoch of "
+        f"\n\n{again('python -m benchmarks.experiments.certified', '--only prices')}: CPU seconds of an epoch of "
         f"{found['prices'][0]['images']:,} images with the selection after it, the mean and the lowest and highest; "
         f"{machine['processor']}, one thread, torch {machine['torch']}, commit {machine['commit']}."
     )
@@ -187,7 +198,7 @@ def prices() -> str:
 
 def second_line() -> str:
     """Three generations of CRT that begin at another network, against SmoothMix from scratch of the same ones."""
-    found, body, names = Found("certified"), [], []
+    found, body, names = Found("certified", ["line-1-0.25", "line-2-0.25", "line-3-0.25"]), [], []
     for name, scratch in (
         ("smoothmix-1", ""),
         ("line-1", "smoothmix-2"),
@@ -203,7 +214,7 @@ def second_line() -> str:
         network = found.networks(mine)[0]
         body.append([network["arch"], network["method"], *figures, *behind])
     head = ["network", "trained by", "r = 0", "r = 0.25", "r = 0.5", "below SmoothMix at 0.25", "at 0.5"]
-    return rows(head, *body) + found.told(names)
+    return rows(head, *body) + found.told(names, "generations-0.25 line")
 
 
 def _behind(found: Found, scratch: str, mine: str, radius: str) -> str:
@@ -215,9 +226,9 @@ def _behind(found: Found, scratch: str, mine: str, radius: str) -> str:
     return span([told[0][seed] - told[1][seed] for seed in told[1] if seed in told[0]])
 
 
-def variants(names: Mapping[str, str], first: str) -> str:
+def variants(names: Mapping[str, str], first: str, part: str) -> str:
     """CRT into one network with one thing changed."""
-    found, body = Found("certified"), []
+    found, body = Found("certified", [f"{name}-0.25" for name in names]), []
     for name, shown in names.items():
         made, mine = found.networks(f"{name}-0.25"), found.rows(f"{name}-0.25", "certificates")
         if not mine:
@@ -228,12 +239,12 @@ def variants(names: Mapping[str, str], first: str) -> str:
             span([row["acr"] for row in mine], 3), f"{passes:,.0f}", str(len(mine)),
         ])  # fmt: skip
     head = [first, "r = 0", "r = 0.25", "r = 0.5", "ACR", "student's passes", "seeds"]
-    return rows(head, *body) + found.told([f"{name}-0.25" for name in names])
+    return rows(head, *body) + found.told([f"{name}-0.25" for name in names], f"generations-0.25 {part}")
 
 
 def certified_teachers() -> str:
     """CRT by the method of its teacher and into a larger network."""
-    found, body = Found("certified"), []
+    found, body = Found("certified", [f"{name}-0.25" for name in TEACHERS]), []
     for name, (teacher, method) in TEACHERS.items():
         made, mine = found.networks(f"{name}-0.25"), found.rows(f"{name}-0.25", "certificates")
         if mine:
@@ -241,7 +252,7 @@ def certified_teachers() -> str:
             acr = span([row["acr"] for row in mine], 3)
             body.append([made[0]["arch"], method, teacher.removesuffix("-0") or "–", *figures, acr, str(len(mine))])
     head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
-    return rows(head, *body) + found.told([f"{name}-0.25" for name in TEACHERS])
+    return rows(head, *body) + found.told([f"{name}-0.25" for name in TEACHERS], "generations-0.25 teachers")
 
 
 def smoothed_kinds() -> str:
@@ -260,7 +271,7 @@ def smoothed_kinds() -> str:
             figures = [source.certified(name, r) for name in (teacher, student) for r in ("0", "0.25", "0.5")]
             body.append([shown, *(span(told) if told else "–" for told in figures)])
     head = ["teacher", *(f"{whose}: r = {r}" for whose in ("its own", "CRT student") for r in ("0", "0.25", "0.5"))]
-    return rows(head, *body) + found.told(["crt-from-natural", "crt-from-sat", "crt-from-rslad"])
+    return rows(head, *body) + found.told(["crt-from-natural", "crt-from-sat", "crt-from-rslad"], "smoothed")
 
 
 def attacked_kinds() -> str:
@@ -278,7 +289,7 @@ def attacked_kinds() -> str:
         *(f"its own: {name}" for name in shown.values()),
         *(f"student: {name}" for name in shown.values()),
     ]
-    return rows(head, *body) + found.told(["rslad-from-trades", "rslad-from-smoothmix-0-0.25"])
+    return rows(head, *body) + found.told(["rslad-from-trades", "rslad-from-smoothmix-0-0.25"], "attacked")
 
 
 def families() -> str:
@@ -299,7 +310,7 @@ def families() -> str:
             figures = cells({r: source.certified(name, r) for r in ("0", "0.25", "0.5")})
             body.append([*told, *figures, span([row["acr"] for row in mine], 3), str(len(mine))])
     head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
-    return rows(head, *body) + found.told(["gaussian-vit", "smoothmix-vit", "cnn-to-vit", "vit-to-cnn"])
+    return rows(head, *body) + found.told(["gaussian-vit", "smoothmix-vit", "cnn-to-vit", "vit-to-cnn"], "families")
 
 
 def defaults() -> str:
@@ -324,7 +335,7 @@ def defaults() -> str:
             ])  # fmt: skip
         machine, given = made[-1]["machine"], made[-1]["given"]
         told_of.append(
-            f"`{record(name)['command']}`: {given['epochs']} epochs, batches of {given['batch_size']}; "
+            f"{again(record(name)['command'])}: {given['epochs']} epochs, batches of {given['batch_size']}; "
             f"{machine['processor']}, one thread, torch {machine['torch']}, commit {machine['commit']}"
         )
     head = ["data", "teacher", "`distill` with", "figure on held-out images", "%", "against no options", "seeds"]
@@ -349,10 +360,16 @@ def precision() -> str:
                 body.append([method, figure, *cells_, apart, str(len(seeds))])
     machine, last = found[-1]["machine"], found[-1]
     told_ = (
-        f"\n\n`{record('precision')['command']}`: smallcnn on the digits, {last['images']} test images, measured "
+        f"\n\n{again(record('precision')['command'])}: smallcnn on the digits, {last['images']} test images, measured "
         f"in fp32; torch {machine['torch']}, commit {machine['commit']}."
     )
     return rows(["method", "figure", "fp32", "bf16", "bf16 − fp32, seed by seed", "seeds"], *body) + told_
+
+
+def certifying(part: str, found: Sequence[dict[str, Any]]) -> str:
+    """How a part of certification.py is run again, and the commits that it comes from."""
+    commits = ", ".join(sorted({row["machine"]["commit"] for row in found}))
+    return f"{again(record('certification')['command'], f'--only {part}', '--registry registry')}, commit {commits}"
 
 
 def coverage() -> str:
@@ -366,11 +383,11 @@ def coverage() -> str:
             body.append([f"{alpha:g}", mode, *shares])
     first = found[0]
     told = (
-        f"\n\n`{record('certification')['command']} --only coverage`: {first['coins']:,} coins a cell, "
+        f"\n\n{certifying('coverage', found)}: {first['coins']:,} coins a cell, "
         + "; ".join(
             f"α = {a:g}: n0 = {n0}, n = {n:,}" for a, n0, n in sorted({(r["alpha"], r["n0"], r["n"]) for r in found})
         )
-        + f"; commit {first['machine']['commit']}."
+        + "."
     )
     chances = [f"p = {p:g}" for p in dict.fromkeys(row["p"] for row in found)]
     return rows(["α", "mode", *chances], *body) + told
@@ -390,8 +407,8 @@ def agreement() -> str:
     first = found[0]
     radii = [f"r = {r}" for r in first["certified_accuracy"]]
     told = (
-        f"\n\n`{record('certification')['command']} --only modes`: {first['images']} test images of the digits, "
-        f"σ = 0.25, n = {first['n']:,}, α = {first['alpha']}; commit {first['machine']['commit']}."
+        f"\n\n{certifying('modes', found)}: {first['images']} test images of the digits, "
+        f"σ = 0.25, n = {first['n']:,}, α = {first['alpha']}."
     )
     head = ["generation", "mode", *radii, "ACR", "copies an image", *(f"differ, {r}" for r in radii), "other class"]
     return rows(head, *body) + told
@@ -407,8 +424,8 @@ def half() -> str:
         body.append([row["name"], *shares, *counts, f"{row['radius']:.4f}"])
     first = found[0]
     told = (
-        f"\n\n`{record('certification')['command']} --only precision`: {first['images']} test images of the digits, "
-        f"σ = 0.25, n = {first['n']:,} of the same noise, α = {first['alpha']}; commit {first['machine']['commit']}."
+        f"\n\n{certifying('precision', found)}: {first['images']} test images of the digits, "
+        f"σ = 0.25, n = {first['n']:,} of the same noise, α = {first['alpha']}."
     )
     shown = [f"r = {r}: {kind}" for r in first["fp32"] for kind in ("fp32", "bf16")]
     head = ["generation", *shown, "other class", "abstains in one", "votes, at most", "radius, at most"]
@@ -426,8 +443,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "certified-cifar10": lambda: generations("0.25", "certified-cifar10"),
     "certified-prices": prices,
     "certified-line": second_line,
-    "certified-losses": lambda: variants(VARIANTS, "form"),
-    "certified-views": lambda: variants(VIEWS, "views"),
+    "certified-losses": lambda: variants(VARIANTS, "form", "losses"),
+    "certified-views": lambda: variants(VIEWS, "views", "views"),
     "certified-teachers": certified_teachers,
     "kinds-smoothed": smoothed_kinds,
     "kinds-attacked": attacked_kinds,

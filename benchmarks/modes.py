@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=1_000)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--suffix", help="of the parts' names in the record, where the budget is another")
     parser.add_argument("--record", type=Path, default=RECORD)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -237,7 +238,7 @@ def main() -> None:
         record = json.loads(options.record.read_text()) if options.record.is_file() else {}
         made = {key: value for key, value in circumstances(Path.cwd()).items() if key in ("git", "lock")}
         told = {"budget": budget | {"inner": INNER.get(part)}, **made, "torch": torch.__version__}
-        record[part] = {**told, "found": found}
+        record[f"{part}-{options.suffix}" if options.suffix else part] = {**told, "found": found}
         options.record.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 

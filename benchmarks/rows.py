@@ -1,15 +1,23 @@
-"""A record that is written row by row, so that an interrupted benchmark continues."""
+"""A record that is written row by row, so that an interrupted benchmark continues, here or on another machine.
+
+python -m benchmarks.rows FILE …       takes the rows of other machines' records into those of the same name here
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.shared import machine
 from benchmarks.written import RECORDS
+
+OF_ROW = ("name", "seed", "kind", "checkpoint", "sigma")  # what tells the rows of an experiment apart
 
 
 class Rows:
@@ -29,18 +37,55 @@ class Rows:
 
     def known(self, kind: str, /, **told: Any) -> bool:
         """Whether the record has a row that says this."""
-        return any(all(row.get(key) == value for key, value in told.items()) for row in self.read()[kind])
+        return _has(self.read().get(kind, []), told)
 
-    def keep(self, kind: str, row: dict[str, Any]) -> None:
-        """Add a row; other processes may be adding theirs."""
-        print(json.dumps({key: value for key, value in row.items() if key != "seconds"}), flush=True)
+    def keep(self, kind: str, row: dict[str, Any], /, **told: Any) -> None:
+        """Add a row; where something is told the row says it, and is not added when another process has added one."""
+        print(json.dumps({**told, **{key: value for key, value in row.items() if key != "seconds"}}), flush=True)
+        with self._alone() as found:
+            there = found.setdefault(kind, [])
+            if not told or not _has(there, told):
+                there.append({**told, **row, "machine": machine()})
+
+    def merge(self, theirs: dict[str, Any]) -> int:
+        """Add the rows of another machine that are not here; how many those were."""
+        added = 0
+        with self._alone() as found:
+            if theirs["command"] != self.command:
+                raise SystemExit(f"{self.path.name}: theirs is of another budget:\n  {theirs['command']}")
+            for kind, rows in theirs.items():
+                for row in rows if isinstance(rows, list) else ():
+                    key = {name: row[name] for name in OF_ROW if name in row} or row
+                    if not _has(found.setdefault(kind, []), key):
+                        found[kind].append(row)
+                        added += 1
+        return added
+
+    @contextmanager
+    def _alone(self) -> Iterator[dict[str, Any]]:
+        """What there is, to be changed; it is written back while other processes wait."""
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            told = self.read()
-            told[kind].append({**row, "machine": machine()})
+            found = self.read()
+            yield found
             written = self.path.with_suffix(".new")
-            written.write_text(json.dumps({**told, "command": self.command}, indent=1) + "\n")
+            written.write_text(json.dumps({**found, "command": self.command}, indent=1) + "\n")
             os.replace(written, self.path)
         finally:
             os.close(folder)
+
+
+def _has(rows: list[dict[str, Any]], told: dict[str, Any]) -> bool:
+    return any(all(row.get(key) == value for key, value in told.items()) for row in rows)
+
+
+def main() -> None:
+    """Merge the files that are named."""
+    for file in map(Path, sys.argv[1:]):
+        theirs = json.loads(file.read_text())
+        print(f"{file}: {Rows(file.stem, command=theirs['command']).merge(theirs)} new rows")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from benchmarks.written import RECORDS
+from benchmarks.written import ROOT
 from robustkt import data as datasets
 from robustkt.progress import Silent
 
@@ -53,14 +53,17 @@ def machine() -> dict[str, Any]:
     """Where the figures come from."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    git = ["git", "-C", str(RECORDS), "rev-parse", "--short", "HEAD"]
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    sources = ("robustkt", "benchmarks", ":!benchmarks/records")
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *sources], capture_output=True, check=False)
     return {
         "processor": cpu or platform.processor(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": commit.strip() + ("+" if changed.returncode == 1 else ""),  # + is of uncommitted changes
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import evidence
 from benchmarks.values import VALUES
-from benchmarks.written import ROOT, over_seeds, percent, record, rows, span
+from benchmarks.written import ROOT, again, over_seeds, percent, record, rows, span
 
 PAGES = (
     ROOT / "README.md",
@@ -54,10 +54,6 @@ def quickstart() -> str:
     return rows(head, *body) + told
 
 
-COLUMNS = {"clean": "clean", "fgsm": "FGSM", "pgd-sat": "PGD_SAT", "pgd-trades": "PGD_TRADES", "cw": "CW∞",
-           "autoattack": "AA"}  # fmt: skip
-
-
 def parity() -> str:
     """Images that each attack leaves right, ours and torchattacks', over seeds."""
     found = record("parity")
@@ -67,7 +63,7 @@ def parity() -> str:
         seeds = " / ".join(str(len(row[side]["robust"])) for side in ("ours", "torchattacks"))
         body.append([name, *spans, seeds, f"{row['mean_difference']:+.1f}", "yes" if row["agree"] else "no"])
     told = (
-        f"\n\n`{found['command']}` against torchattacks {found['torchattacks']}; {found['threat']}, "
+        f"\n\n{again(found['command'])} against torchattacks {found['torchattacks']}; {found['threat']}, "
         f"{found['clean']} of {found['images']} test images of Fashion-MNIST right without an attack. "
         f"PGD from the same start, step for step: largest difference of a pixel {found['pgd_largest_difference']:.1e}. "
         f"Commit {found['machine']['commit']}."
@@ -303,10 +299,15 @@ def _budget(part: str, how: str = "") -> str:
     found = record("modes")[part]
     told = found["budget"]
     how = how or f"{_inner(told)}; mean over {told['seeds']} seeds ± half the range, in %"
+    name, _, suffix = part.partition("-")
+    command = (
+        f"python -m benchmarks.modes --only {name} --images {told['images']} --test-images {told['test_images']} "
+        f"--epochs {told['epochs']} --seeds {told['seeds']}"
+    )
+    called = again(command, f"--suffix {suffix}" if suffix else "", "--data-dir DIR --work DIR")
     return (
-        f"\n\n`python -m benchmarks.modes --only {part.partition('-')[0]} --images {told['images']} "
-        f"--test-images {told['test_images']} --epochs {told['epochs']} --seeds {told['seeds']}`: {told['data']}, "
-        f"{how}; torch {found['torch']}, commit {found['git']['commit'][:7]}."
+        f"\n\n{called}: {told['data']}, {told['images']:,} training and {told['test_images']:,} test images, {how}; "
+        f"torch {found['torch']}, commit {found['git']['commit'][:7]}."
     )
 
 
@@ -409,7 +410,7 @@ def replay_quality(method: str) -> str:
         body.append([str(views or "fresh"), *cells, f"{passes:,.0f}", str(len(runs))])
     shown = [f"r = {name}" for name in names] + ["ACR"] if method == "crt" else names
     command, machine = record("replay")["command"], found[-1]["machine"]
-    told = f"\n\n`{command} --part {method}`: {found[0]['images']} test images; commit {machine['commit']}."
+    told = f"\n\n{again(command, f'--part {method}')}: {found[0]['images']} test images; commit {machine['commit']}."
     return rows(["views", *shown, "teacher passes", "seeds"], *body) + told
 
 
@@ -430,7 +431,7 @@ def replay_price() -> str:
     ]
     machine = found[-1]["machine"]
     told = (
-        f"\n\n`{record('replay')['command']} --part price`: median (lowest–highest); {machine['processor']}, "
+        f"\n\n{again(record('replay')['command'], '--part price')}: median (lowest–highest); {machine['processor']}, "
         f"{machine['threads']} thread, torch {machine['torch']}, commit {machine['commit']}."
     )
     return rows(["student and teacher", *kinds.values(), "rounds"], *body) + told
@@ -443,7 +444,9 @@ def replay_memory() -> str:
         [f"{one['images']:,}", f"{one['classes']:,}", f"{one['file'] / 1e6:.1f}", f"{one['gained'] / 1e6:.1f}"]
         for one in found
     ]
-    return rows(["images", "classes", "file, MB", "memory, MB"], *body)
+    machine = found[-1]["machine"]
+    told = f"\n\n{again(record('replay')['command'], '--part price')}: commit {machine['commit']}."
+    return rows(["images", "classes", "file, MB", "memory, MB"], *body) + told
 
 
 def generations() -> str:
@@ -471,19 +474,10 @@ def generations() -> str:
     head = ["generation", "network", "trained by", "r = 0", "r = ¼", "r = ½", "CPU s", "cheaper than SmoothMix"]
     first = found["rows"][0]
     return rows(head, *body) + (
-        f"\n\n`{found['command']}`: digits, {len(seeds)} seeds, the mean and the lowest and highest; "
+        f"\n\n{again(found['command'])}: digits, {len(seeds)} seeds, the mean and the lowest and highest; "
         f"{first['images']} test images, n = {first['n']:,}, α = {first['alpha']}; "
         f"one thread of {first['machine']['processor']}, torch {first['machine']['torch']}, "
         f"commit {first['machine']['commit']}."
-    )
-
-
-def _settings(found: dict[str, Any]) -> str:
-    first, machine = found["rows"][0], found["machine"]
-    return (
-        f"`{found['command']}`; n = {first['n']:,}, α = {first['alpha']}, {first['images']} test images; "
-        f"{machine['processor']}, {machine['processors']} cores, {machine['threads']} threads, "
-        f"torch {machine['torch']}, commit {machine['commit']}."
     )
 
 

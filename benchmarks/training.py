@@ -13,6 +13,7 @@ import json
 import os
 from typing import Any
 
+from benchmarks.shared import machine
 from benchmarks.written import RECORDS
 from robustkt import api
 from robustkt.provenance import circumstances
@@ -40,9 +41,10 @@ def main() -> None:
         print(json.dumps(found["ratios"], indent=1), flush=True)
     told = {
         "command": f"python -m benchmarks.training --runs {args.runs} --methods {args.methods} "
-        f"--repeats {args.repeats} --precision {args.precision} --compile {args.compile}",
+        f"--repeats {args.repeats} --precision {args.precision} --compile {args.compile} --record {args.record}",
         "load_before": load,  # processes that wanted the processors when it began
         "git": circumstances(RECORDS).get("git"),
+        "machine": machine(),
         "runs": runs,
     }
     (RECORDS / f"{args.record}.json").write_text(json.dumps(told, indent=1) + "\n")

@@ -17,6 +17,16 @@ def record(name: str) -> Any:
     return json.loads((RECORDS / f"{name}.json").read_text())
 
 
+def exists(name: str) -> bool:
+    """Whether there is such a record."""
+    return (RECORDS / f"{name}.json").is_file()
+
+
+def again(command: str, more: str = "", needs: str = "--registry DIR") -> str:
+    """How to make a record again, as code: its command, the part of it, and the folders that it needs."""
+    return f"`{' '.join(filter(None, [command, more, needs]))}`"
+
+
 def rows(*table: list[str]) -> str:
     """A Markdown table; the first row is the header."""
     head, *body = table

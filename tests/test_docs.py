@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,22 +37,54 @@ def test_tables_are_those_of_the_records(tables: ModuleType) -> None:
         assert tables.rendered(text) == text, f"{page.name} is stale: python -m benchmarks.tables"
 
 
-NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?")
-WORD = r"(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|twenty|half)"
-FINDING = re.compile(rf"\b{WORD}( (to|or|and a) {WORD})? (points?|times|per ?cent)\b", re.IGNORECASE)
+NUMBER = re.compile(r"(?<![\w.-])\d+(?:,\d{3})*(?:\.\d+)?")
+COUNT = r"(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|twenty|half|few|several|an?)"
+SHARE = r"(half|third|quarter|fifth|sixth|seventh|eighth|ninth|tenth|\w+teenth|\w+tieth)s?"
+FINDINGS = (rf"{COUNT}( (to|or|and a) {COUNT})? (points?|times|per ?cent)", rf"{COUNT} {SHARE}", "twice|thrice")
+FINDING = re.compile("|".join(rf"\b({words})\b" for words in FINDINGS), re.IGNORECASE)
 LEVELS = {"95", "99"}  # of intervals
 
 
+def _settings(table: str) -> str:
+    """What a table says of how it was measured: its header, the first cell of each row, and the lines under it."""
+    lines = [line for line in table.splitlines() if not line.startswith("<!--")]
+    head, *body = (line for line in lines if line.startswith("|"))
+    return "\n".join([head, *(row.split("|")[1] for row in body), *(line for line in lines if line[:1] != "|")])
+
+
 def test_every_number_in_the_results_comes_from_a_record(tables: ModuleType) -> None:
-    """In sentences stand numbers of the section's tables, and values that are computed; findings are no words."""
+    """In sentences stand settings of the section's tables, and values that are computed; findings are no words."""
     for section in re.split(r"^## ", (ROOT / "docs" / "results.md").read_text(), flags=re.MULTILINE)[1:]:
-        sources = [m[0] for pattern in (tables.BLOCK, tables.INLINE) for m in pattern.finditer(section)]
-        known = {number.replace(",", "") for source in sources for number in NUMBER.findall(source)} | LEVELS
+        settings = [_settings(m[0]) for m in tables.BLOCK.finditer(section)]
+        known = {number.replace(",", "") for told in settings for number in NUMBER.findall(told)} | LEVELS
         prose = re.sub(r"`[^`]*`|\b\d{4}\.\d{5}\b", "", tables.INLINE.sub("", tables.BLOCK.sub("", section)))
         strange = {number for number in NUMBER.findall(prose) if number.replace(",", "") not in known}
         title = section.splitlines()[0]
-        assert not strange, f"{title}: {strange} are in none of its tables; see benchmarks/values.py"
+        assert not strange, f"{title}: {strange} are settings of none of its tables; see benchmarks/values.py"
         assert not FINDING.search(prose), f"{title}: {FINDING.search(prose)}: write it as a number"
+
+
+def _under_tables() -> list[str]:
+    told = re.findall(r"`python -m (benchmarks\.[^`]+)`", (ROOT / "docs" / "results.md").read_text())
+    return sorted({command for command in told if not command.endswith((".tables", ".figures"))})
+
+
+@pytest.mark.parametrize("command", _under_tables())
+def test_the_command_under_a_table_is_one_of_its_script(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that the script requires is in it, and nothing that the script does not know."""
+    module, *words = shlex.split(command)
+    if module == "benchmarks.parity":
+        pytest.importorskip("torchattacks", reason="torchattacks is not installed: pip install --no-deps torchattacks")
+    parse = argparse.ArgumentParser.parse_args
+
+    def once(self: argparse.ArgumentParser) -> None:
+        parse(self)
+        raise KeyboardInterrupt  # it would begin to measure
+
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", once)
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module(module).main()
 
 
 def test_pictures_are_those_of_the_records() -> None:

@@ -119,7 +119,7 @@ def prices(study: Study, arch: str, rounds: int = 2) -> None:
             for method, told in seconds.items():
                 told.append((run(method, 3, seed) - run(method, 1, seed)) / 2)
     kept = {method: told[1:] for method, told in seconds.items()}
-    study.rows.keep("prices", {"arch": arch, "images": study.options.train_images, "cpu_seconds": kept})
+    study.rows.keep("prices", {"images": study.options.train_images, "cpu_seconds": kept}, arch=arch)
 
 
 def main() -> None:

@@ -19,14 +19,14 @@ import torch
 
 from benchmarks.rows import Rows
 from benchmarks.shared import Told, subset
-from benchmarks.written import record
+from benchmarks.written import exists, record
 from robustkt import api
 from robustkt import data as datasets
 from robustkt.api.recipes import defaults
 from robustkt.registry import Registry
 
 NETS = Path(__file__).resolve().parent / "nets.py"
-CERTIFICATE = ("certified_accuracy", "intervals", "acr", "abstain_rate", "images", "n", "alpha")
+CERTIFICATE = ("id", "seconds", "certified_accuracy", "intervals", "acr", "abstain_rate", "images", "n", "alpha")
 RECIPE = ("method", "arch", "teacher", "others", "preset", "given")
 
 
@@ -42,7 +42,7 @@ class Study:
         parser.add_argument("--data", default="fashion-mnist", help="a name, or an .npz in MedMNIST's form")
         parser.add_argument("--data-dir", type=Path)
         parser.add_argument("--train-images", type=int, default=images, help="the first so many training images")
-        parser.add_argument("--test-images", type=int, default=tested, help="the first so many test images")
+        parser.add_argument("--test-images", type=int, default=tested, help="about so many, evenly from the test set")
         if epochs is not None:
             parser.add_argument("--epochs", type=int, default=epochs, help="of every network")
         parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
@@ -58,7 +58,7 @@ class Study:
         told = (f"--{key.replace('_', '-')} {value}" for key, value in budget.items() if value is not None)
         command = f"python -m benchmarks.experiments.{name} {' '.join(told)}"
         self.kind = "" if self.options.data == parser.get_default("data") else f"-{source.stem}"
-        self.rows = Rows(f"{name}{self.kind}", "networks", "rows", "prices", command=command)
+        self.rows = Rows(f"{name}{self.kind}", "networks", "rows", command=command)
         self.after = after
         self.budget = {"epochs": epochs and self.options.epochs, "batch_size": 64}
         if epochs is None:
@@ -88,7 +88,7 @@ class Study:
         told |= {"preset": preset} if preset else {}
         known = self._row(self.rows.read(), name, seed)
         if known is None:
-            self._make(name, seed, told)
+            self.rows.keep("networks", self._make(name, seed, told), name=name, seed=seed)
         elif any(known.get(key) != told[key] for key in told):
             raise SystemExit(f"{self.rows.path} has {name} of seed {seed} by another recipe: {known['given']}")
 
@@ -99,34 +99,37 @@ class Study:
     def _there(self, name: str, seed: int) -> str:
         """The generation's name in the registry, into which it is made again where only its row is known."""
         if self._called(name, seed) not in self.registry.refs()["names"]:
-            records = [self.rows.read(), *map(record, self.after)]
-            known = [row for told in records if (row := self._row(told, name, seed))]
+            after = [record(f"{other}{self.kind}") for other in self.after if exists(f"{other}{self.kind}")]
+            known = [row for told in (self.rows.read(), *after) if (row := self._row(told, name, seed))]
             if not known:
                 raise SystemExit(f"no record has {name} of seed {seed}; run the experiments that it comes from first")
-            self._make(name, seed, {key: known[0][key] for key in RECIPE if key in known[0]}, keep=False)
+            one = self._make(name, seed, {key: known[0][key] for key in RECIPE if key in known[0]})
+            if one["id"] != known[0]["id"]:
+                Told().note(
+                    f"{name} of seed {seed} is not the network of the record: made again, it came out otherwise"
+                )
         return self._called(name, seed)
 
     def _called(self, name: str, seed: int) -> str:
         return f"{name}{self.kind}-{seed}"
 
-    def _make(self, name: str, seed: int, told: dict[str, Any], *, keep: bool = True) -> None:
-        if (made := self._called(name, seed)) in self.registry.refs()["names"]:
-            api.rm([made], registry=self.registry)  # by a run that ended before it was written down
-            api.gc(grace="0", registry=self.registry)
+    def _make(self, name: str, seed: int, told: dict[str, Any]) -> dict[str, Any]:
+        """Train it; one that is there is taken as it is: a run made it that ended before it was written down."""
+        made = self._called(name, seed)
+        there = made in self.registry.refs()["names"]
         shared: dict[str, Any] = {
-            "arch": f"{NETS}:{told['arch']}", "method": told["method"], "name": made, "seed": seed, "fresh": True,
+            "arch": f"{NETS}:{told['arch']}", "method": told["method"], "name": made, "seed": seed, "fresh": not there,
             "progress": Told(), "given": told["given"], "preset": told.get("preset"),
             "data": subset(self.options, others=told.get("others", 0)), **self.shared,
         }  # fmt: skip
         teacher = self._there(told["teacher"], seed) if told["teacher"] else None
         began = time.process_time()
         one = api.distill(teacher=teacher, **shared) if teacher else api.train(**shared)
-        if keep:
-            self.rows.keep("networks", {
-                "name": name, "seed": seed, **told, "id": one["id"], "cost": one["cost"],
-                "cpu_seconds": time.process_time() - began, "train_seconds": one["wall_seconds"],
-                "selected": one["selected"], "replay": one["replay"],
-            })  # fmt: skip
+        cpu = one["wall_seconds"] if there else time.process_time() - began
+        return {
+            **told, **{key: one[key] for key in ("id", "cost", "selected", "replay")}, "cpu_seconds": cpu,
+            "train_seconds": one["wall_seconds"], "teacher_id": self.registry.get(teacher).id if teacher else None,
+        }  # fmt: skip
 
     def attacked(
         self, name: str, seed: int, eps: str, attacks: Sequence[str], *, last: bool = False, base: bool = False
@@ -141,10 +144,8 @@ class Study:
         )  # fmt: skip
         told_of = found["attacks"].items()
         figures = {attack: {key: one[key] for key in ("accuracy", "interval")} for attack, one in told_of}
-        self.rows.keep("rows", {
-            **told, "eps": eps, "attacks": figures, "worst": found["worst"], "warnings": found["warnings"],
-            "images": found["images"],
-        })  # fmt: skip
+        kept = {key: found[key] for key in ("id", "worst", "warnings", "images")}
+        self.rows.keep("rows", {"eps": eps, "attacks": figures, **kept}, **told)
 
     def _chose_last(self, name: str, seed: int) -> bool:
         made = self._row(self.rows.read(), name, seed)
@@ -159,4 +160,4 @@ class Study:
             self._there(name, seed), sigma=sigma, mode="fixed", n=n, radii=radii, max_images=self.options.test_images,
             precision="fp32", progress=Told(), **self.shared,
         )  # fmt: skip
-        self.rows.keep("rows", {**told, **{key: found[key] for key in CERTIFICATE}, "seconds": found["seconds"]})
+        self.rows.keep("rows", {key: found[key] for key in CERTIFICATE}, **told)
