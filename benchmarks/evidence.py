@@ -39,12 +39,16 @@ TEACHERS = {
 
 
 class Found:
-    """A record of an experiment, by name of the network; with `alike` only the seeds that all of those have."""
+    """A record of an experiment, by name of the network; with `alike` only the seeds that all of those have.
 
-    def __init__(self, name: str, alike: Iterable[str] = ()) -> None:
+    Or, with `beside`, the seeds of another.
+    """
+
+    def __init__(self, name: str, alike: Iterable[str] = (), beside: Found | None = None) -> None:
         self.whole = record(name)
         measured = [{row["seed"] for row in self.whole["rows"] if row["name"] == one} for one in alike]
         self.seeds = set.intersection(*there) if (there := [seeds for seeds in measured if seeds]) else None
+        self.seeds = beside.seeds if beside else self.seeds
 
     def _mine(self, row: dict[str, Any]) -> bool:
         return self.seeds is None or row["seed"] in self.seeds
@@ -257,7 +261,9 @@ def certified_teachers() -> str:
 
 def smoothed_kinds() -> str:
     """CRT from teachers that were not trained under noise, beside their own certificates."""
-    found, own = Found("kinds"), Found("certified")
+    names = ["crt-from-natural", "crt-from-sat", "crt-from-rslad"]
+    found = Found("kinds", names)
+    own = Found("certified", beside=found)
     arms = {
         "natural": "natural", "sat": "SAT", "rslad": "RSLAD", "gaussian-0-0.25": "gaussian",
         "smoothmix-0-0.25": "smoothmix",
@@ -271,12 +277,12 @@ def smoothed_kinds() -> str:
             figures = [source.certified(name, r) for name in (teacher, student) for r in ("0", "0.25", "0.5")]
             body.append([shown, *(span(told) if told else "–" for told in figures)])
     head = ["teacher", *(f"{whose}: r = {r}" for whose in ("its own", "CRT student") for r in ("0", "0.25", "0.5"))]
-    return rows(head, *body) + found.told(["crt-from-natural", "crt-from-sat", "crt-from-rslad"], "smoothed")
+    return rows(head, *body) + found.told(names, "smoothed")
 
 
 def attacked_kinds() -> str:
     """RSLAD from teachers that were trained under noise, beside a teacher trained against attacks."""
-    found = Found("kinds")
+    found = Found("kinds", ["rslad-from-trades", "rslad-from-smoothmix-0-0.25"])
     shown = {"clean": "clean", "pgd-trades": "PGD_TRADES", "apgd-t": "APGD-T"}
     body = []
     for teacher, told in {"trades": "TRADES", "smoothmix-0-0.25": "smoothmix", "gaussian-0-0.25": "gaussian"}.items():
@@ -294,7 +300,9 @@ def attacked_kinds() -> str:
 
 def families() -> str:
     """CRT between convolutions and a transformer."""
-    found, own = Found("kinds"), Found("certified")
+    names = ["gaussian-vit", "smoothmix-vit", "cnn-to-vit", "vit-to-cnn"]
+    found = Found("kinds", names)
+    own = Found("certified", beside=found)
     arms = [
         (own, "smoothmix-0-0.25", "Strided", "smoothmix", "–"),
         (found, "gaussian-vit", "Transformer", "gaussian", "–"),
@@ -310,7 +318,7 @@ def families() -> str:
             figures = cells({r: source.certified(name, r) for r in ("0", "0.25", "0.5")})
             body.append([*told, *figures, span([row["acr"] for row in mine], 3), str(len(mine))])
     head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
-    return rows(head, *body) + found.told(["gaussian-vit", "smoothmix-vit", "cnn-to-vit", "vit-to-cnn"], "families")
+    return rows(head, *body) + found.told(names, "families")
 
 
 def defaults() -> str:

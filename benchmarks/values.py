@@ -139,16 +139,28 @@ def training(key: str, digits: int, name: str = "training", method: str = "rslad
     return between([run["figures"][method][key] for run in record(name)["runs"]], digits=digits)
 
 
-def certified(name: str, radius: str) -> dict[int, float]:
-    """Certified accuracy of a network of certified.py at σ = 0.25 in %, by seed."""
-    rows = Found("certified").rows(f"{name}-0.25", "certificates")
+def certified(name: str, radius: str, sigma: str = "0.25") -> dict[int, float]:
+    """Certified accuracy of a network of certified.py in %, by seed."""
+    rows = Found("certified").rows(f"{name}-{sigma}", "certificates")
     return {row["seed"]: 100 * row["certified_accuracy"][radius] for row in rows}
 
 
-def apart(first: str, second: str, radius: str) -> list[float]:
+def apart(first: str, second: str, radius: str, sigma: str = "0.25") -> list[float]:
     """By how many points the second network is below the first, for every seed that both have."""
-    one, two = certified(first, radius), certified(second, radius)
+    one, two = certified(first, radius, sigma), certified(second, radius, sigma)
     return [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
+
+
+def attacked(name: str, attack: str) -> dict[int, float]:
+    """Accuracy of a network of rslad.py under an attack in %, by seed."""
+    rows = Found("rslad").rows(name, "attacks", checkpoint="best")
+    return {row["seed"]: 100 * row["attacks"][attack]["accuracy"] for row in rows}
+
+
+def less(first: str, second: str, attack: str = "autoattack") -> str:
+    """By how many points the second network is below the first under an attack, seed by seed."""
+    one, two = attacked(first, attack), attacked(second, attack)
+    return span([one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())])
 
 
 def held_out(names: Sequence[str]) -> list[float]:
@@ -157,9 +169,9 @@ def held_out(names: Sequence[str]) -> list[float]:
     return [100 * row["selected"]["score"] for name in names for row in found.networks(f"{name}-0.25")]
 
 
-def each(kind: str, other: str, radius: str) -> str:
+def each(kind: str, other: str, radius: str, sigma: str = "0.25") -> str:
     """By how many points three generations of a kind are below those of another, seed by seed."""
-    return ", ".join(span(apart(f"{other}-{n}", f"{kind}-{n}", radius)) for n in (1, 2, 3))
+    return ", ".join(span(apart(f"{other}-{n}", f"{kind}-{n}", radius, sigma)) for n in (1, 2, 3))
 
 
 def cheaper(kind: str) -> str:
@@ -204,12 +216,24 @@ VALUES: dict[str, Callable[[], str]] = {
     "certified-cheaper": lambda: cheaper("crt"),
     "certified-fresh": lambda: cheaper("crt-fresh"),
     "certified-least": lambda: cheaper("gaussian"),
+    "rslad-trades": lambda: less("sat", "trades"),
+    "rslad-iad": lambda: less("sat", "iad"),
+    "rslad-rslad": lambda: less("sat", "rslad"),
+    "rslad-ard": lambda: less("sat", "ard"),
+    "rslad-teacher": lambda: less("teacher", "rslad"),
+    "labels-loss": lambda: less("sat", "soft-outer"),
+    "labels-attack": lambda: less("soft-outer", "soft-both"),
+    "labels-clean": lambda: less("soft-both", "rslad"),
+    "teachers-wider": lambda: less("teacher", "trades"),
+    "teachers-student": lambda: less("rslad", "rslad-equal"),
     "certified-nought": lambda: each("crt", "smoothmix", "0"),
     "certified-quarter": lambda: each("crt", "smoothmix", "0.25"),
     "certified-half": lambda: each("crt", "smoothmix", "0.5"),
     "certified-gaussian-nought": lambda: each("crt", "gaussian", "0"),
     "certified-gaussian-quarter": lambda: each("crt", "gaussian", "0.25"),
     "certified-gaussian": lambda: each("gaussian", "crt", "0.5"),
+    "certified-far": lambda: each("crt", "smoothmix", "1", "0.5"),
+    "certified-gaussian-far": lambda: each("gaussian", "crt", "1", "0.5"),
     "certified-lost-quarter": lambda: span(apart("smoothmix-0", "crt-3", "0.25")),
     "certified-lost-half": lambda: span(apart("smoothmix-0", "crt-3", "0.5")),
     "line-held-out": lambda: span(held_out(["smoothmix-1"])),
