@@ -69,7 +69,7 @@ def objectives() -> Figure:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "certified-0.25": lambda: generations("0.25", "0.5"),
-    "certified-0.5": lambda: generations("0.5", "0.5"),
+    "certified-0.5": lambda: generations("0.5", "1"),
     "rslad": objectives,
 }
 
