@@ -163,6 +163,14 @@ def less(first: str, second: str, attack: str = "autoattack") -> str:
     return span([one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())])
 
 
+def default_against(preset: str, data: str = "digits") -> str:
+    """By how many points distill without options is above a preset on held-out images, seed by seed."""
+    made = record(f"defaults-{data}")["networks"]
+    mine = {row["seed"]: row for row in made if row["name"] == preset}
+    usual = {row["seed"]: row for row in made if row["name"] == f"{next(iter(mine.values()))['teacher']}-default"}
+    return span([100 * (usual[seed]["selected"]["score"] - mine[seed]["selected"]["score"]) for seed in mine])
+
+
 def held_out(names: Sequence[str]) -> list[float]:
     """Accuracy under noise on held-out images of networks of certified.py at σ = 0.25, in %."""
     found = Found("certified")
@@ -226,6 +234,10 @@ VALUES: dict[str, Callable[[], str]] = {
     "labels-clean": lambda: less("soft-both", "rslad"),
     "teachers-wider": lambda: less("teacher", "trades"),
     "teachers-student": lambda: less("rslad", "rslad-equal"),
+    "defaults-crt": lambda: default_against("crt-neurips22"),
+    "defaults-rslad": lambda: default_against("rslad-iccv21"),
+    "defaults-ard": lambda: default_against("ard-aaai20"),
+    "defaults-iad": lambda: default_against("iad-iclr22"),
     "certified-nought": lambda: each("crt", "smoothmix", "0"),
     "certified-quarter": lambda: each("crt", "smoothmix", "0.25"),
     "certified-half": lambda: each("crt", "smoothmix", "0.5"),

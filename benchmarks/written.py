@@ -50,6 +50,12 @@ def over_seeds(rows_: list[dict[str, Any]], *path: str) -> str:
 
 def span(values: Sequence[float], digits: int = 1) -> str:
     """The mean, and the lowest and the highest where there are several."""
+
+    def shown(value: float) -> str:
+        text = f"{value:.{digits}f}"
+        return text if float(text) else text.lstrip("-")
+
     if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+        return shown(values[0])
+    to = " to " if min(values) < 0 else "–"
+    return f"{shown(statistics.fmean(values))} ({shown(min(values))}{to}{shown(max(values))})"
