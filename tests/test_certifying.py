@@ -55,8 +55,9 @@ def run(*arguments: str, **variables: str) -> subprocess.Popen[bytes]:
 def test_the_same_seed_gives_the_same_bytes(trained: Registry, whole: bytes, tmp_path: Path) -> None:
     again = api.certify("gen0", **SOME, fresh=True, out=tmp_path / "log.tsv", registry=trained)
     assert (tmp_path / "log.tsv").read_bytes() == whole
-    assert again["self_check"] == {"votes": 512, "differ_from_fp32": 0}
     head = json.loads((tmp_path / "log.tsv.json").read_text())
+    assert again["self_check"]["votes"] == 512
+    assert again["self_check"]["differ_from_fp32"] <= (0 if head["precision"] == "fp32" else 10)  # bf16 has 8 bits
     assert (head["generation"], head["sigma"], head["mode"], head["n"]) == ("gen0", "0.25", "sequential", 600)
     assert {"id", "weights", "preprocessing", "alpha", "seed", "precision", "compiled", "versions"} <= set(head)
     other = api.certify("gen0", **SOME, seed=1, registry=trained)

@@ -802,9 +802,11 @@ def test_what_is_damaged_on_the_hub_is_fetched_twice_and_then_refused(
     assert kept(registry) == {}
 
 
-def test_a_folder_that_is_not_there_is_no_repository() -> None:
+def test_a_folder_that_is_not_there_is_no_repository(tmp_path: Path) -> None:
     from robustkt import RobustModel
 
-    for name in ("/nope", "./nope", "~/nope"):
+    for name in (f"{tmp_path}/nope", "./nope", "~/nope"):
         with pytest.raises(NotFoundError, match=r"there is no folder .*nope\nGive a published folder, or ORG/NAME"):
             RobustModel.from_pretrained(name)
+    with pytest.raises(NotFoundError, match=r"holds no manifest\.json\nName the folder of a published generation"):
+        RobustModel.from_pretrained(tmp_path)

@@ -21,6 +21,7 @@ from robustkt.errors import IntegrityError, NotFoundError, UsageError, clip
 from robustkt.generation import Generation, read_manifest
 from robustkt.hub import read_folder
 from robustkt.hub.fetching import parse_source, snapshot
+from robustkt.hub.folder import check_published
 from robustkt.hub.form import MANIFEST
 from robustkt.models import Classifier
 from robustkt.numbers import digest
@@ -177,6 +178,7 @@ def _blaming_the_cache(name: str | Path, download: Download) -> Iterator[None]:
 def _folder(name: str | Path, download: Download, domain: str | None) -> Path:
     """The files of a published network on this disk."""
     if _on_disk(name):
+        check_published(Path(name))
         return Path(name)
     name = str(name)
     if name.startswith((".", "/", "~")):

@@ -97,6 +97,13 @@ def _foreign(folder: Path) -> str | None:
     return next((file for file in files if not PUBLISHED.fullmatch(file)), None)
 
 
+def check_published(folder: Path) -> None:
+    """Raise NotFoundError where a folder has no manifest or no weights."""
+    for name in (MANIFEST, WEIGHTS):
+        if not (folder / name).is_file():
+            raise NotFoundError(f"{folder} holds no {name}", "Name the folder of a published generation.")
+
+
 def read_folder(folder: Path, network: nn.Module | None = None, *, domain: str | None = None) -> nn.Module:
     """The network of a published folder, in eval mode: images (B, C, H, W) in [0, 1] to logits (B, K).
 
@@ -116,9 +123,7 @@ def read_folder(folder: Path, network: nn.Module | None = None, *, domain: str |
     from robustkt.adapters.stored import assembled
     from robustkt.models import Classifier, Normalize, build, is_user_arch
 
-    for name in (MANIFEST, WEIGHTS):
-        if not (folder / name).is_file():
-            raise NotFoundError(f"{folder} holds no {name}", "Name the folder of a published generation.")
+    check_published(folder)
     generation = read_manifest((folder / MANIFEST).read_bytes(), folder.name, str(folder / MANIFEST))
     generation = generation.in_mode(domain) if domain is not None else generation
     places = {generation.weights: WEIGHTS} | {one.hash: adapter_path(one.domain) for one in generation.bound()}
