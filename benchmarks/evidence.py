@@ -90,9 +90,10 @@ class Found:
         intervals += [one for row in made for one in row.get("intervals", {}).values()]
         half = 50 * max(high - low for low, high in intervals)
         how = f"n = {first['n']:,}, α = {first['alpha']}" if "n" in first else f"linf eps = {first['eps']}"
+        seeded = f"--seeds {' '.join(map(str, seeds))} --only {parts}"
         return (
-            f"\n\n{again(self.whole['command'], f'--only {parts}')}: {spread}; {first['images']} test images (95 % of "
-            f"one seed: ± {half:.1f} at most), {how}; trained in {minutes:,.0f} CPU minutes on busy processors: "
+            f"\n\n{again(self.whole['command'], seeded)}: {spread}; {first['images']} test images (95 % of "
+            f"one seed: ± {half:.1f} at most), {how}; training alone took {minutes:,.0f} CPU minutes: "
             f"{machines}, one thread, torch {torches}, commit {commits}."
         )
 
@@ -114,7 +115,8 @@ def rslad() -> str:
                 continue
             told = {attack: found.accuracy(name, attack, checkpoint) for attack in ATTACKS}
             body.append([shown, checkpoint, *cells(told), str(len(told["clean"]))])
-    return rows(["objective", "checkpoint", *ATTACKS.values(), "seeds"], *body) + found.told([*RSLAD], "table adaad")
+    parts = "table adaad" if found.networks("adaad") else "table"
+    return rows(["objective", "checkpoint", *ATTACKS.values(), "seeds"], *body) + found.told([*RSLAD], parts)
 
 
 def labels() -> str:

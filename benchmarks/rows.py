@@ -5,10 +5,10 @@ python -m benchmarks.rows FILE …       takes the rows of other machines' recor
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,15 @@ from typing import Any
 from benchmarks.shared import machine
 from benchmarks.written import RECORDS
 
-OF_ROW = ("name", "seed", "kind", "checkpoint", "sigma")  # what tells the rows of an experiment apart
+# list of a record -> what tells its rows apart; rows of other lists are alike when they are equal
+KEYS = {
+    "networks": ("name", "seed"),
+    "rows": ("name", "seed", "kind", "checkpoint", "sigma"),
+    "prices": ("arch",),
+    "coverage": ("mode", "alpha", "p"),
+    "modes": ("name", "mode"),
+    "precision": ("name",),
+}
 
 
 class Rows:
@@ -48,17 +56,28 @@ class Rows:
                 there.append({**told, **row, "machine": machine()})
 
     def merge(self, theirs: dict[str, Any]) -> int:
-        """Add the rows of another machine that are not here; how many those were."""
+        """Add the rows of another machine that are not here; how many those were.
+
+        What was measured of a network there that is another one here, made of the same recipe with other rounding, is
+        left out.
+        """
         added = 0
         with self._alone() as found:
-            if theirs["command"] != self.command:
-                raise SystemExit(f"{self.path.name}: theirs is of another budget:\n  {theirs['command']}")
+            ours = {(row["name"], row["seed"]): row["id"] for row in found.get("networks", [])}
+            others = {
+                (row["name"], row["seed"])
+                for row in theirs.get("networks", [])
+                if ours.get((row["name"], row["seed"]), row["id"]) != row["id"]
+            }
             for kind, rows in theirs.items():
                 for row in rows if isinstance(rows, list) else ():
-                    key = {name: row[name] for name in OF_ROW if name in row} or row
-                    if not _has(found.setdefault(kind, []), key):
-                        found[kind].append(row)
+                    key = {name: row.get(name) for name in KEYS.get(kind, ())} or row
+                    mine = found.setdefault(kind, [])
+                    if not _has(mine, key) and (row.get("name"), row.get("seed")) not in others:
+                        mine.append(row)
                         added += 1
+        for name, seed in sorted(others):
+            print(f"{name} of seed {seed} is another network there: its rows are left out")
         return added
 
     @contextmanager
@@ -82,9 +101,18 @@ def _has(rows: list[dict[str, Any]], told: dict[str, Any]) -> bool:
 
 def main() -> None:
     """Merge the files that are named."""
-    for file in map(Path, sys.argv[1:]):
-        theirs = json.loads(file.read_text())
-        print(f"{file}: {Rows(file.stem, command=theirs['command']).merge(theirs)} new rows")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="NAME.json, of a record that is here too")
+    for file in parser.parse_args().files:
+        here = RECORDS / file.name
+        try:
+            theirs, ours = (json.loads(place.read_text()) for place in (file, here))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{file}: {error}") from None
+        if not isinstance(theirs, dict) or theirs.get("command") != ours.get("command"):
+            told = theirs.get("command") if isinstance(theirs, dict) else None
+            raise SystemExit(f"{file} is of another budget than {here.name}:\n  {told}\n  {ours.get('command')}")
+        print(f"{file}: {Rows(file.stem, command=ours['command']).merge(theirs)} new rows")
 
 
 if __name__ == "__main__":

@@ -114,12 +114,12 @@ def main() -> None:
     if "coverage" in parts:
         for alpha, p, mode in itertools.product(COINS, CHANCES, CERTIFIERS.names()):
             if not ROWS.known("coverage", mode=mode, alpha=alpha, p=p):
-                ROWS.keep("coverage", coverage(mode, alpha, p))
+                ROWS.keep("coverage", coverage(mode, alpha, p), mode=mode, alpha=alpha, p=p)
     for mode in CERTIFIERS.names() if "modes" in parts else ():
         if not ROWS.known("modes", name=GENERATION, mode=mode):
-            ROWS.keep("modes", agreement(registry, GENERATION, mode))
+            ROWS.keep("modes", agreement(registry, GENERATION, mode), name=GENERATION, mode=mode)
     if "precision" in parts and not ROWS.known("precision", name=HALVED):
-        ROWS.keep("precision", half(registry, HALVED))
+        ROWS.keep("precision", half(registry, HALVED), name=HALVED)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments.study import NETS, Study
+from benchmarks.experiments.study import NETS, Study, told_briefly
 from benchmarks.shared import subset
 from robustkt import api
 from robustkt.registry import Registry
@@ -139,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told_briefly(main)

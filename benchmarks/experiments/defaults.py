@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.experiments.study import Study
+from benchmarks.experiments.study import Study, told_briefly
 from robustkt.catalog import METHODS
 
 # part -> the teacher, and the methods whose presets carry over what it has
@@ -38,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told_briefly(main)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from benchmarks.experiments.certified import RADII
 from benchmarks.experiments.rslad import EPS
-from benchmarks.experiments.study import Study
+from benchmarks.experiments.study import Study, told_briefly
 
 SIGMA = "0.25"
 ATTACKS = ("clean", "pgd-trades", "apgd-ce", "apgd-t")
@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told_briefly(main)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.experiments.study import Study
+from benchmarks.experiments.study import Study, told_briefly
 
 EPS = "0.1"
 ATTACKS = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")
@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told_briefly(main)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,26 @@ from benchmarks.written import exists, record
 from robustkt import api
 from robustkt import data as datasets
 from robustkt.api.recipes import defaults
+from robustkt.errors import RobustKTError
 from robustkt.registry import Registry
 
 NETS = Path(__file__).resolve().parent / "nets.py"
 CERTIFICATE = ("id", "seconds", "certified_accuracy", "intervals", "acr", "abstain_rate", "images", "n", "alpha")
 RECIPE = ("method", "arch", "teacher", "others", "preset", "given")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+    return int(text)
+
+
+def told_briefly(main: Callable[[], None]) -> None:
+    """Run an experiment; what its user can mend is told as the commands tell it, without a traceback."""
+    try:
+        main()
+    except RobustKTError as error:
+        raise SystemExit(f"error: {error.what}\n  → {error.fix}") from None
 
 
 class Study:
@@ -41,10 +56,10 @@ class Study:
         parser.add_argument("--registry", type=Path, required=True)
         parser.add_argument("--data", default="fashion-mnist", help="a name, or an .npz in MedMNIST's form")
         parser.add_argument("--data-dir", type=Path)
-        parser.add_argument("--train-images", type=int, default=images, help="the first so many training images")
-        parser.add_argument("--test-images", type=int, default=tested, help="about so many, evenly from the test set")
+        parser.add_argument("--train-images", type=_positive, default=images, help="the first so many training images")
+        parser.add_argument("--test-images", type=_positive, default=tested, help="about so many, evenly of the set")
         if epochs is not None:
-            parser.add_argument("--epochs", type=int, default=epochs, help="of every network")
+            parser.add_argument("--epochs", type=_positive, default=epochs, help="of every network")
         parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
         parser.add_argument("--only", nargs="+", default=parts, choices=[*parts, *asked], metavar="PART", help=(
             f"of {', '.join([*parts, *asked])}; all" + (f" but {', '.join(asked)}" if asked else "") + " when not given"
@@ -114,11 +129,11 @@ class Study:
         return f"{name}{self.kind}-{seed}"
 
     def _make(self, name: str, seed: int, told: dict[str, Any]) -> dict[str, Any]:
-        """Train it; one that is there is taken as it is: a run made it that ended before it was written down."""
+        """Train it, or go on with it; one that is there was made by a run that ended before it was written down."""
         made = self._called(name, seed)
         there = made in self.registry.refs()["names"]
         shared: dict[str, Any] = {
-            "arch": f"{NETS}:{told['arch']}", "method": told["method"], "name": made, "seed": seed, "fresh": not there,
+            "arch": f"{NETS}:{told['arch']}", "method": told["method"], "name": made, "seed": seed,
             "progress": Told(), "given": told["given"], "preset": told.get("preset"),
             "data": subset(self.options, others=told.get("others", 0)), **self.shared,
         }  # fmt: skip

@@ -1,0 +1,83 @@
+"""Records of benchmarks that grow row by row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import rows
+from benchmarks.rows import Rows
+from benchmarks.written import RECORDS
+
+GROWING = ("rslad", "certified", "certification")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(rows, "RECORDS", tmp_path)
+    return tmp_path
+
+
+def merge(monkeypatch: pytest.MonkeyPatch, *files: Path) -> None:
+    monkeypatch.setattr("sys.argv", ["rows", *map(str, files)])
+    rows.main()
+
+
+def test_a_row_is_kept_once(here: Path) -> None:
+    record = Rows("some", "rows")
+    assert not record.known("rows", name="a", seed=0)
+    for score in (1, 2):
+        record.keep("rows", {"score": score}, name="a", seed=0)
+    (row,) = record.read()["rows"]
+    assert (row["name"], row["seed"], row["score"]) == ("a", 0, 1)
+    assert row["machine"]["processors"]
+    assert record.known("rows", name="a")
+
+
+def test_a_record_of_another_budget_is_left_alone(here: Path) -> None:
+    Rows("some", "rows", command="python some --epochs 1").keep("rows", {}, name="a")
+    before = (here / "some.json").read_bytes()
+    with pytest.raises(SystemExit, match="of another budget"):
+        Rows("some", "rows", command="python some --epochs 2").keep("rows", {}, name="b")
+    assert (here / "some.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_another_machine_s_rows_are_taken_in_once(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = json.loads((RECORDS / f"{name}.json").read_text())
+    lists = {kind: told for kind, told in whole.items() if isinstance(told, list)}
+    part: dict[str, Any] = {**whole, **{kind: told[::2] for kind, told in lists.items()}}
+    (here / f"{name}.json").write_text(json.dumps(part))
+    for _ in range(2):
+        merge(monkeypatch, RECORDS / f"{name}.json")
+        found = json.loads((here / f"{name}.json").read_text())
+        for kind, told in lists.items():
+            assert sorted(map(json.dumps, found[kind])) == sorted(map(json.dumps, told)), kind
+
+
+def test_what_was_measured_of_another_network_is_left_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(identity: str, *kinds: str) -> dict[str, Any]:
+        row = {"name": "a", "seed": 0}
+        return {"command": "c", "networks": [{**row, "id": identity}], "rows": [{**row, "kind": k} for k in kinds]}
+
+    (here / "some.json").write_text(json.dumps(told("one", "attacks")))
+    other = here / "there" / "some.json"
+    other.parent.mkdir()
+    other.write_text(json.dumps(told("two", "attacks", "certificates")))
+    merge(monkeypatch, other)
+    assert json.loads((here / "some.json").read_text()) == told("one", "attacks")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"command": "another"}'])
+def test_a_file_that_is_no_such_record_is_named(text: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "some.json").write_text('{"command": "c", "rows": []}')
+    other = here / "there" / "some.json"
+    other.parent.mkdir()
+    other.write_text(text)
+    with pytest.raises(SystemExit, match=r"some\.json"):
+        merge(monkeypatch, other)
+    with pytest.raises(SystemExit, match="nothing"):
+        merge(monkeypatch, here / "nothing.json")
