@@ -20,7 +20,7 @@ LABELS = {
     "rslad": ("soft", "soft", "1/6, soft"),
 }  # fmt: skip
 STRONG = {
-    "strong": ("its teacher: SAT, wider, other images", "", ""),
+    "strong": ("its teacher: SAT, wider, 40,000 other images", "", ""),
     "sat": ("SAT", "hard", "hard"), "strong-soft-outer": ("soft labels in the loss", "hard", "soft"),
     "strong-ard": ("ARD", "hard", "soft, τ = 30"), "strong-soft-both": ("soft labels in both", "soft", "soft"),
     "strong-rslad": ("RSLAD", "soft", "soft"),

@@ -139,9 +139,9 @@ def training(key: str, digits: int, name: str = "training", method: str = "rslad
     return between([run["figures"][method][key] for run in record(name)["runs"]], digits=digits)
 
 
-def certified(name: str, radius: str, sigma: str = "0.25") -> dict[int, float]:
+def certified(name: str, radius: str, sigma: str = "0.25", experiment: str = "certified") -> dict[int, float]:
     """Certified accuracy of a network of certified.py in %, by seed."""
-    rows = Found("certified").rows(f"{name}-{sigma}", "certificates")
+    rows = Found(experiment).rows(f"{name}-{sigma}", "certificates")
     return {row["seed"]: 100 * row["certified_accuracy"][radius] for row in rows}
 
 
@@ -151,15 +151,15 @@ def apart(first: str, second: str, radius: str, sigma: str = "0.25") -> list[flo
     return [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
 
 
-def attacked(name: str, attack: str) -> dict[int, float]:
-    """Accuracy of a network of rslad.py under an attack in %, by seed."""
-    rows = Found("rslad").rows(name, "attacks", checkpoint="best")
+def attacked(name: str, attack: str, experiment: str = "rslad") -> dict[int, float]:
+    """Accuracy of a network of rslad.py or kinds.py under an attack in %, by seed."""
+    rows = Found(experiment).rows(name, "attacks", checkpoint="best")
     return {row["seed"]: 100 * row["attacks"][attack]["accuracy"] for row in rows}
 
 
-def less(first: str, second: str, attack: str = "autoattack") -> str:
+def less(first: str, second: str, attack: str = "autoattack", experiment: str = "rslad") -> str:
     """By how many points the second network is below the first under an attack, seed by seed."""
-    one, two = attacked(first, attack), attacked(second, attack)
+    one, two = attacked(first, attack, experiment), attacked(second, attack, experiment)
     return span([one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())])
 
 
@@ -175,6 +175,15 @@ def held_out(names: Sequence[str]) -> list[float]:
     """Accuracy under noise on held-out images of networks of certified.py at σ = 0.25, in %."""
     found = Found("certified")
     return [100 * row["selected"]["score"] for name in names for row in found.networks(f"{name}-0.25")]
+
+
+def cifar(kind: str, other: str, radius: str) -> str:
+    """By how many points generations of a kind are below those of another on CIFAR-10."""
+    told = []
+    for number in (1, 2, 3):
+        one, two = (certified(f"{name}-{number}", radius, experiment="certified-cifar10") for name in (other, kind))
+        told += [one[seed] - two[seed] for seed in one.keys() & two.keys()]
+    return ", ".join(span([points]) for points in told)
 
 
 def each(kind: str, other: str, radius: str, sigma: str = "0.25") -> str:
@@ -238,6 +247,15 @@ VALUES: dict[str, Callable[[], str]] = {
     "defaults-rslad": lambda: default_against("rslad-iccv21"),
     "defaults-ard": lambda: default_against("ard-aaai20"),
     "defaults-iad": lambda: default_against("iad-iclr22"),
+    "strong-teacher": lambda: less("strong", "sat"),
+    "strong-rslad": lambda: less("sat", "strong-rslad"),
+    "strong-weak": lambda: less("strong-rslad", "rslad"),
+    "cifar-smoothmix": lambda: cifar("crt", "smoothmix", "0.5"),
+    "cifar-gaussian": lambda: cifar("gaussian", "crt", "0.5"),
+    "cifar-quarter": lambda: cifar("crt", "smoothmix", "0.25"),
+    "cifar-gaussian-quarter": lambda: cifar("gaussian", "crt", "0.25"),
+    "kinds-teachers": lambda: less("trades", "smoothmix-0-0.25", "apgd-t", "kinds"),
+    "kinds-students": lambda: less("rslad-from-trades", "rslad-from-smoothmix-0-0.25", "apgd-t", "kinds"),
     "certified-nought": lambda: each("crt", "smoothmix", "0"),
     "certified-quarter": lambda: each("crt", "smoothmix", "0.25"),
     "certified-half": lambda: each("crt", "smoothmix", "0.5"),
