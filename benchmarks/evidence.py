@@ -309,9 +309,10 @@ def families() -> str:
         (own, "smoothmix-0-0.25", "Strided", "smoothmix", "–"),
         (found, "gaussian-vit", "Transformer", "gaussian", "–"),
         (found, "smoothmix-vit", "Transformer", "smoothmix", "–"),
-        (found, "cnn-to-vit", "Transformer", "crt", "Strided"),
-        (own, "crt-1-0.25", "Residual", "crt", "Strided"),
-        (found, "vit-to-cnn", "Residual", "crt", "Transformer"),
+        (found, "cnn-to-vit", "Transformer", "crt", "Strided, by smoothmix"),
+        (own, "crt-1-0.25", "Residual", "crt", "Strided, by smoothmix"),
+        (own, "from-gaussian-0.25", "Residual", "crt", "Strided, by gaussian"),
+        (found, "vit-to-cnn", "Residual", "crt", "Transformer, by gaussian"),
     ]
     body = []
     for source, name, *told in arms:
