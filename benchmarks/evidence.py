@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.written import again, exists, record, rows, span
+from benchmarks.written import again, exists, paired, record, rows, span
 
 ATTACKS = {
     "clean": "clean", "fgsm": "FGSM", "pgd-sat": "PGD_SAT", "pgd-trades": "PGD_TRADES", "cw": "CW∞", "autoattack": "AA",
@@ -47,8 +47,9 @@ class Found:
     def __init__(self, name: str, alike: Iterable[str] = (), beside: Found | None = None) -> None:
         self.whole = record(name)
         measured = [{row["seed"] for row in self.whole["rows"] if row["name"] == one} for one in alike]
-        self.seeds = set.intersection(*there) if (there := [seeds for seeds in measured if seeds]) else None
-        self.seeds = beside.seeds if beside else self.seeds
+        there = [seeds for seeds in measured if seeds]
+        alone = set.intersection(*there) if there else None
+        self.seeds: set[int] | None = beside.seeds if beside else alone
 
     def _mine(self, row: dict[str, Any]) -> bool:
         return self.seeds is None or row["seed"] in self.seeds
@@ -63,18 +64,27 @@ class Found:
         """What a network cost, a row a seed."""
         return [row for row in filter(self._mine, self.whole["networks"]) if row["name"] == name]
 
+    def certificates(self, name: str, radius: str) -> dict[int, float]:
+        """Certified accuracy at a radius in %, by seed."""
+        return {row["seed"]: 100 * row["certified_accuracy"][radius] for row in self.rows(name, "certificates")}
+
     def certified(self, name: str, radius: str) -> list[float]:
         """Certified accuracy at a radius in %, a figure a seed."""
-        return [100 * row["certified_accuracy"][radius] for row in self.rows(name, "certificates")]
+        return [*self.certificates(name, radius).values()]
 
-    def accuracy(self, name: str, attack: str, checkpoint: str = "best") -> list[float]:
-        """Accuracy under an attack in %, a figure a seed; of the last epoch that of the best where they are one."""
+    def accuracies(self, name: str, attack: str, checkpoint: str = "best") -> dict[int, float]:
+        """Accuracy under an attack in %, by seed; of the last epoch that of the best where they are one."""
         seeds = {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="best")}
         if checkpoint == "last":
             chosen = {r["seed"]: r["selected"]["epoch"] == r["given"]["epochs"] - 1 for r in self.networks(name)}
             seeds = {seed: row for seed, row in seeds.items() if chosen[seed]}
             seeds |= {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="last")}
-        return [100 * row["attacks"][attack]["accuracy"] for row in seeds.values() if attack in row["attacks"]]
+        told = {seed: row["attacks"] for seed, row in seeds.items()}
+        return {seed: 100 * found[attack]["accuracy"] for seed, found in told.items() if attack in found}
+
+    def accuracy(self, name: str, attack: str, checkpoint: str = "best") -> list[float]:
+        """The same, a figure a seed."""
+        return [*self.accuracies(name, attack, checkpoint).values()]
 
     def told(self, names: Sequence[str], parts: str) -> str:
         """The line under a table of these parts of the experiment."""
@@ -216,20 +226,14 @@ def second_line() -> str:
             continue
         names.append(mine)
         figures = cells({r: found.certified(mine, r) for r in ("0", "0.25", "0.5")})
-        behind = [_behind(found, alone, mine, r) for r in ("0.25", "0.5")] if scratch else ["–", "–"]
+        behind = [
+            span(paired(found.certificates(alone, r), found.certificates(mine, r))) if scratch else "–"
+            for r in ("0.25", "0.5")
+        ]
         network = found.networks(mine)[0]
         body.append([network["arch"], network["method"], *figures, *behind])
     head = ["network", "trained by", "r = 0", "r = 0.25", "r = 0.5", "below SmoothMix at 0.25", "at 0.5"]
     return rows(head, *body) + found.told(names, "generations-0.25 line")
-
-
-def _behind(found: Found, scratch: str, mine: str, radius: str) -> str:
-    """By how many points one network is below another, seed by seed."""
-    told = [
-        {row["seed"]: 100 * row["certified_accuracy"][radius] for row in found.rows(name, "certificates")}
-        for name in (scratch, mine)
-    ]
-    return span([told[0][seed] - told[1][seed] for seed in told[1] if seed in told[0]])
 
 
 def variants(names: Mapping[str, str], first: str, part: str) -> str:

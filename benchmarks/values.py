@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.evidence import Found
-from benchmarks.written import record, span
+from benchmarks.written import paired, record, span
 
 
 def mean(rows: Sequence[dict[str, Any]], *path: str) -> float:
@@ -139,45 +139,27 @@ def training(key: str, digits: int, name: str = "training", method: str = "rslad
     return between([run["figures"][method][key] for run in record(name)["runs"]], digits=digits)
 
 
-def certified(name: str, radius: str, sigma: str = "0.25", experiment: str = "certified") -> dict[int, float]:
-    """Certified accuracy of a network of certified.py in %, by seed."""
-    rows = Found(experiment).rows(f"{name}-{sigma}", "certificates")
-    return {row["seed"]: 100 * row["certified_accuracy"][radius] for row in rows}
-
-
-def apart(first: str, second: str, radius: str, sigma: str = "0.25") -> list[float]:
-    """By how many points the second network is below the first, for every seed that both have."""
-    one, two = certified(first, radius, sigma), certified(second, radius, sigma)
-    return [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
-
-
-def attacked(name: str, attack: str, experiment: str = "rslad") -> dict[int, float]:
-    """Accuracy of a network of rslad.py or kinds.py under an attack in %, by seed."""
-    rows = Found(experiment).rows(name, "attacks", checkpoint="best")
-    return {row["seed"]: 100 * row["attacks"][attack]["accuracy"] for row in rows}
+def below(first: str, second: str, radius: str, experiment: str = "certified") -> str:
+    """By how many points the second network's certified accuracy is below the first's, seed by seed."""
+    found = Found(experiment)
+    return span(paired(found.certificates(first, radius), found.certificates(second, radius)))
 
 
 def less(first: str, second: str, attack: str = "autoattack", experiment: str = "rslad") -> str:
     """By how many points the second network is below the first under an attack, seed by seed."""
-    one, two = attacked(first, attack, experiment), attacked(second, attack, experiment)
-    return span([one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())])
+    found = Found(experiment)
+    return span(paired(found.accuracies(first, attack), found.accuracies(second, attack)))
 
 
-def default_against(preset: str, data: str = "digits") -> str:
-    """By how many points distill without options is above a preset on held-out images, seed by seed."""
-    made = record(f"defaults-{data}")["networks"]
-    mine = {row["seed"]: row for row in made if row["name"] == preset}
-    usual = {row["seed"]: row for row in made if row["name"] == f"{next(iter(mine.values()))['teacher']}-default"}
-    return span([100 * (usual[seed]["selected"]["score"] - mine[seed]["selected"]["score"]) for seed in mine])
-
-
-def beyond(first: str, second: str, radius: str) -> list[float]:
-    """By how many points the second network of kinds.py certifies more than the first, seed by seed."""
-    one, two = (
-        {row["seed"]: 100 * row["certified_accuracy"][radius] for row in Found("kinds").rows(name, "certificates")}
-        for name in (first, second)
+def default_against(preset: str) -> str:
+    """By how many points distill without options is above a preset on held-out images of the digits, seed by seed."""
+    made = record("defaults-digits")["networks"]
+    teacher = next(row["teacher"] for row in made if row["name"] == preset)
+    usual, other = (
+        {row["seed"]: 100 * row["selected"]["score"] for row in made if row["name"] == name}
+        for name in (f"{teacher}-default", preset)
     )
-    return [two[seed] - one[seed] for seed in sorted(one.keys() & two.keys())]
+    return span(paired(usual, other))
 
 
 def held_out(names: Sequence[str]) -> list[float]:
@@ -186,18 +168,14 @@ def held_out(names: Sequence[str]) -> list[float]:
     return [100 * row["selected"]["score"] for name in names for row in found.networks(f"{name}-0.25")]
 
 
-def cifar(kind: str, other: str, radius: str) -> str:
-    """By how many points generations of a kind are below those of another on CIFAR-10."""
-    told = []
-    for number in (1, 2, 3):
-        one, two = (certified(f"{name}-{number}", radius, experiment="certified-cifar10") for name in (other, kind))
-        told += [one[seed] - two[seed] for seed in one.keys() & two.keys()]
-    return ", ".join(span([points]) for points in told)
-
-
-def each(kind: str, other: str, radius: str, sigma: str = "0.25") -> str:
+def each(kind: str, other: str, radius: str, sigma: str = "0.25", experiment: str = "certified") -> str:
     """By how many points three generations of a kind are below those of another, seed by seed."""
-    return ", ".join(span(apart(f"{other}-{n}", f"{kind}-{n}", radius, sigma)) for n in (1, 2, 3))
+    return ", ".join(below(f"{other}-{n}-{sigma}", f"{kind}-{n}-{sigma}", radius, experiment) for n in (1, 2, 3))
+
+
+def cifar(kind: str, other: str, radius: str) -> str:
+    """The same on CIFAR-10."""
+    return each(kind, other, radius, experiment="certified-cifar10")
 
 
 def cheaper(kind: str) -> str:
@@ -265,7 +243,9 @@ VALUES: dict[str, Callable[[], str]] = {
     "cifar-gaussian-quarter": lambda: cifar("gaussian", "crt", "0.25"),
     "kinds-teachers": lambda: less("trades", "smoothmix-0-0.25", "apgd-t", "kinds"),
     "kinds-students": lambda: less("rslad-from-trades", "rslad-from-smoothmix-0-0.25", "apgd-t", "kinds"),
-    "families-half": lambda: span(beyond("gaussian-vit", "cnn-to-vit", "0.5")),
+    "families-half": lambda: below("cnn-to-vit", "gaussian-vit", "0.5", "kinds"),
+    "losses-kl": lambda: below("kl-0.25", "crt-1-0.25", "0.5"),
+    "losses-probabilities": lambda: below("probabilities-0.25", "crt-1-0.25", "0.5"),
     "certified-nought": lambda: each("crt", "smoothmix", "0"),
     "certified-quarter": lambda: each("crt", "smoothmix", "0.25"),
     "certified-half": lambda: each("crt", "smoothmix", "0.5"),
@@ -274,8 +254,8 @@ VALUES: dict[str, Callable[[], str]] = {
     "certified-gaussian": lambda: each("gaussian", "crt", "0.5"),
     "certified-far": lambda: each("crt", "smoothmix", "1", "0.5"),
     "certified-gaussian-far": lambda: each("gaussian", "crt", "1", "0.5"),
-    "certified-lost-quarter": lambda: span(apart("smoothmix-0", "crt-3", "0.25")),
-    "certified-lost-half": lambda: span(apart("smoothmix-0", "crt-3", "0.5")),
+    "certified-lost-quarter": lambda: below("smoothmix-0-0.25", "crt-3-0.25", "0.25"),
+    "certified-lost-half": lambda: below("smoothmix-0-0.25", "crt-3-0.25", "0.5"),
     "line-held-out": lambda: span(held_out(["smoothmix-1"])),
     "line-others-held-out": lambda: span(held_out(["smoothmix-0", "smoothmix-2", "smoothmix-3"])),
     "coverage-above": covered,

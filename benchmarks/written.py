@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ def over_seeds(rows_: list[dict[str, Any]], *path: str) -> str:
     if not values:
         return "–"
     return f"{percent(statistics.fmean(values))} ± {percent((max(values) - min(values)) / 2)}"
+
+
+def paired(one: Mapping[int, float], two: Mapping[int, float]) -> list[float]:
+    """One less the other, for every seed that both have."""
+    return [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
 
 
 def span(values: Sequence[float], digits: int = 1) -> str:
