@@ -21,6 +21,7 @@ from benchmarks.written import RECORDS
 KEYS = {
     "networks": ("name", "seed"),
     "rows": ("name", "seed", "kind", "checkpoint", "sigma"),
+    "unseen": ("name", "seed", "kind", "sigma"),
     "prices": ("arch",),
     "coverage": ("mode", "alpha", "p"),
     "modes": ("name", "mode"),

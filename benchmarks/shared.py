@@ -31,17 +31,20 @@ class Told(Silent):
         print(text, file=sys.stderr, flush=True)
 
 
-def subset(options: argparse.Namespace, *, others: int = 0) -> str:
+def subset(options: argparse.Namespace, *, others: int = 0, unseen: int = 0) -> str:
     """The first --train-images training images and the whole test set, as an .npz beside the registry.
 
-    With `others` so many training images that follow those.
+    With `others` so many training images that follow those; `unseen` that follow are in the place of the test set.
     """
     begin, end = (options.train_images, options.train_images + others) if others else (0, options.train_images)
-    path: Path = options.registry.with_name(f"{Path(options.data).stem}-{f'{begin}-' if begin else ''}{end}.npz")
+    name = f"{Path(options.data).stem}-{f'{begin}-' if begin else ''}{end}{f'-unseen-{unseen}' if unseen else ''}"
+    path: Path = options.registry.with_name(f"{name}.npz")
     if not path.is_file():
         whole = datasets.load(options.data, data_dir=options.data_dir)
         x, y = whole.train.x[begin:end], whole.train.y[begin:end]
-        arrays = {"train_images": x, "train_labels": y, "test_images": whole.test.x, "test_labels": whole.test.y}
+        after = slice(end, end + unseen)
+        tested = datasets.Split(whole.train.x[after], whole.train.y[after]) if unseen else whole.test
+        arrays = {"train_images": x, "train_labels": y, "test_images": tested.x, "test_labels": tested.y}
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".new", delete=False) as file:
             np.savez(file, **{k: (v.movedim(1, 3) if v.dim() == 4 else v).numpy() for k, v in arrays.items()})

@@ -5,7 +5,8 @@
 A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
 networks from scratch by SmoothMix and by Gaussian training, and a second line of three that begins at another of those
 networks; all have the same number of epochs and see the same images. Parts: generations-0.25 and generations-0.5 (σ),
-line, losses, views, teachers, and only when asked for prices: CPU seconds of an epoch, in turn in one process, on a
+line, losses, views, teachers, choice: CRT's losses on more images, which are not test images; only when asked for
+prices: CPU seconds of an epoch, in turn in one process, on a
 machine that does nothing else. benchmarks/records/certified.json grows row by row.
 """
 
@@ -44,6 +45,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "to-wide": {"arch": "wide"},
     },
 }
+
+
+CHOICE, UNSEEN = ("crt-1", "probabilities", "kl"), 2_000  # what a default is chosen among, and on how many images
 
 
 class Certified:
@@ -89,6 +93,11 @@ class Certified:
         for name, told in VARIANTS[part].items():
             self.crt(name, **{"arch": STUDENTS[0], "teacher": "smoothmix-0", **told})
 
+    def choice(self) -> None:
+        """The losses that might be the default, on training images that no network has seen."""
+        for name in CHOICE:
+            self.study.certified(f"{name}-{self.sigma}", self.seed, self.sigma, RADII[self.sigma], unseen=UNSEEN)
+
 
 def prices(study: Study, arch: str, rounds: int = 2) -> None:
     """CPU seconds of an epoch by Gaussian training, CRT on kept logits and on fresh views, and SmoothMix, in turn.
@@ -124,7 +133,7 @@ def prices(study: Study, arch: str, rounds: int = 2) -> None:
 
 def main() -> None:
     """Train and certify what the record lacks."""
-    parts = (*(f"generations-{sigma}" for sigma in RADII), "line", *VARIANTS)
+    parts = (*(f"generations-{sigma}" for sigma in RADII), "line", *VARIANTS, "choice")
     study = Study("certified", __doc__ or "", parts=parts, asked=["prices"], epochs=15, images=8_000)
     for arch in STUDENTS if study.wanted("prices") else ():
         prices(study, arch)
@@ -136,6 +145,8 @@ def main() -> None:
     for part in filter(study.wanted, VARIANTS):
         for seed in study.seeds():
             Certified(study, "0.25", seed).variants(part)
+    for seed in study.seeds() if study.wanted("choice") else ():
+        Certified(study, "0.25", seed).choice()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m benchmarks.experiments.rslad --registry DIR [--seeds 0 1 2] [--only PART …]
 
 One student network for every objective, one wider TRADES teacher a seed; epochs are selected on held-out
-training images. Parts: table, labels, teachers, adaad, and strong: the same students of a teacher that has seen five
-times as many images, none of them theirs. benchmarks/records/rslad.json grows row by row.
+training images. Parts: table, labels, teachers, adaad, strong: the same students of a teacher that has seen five times
+as many images, none of them theirs, and long: two objectives with four times as many epochs.
+benchmarks/records/rslad.json grows row by row.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from benchmarks.experiments.study import Study, told_briefly
 
 EPS = "0.1"
+LONG = 60  # epochs
 ATTACKS = ("clean", "fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")
 TEACHERS: dict[str, dict[str, Any]] = {
     "teacher": {"method": "trades", "arch": "wide", "eps": EPS, "steps": 5},
@@ -40,6 +42,10 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
         "strong-ard": {"method": "ard", "teacher": "strong"},
         "strong-soft-both": {"method": "rslad", "teacher": "strong", "adversarial_weight": "1"},
         "strong-soft-outer": {"method": "ard", "teacher": "strong", "temperature": 1.0},
+    },
+    "long": {
+        "long-sat": {"method": "sat", "epochs": LONG},
+        "long-rslad": {"method": "rslad", "teacher": "strong", "epochs": LONG},
     },
 }
 

@@ -164,15 +164,24 @@ class Study:
 
     def _chose_last(self, name: str, seed: int) -> bool:
         made = self._row(self.rows.read(), name, seed)
-        return made is not None and made["selected"]["epoch"] == self.budget["epochs"] - 1
+        return made is not None and made["selected"]["epoch"] == made["given"]["epochs"] - 1
 
-    def certified(self, name: str, seed: int, sigma: str, radii: Sequence[Fraction], *, n: int = 1_000) -> None:
-        """A row with certified accuracy at these radii."""
-        told = {"name": name, "seed": seed, "kind": "certificates", "sigma": sigma}
-        if self.rows.known("rows", **told):
+    def certified(
+        self, name: str, seed: int, sigma: str, radii: Sequence[Fraction], *, n: int = 1_000, unseen: int = 0
+    ) -> None:
+        """A row with certified accuracy at these radii.
+
+        With `unseen` it is among that list's rows, and of so many training images that follow those of all networks.
+        """
+        rows, told = (
+            "unseen" if unseen else "rows",
+            {"name": name, "seed": seed, "kind": "certificates", "sigma": sigma},
+        )
+        if self.rows.known(rows, **told):
             return
         found = api.certify(
-            self._there(name, seed), sigma=sigma, mode="fixed", n=n, radii=radii, max_images=self.options.test_images,
-            precision="fp32", progress=Told(), **self.shared,
+            self._there(name, seed), sigma=sigma, mode="fixed", n=n, radii=radii, precision="fp32", progress=Told(),
+            max_images=unseen or self.options.test_images,
+            data=subset(self.options, unseen=unseen) if unseen else None, **self.shared,
         )  # fmt: skip
-        self.rows.keep("rows", {key: found[key] for key in CERTIFICATE}, **told)
+        self.rows.keep(rows, {key: found[key] for key in CERTIFICATE}, **told)
