@@ -165,10 +165,11 @@ def test_fashion_mnist_unpacked_by_torchvision_is_the_same(tmp_path, offline):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
 def test_without_a_network_it_says_where_to_put_the_files(name, tmp_path, offline, capsys):
-    for _ in range(2):  # the second time torchvision's empty folders are there
+    for place in (tmp_path / "mine", tmp_path):
         with pytest.raises(RobustKTError) as caught:
-            load(name, data_dir=tmp_path)
-        assert caught.value.what.startswith(f"{name} is not in {tmp_path} and could not be downloaded: ")
+            load(name, data_dir=place)
+        assert caught.value.what.startswith(f"{name} is not in {place} and could not be downloaded: ")
+        assert not [*tmp_path.iterdir()]
         assert "no network here" in caught.value.what
         assert "--data-dir" in caught.value.fix
         assert "--data digits" in caught.value.fix

@@ -373,6 +373,7 @@ def test_data_that_have_moved_are_named(registry: Registry, cli: Callable[..., R
     assert told["data"] == "mine.npz"  # as `list` has it
     (tmp_path / "mine.npz").rename(tmp_path / "moved.npz")
     where, moved = ("--registry", registry.root), ("--data", tmp_path / "moved.npz")
+    (tmp_path / "tests" / "0").mkdir(parents=True)
     for command in (
         ("soup", "sweep", "two", "--beta", "0,1", "--attack", "fgsm"),
         ("soup", "pick", "two", "--beta", "0,1", "--attack", "fgsm", "--max-robust"),
@@ -380,6 +381,7 @@ def test_data_that_have_moved_are_named(registry: Registry, cli: Callable[..., R
     ):
         assert "are not there" in cli(*command, *where).err
         assert "holds other images than" in cli(*command, *where, "--data", tmp_path / "other.npz").err
+        assert "holds no training images" in cli(*command, *where, "--data", tmp_path / "tests").err
         assert cli(*command, *where, *moved).code == 0
     assert registry.record(registry.get("soup").id)["paths"] == {"data": str(tmp_path / "moved.npz")}
     timed = ("doctor", "two", "--seconds", "0.5", *where)

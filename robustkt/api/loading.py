@@ -141,6 +141,11 @@ def load_own_data(
         UsageError: what lies there is another one.
         RobustKTError: as `load_data`.
     """
+    if data is not None and datasets.trainless(data):
+        raise UsageError(
+            f"{data} holds no training images: it is not what {generation.name} was made with",
+            f"Name the place of {generation.name}'s own data with --data.",
+        )
     found = load_data(registry, generation, data, data_dir)
     if found.spec.fingerprint != generation.recipe.data.fingerprint:
         raise UsageError(

@@ -38,6 +38,7 @@ __all__ = [
     "present",
     "read_image",
     "tests_alone",
+    "trainless",
     "to_float",
 ]
 
@@ -141,7 +142,7 @@ def labelled(data: str, spec: DataSpec) -> tuple[Split, str] | None:
         UsageError: pictures in colours for a model of grey ones.
         RobustKTError: classes that the model does not know, or pictures that cannot be read.
     """
-    if not _loose(data):
+    if not trainless(data):
         return None
     found = read_labelled(Path(data), spec.classes, spec.shape)
     pinned = fingerprint(Raw("folder", found, Arrays(found.x[:0], found.y[:0]), spec.classes, flip=False))
@@ -158,7 +159,7 @@ def tests_alone(data: str, spec: DataSpec) -> Dataset | None:
         UsageError: a folder of training images, or pictures in colours for a model of grey ones.
         RobustKTError: classes that the model does not know, or pictures that cannot be read.
     """
-    if not _loose(data):
+    if not trainless(data):
         return None
     place = os.path.join(data, "test") if os.path.isdir(os.path.join(data, "test")) else data
     if os.path.basename(os.path.realpath(place)).lower() == "train":
@@ -172,8 +173,8 @@ def tests_alone(data: str, spec: DataSpec) -> Dataset | None:
     return Dataset(own, none, none, test, flip=False, pad=0, source=os.path.abspath(data))
 
 
-def _loose(data: str) -> bool:
-    """Whether it is a folder that holds no data set to train on."""
+def trainless(data: str) -> bool:
+    """Whether it is a folder without training images."""
     named = plain(data).replace("_", "-") in NAMES
     return not named and os.path.isdir(data) and not os.path.isdir(os.path.join(data, "train"))
 

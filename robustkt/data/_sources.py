@@ -98,7 +98,7 @@ def present(name: str, data_dir: Path | None) -> bool:
     if name not in SOURCES:
         return True
     source, root = SOURCES[name], (data_dir or default_directory()).expanduser()
-    unpacked = bool(source.folder) and (root / source.folder).is_dir()
+    unpacked = bool(source.folder) and any((root / source.folder).glob("*"))
     return unpacked or all((root / archive).is_file() for archive in source.archives)
 
 
@@ -120,10 +120,15 @@ def torchvision_set(name: str, root: Path, **options: Any) -> Any:
         IntegrityError: an archive is damaged and could not be downloaded again.
     """
     kind = getattr(importlib.import_module("torchvision.datasets"), SOURCES[name].kind)
+    inside = root / SOURCES[name].folder
+    new = [place for place in (inside, *inside.parents) if place.is_relative_to(root) and not place.exists()]
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return kind(root, download=True, **options)
     except FAILURES as error:
+        for place in new:
+            with contextlib.suppress(OSError):
+                place.rmdir()  # what torchvision made and could not fill
         raise _not_there(name, root, error) from None
 
 
