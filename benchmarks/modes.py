@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.shared import Told
-from benchmarks.written import RECORDS
+from benchmarks.written import RECORDS, changed
 from robustkt import api, data
 from robustkt.catalog import CORRUPTIONS
 from robustkt.provenance import circumstances
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--suffix", help="of the parts' names in the record, where the budget is another")
+    parser.add_argument("--replace", action="store_true", help="what the record has of another budget")
     parser.add_argument("--record", type=Path, default=RECORD)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -233,13 +235,20 @@ def main() -> None:
         "epochs": options.epochs, "seeds": options.seeds, "eps": EPS, "norm": "linf",
         "attacks": list(ATTACKS),
     }  # fmt: skip
-    for part in options.only:
+    names = {part: f"{part}-{options.suffix}" if options.suffix else part for part in options.only}
+    kept = json.loads(options.record.read_text()) if options.record.is_file() else {}
+    for part, name in names.items():
+        told = kept.get(name, {}).get("budget")
+        if told not in (None, budget | {"inner": INNER.get(part)}) and not options.replace:
+            sys.exit(
+                f"{options.record} has {name} of another budget:\n  {told}\n--suffix keeps both, --replace this one"
+            )
+    for part, name in names.items():
         found = PARTS[part](bench)
-        record = json.loads(options.record.read_text()) if options.record.is_file() else {}
         made = {key: value for key, value in circumstances(Path.cwd()).items() if key in ("git", "lock")}
         told = {"budget": budget | {"inner": INNER.get(part)}, **made, "torch": torch.__version__}
-        record[f"{part}-{options.suffix}" if options.suffix else part] = {**told, "found": found}
-        options.record.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        with changed(options.record) as record:
+            record[name] = {**told, "found": found}
 
 
 if __name__ == "__main__":

@@ -6,16 +6,14 @@ python -m benchmarks.rows FILE …       takes the rows of other machines' recor
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.shared import machine
-from benchmarks.written import RECORDS
+from benchmarks.written import RECORDS, changed
 
 # list of a record -> what tells its rows apart; rows of other lists are alike when they are equal
 KEYS = {
@@ -39,10 +37,12 @@ class Rows:
 
     def read(self) -> dict[str, Any]:
         """What has been measured so far; ends where that was with another budget, which rows of one table share."""
-        found = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        return {**self.empty, **self._mine(json.loads(self.path.read_text()) if self.path.is_file() else {})}
+
+    def _mine(self, found: dict[str, Any]) -> dict[str, Any]:
         if found.get("command", self.command) != self.command:
             raise SystemExit(f"{self.path} is of another budget:\n  {found['command']}\nmove it away, or run that")
-        return {**self.empty, **found}
+        return found
 
     def known(self, kind: str, /, **told: Any) -> bool:
         """Whether the record has a row that says this."""
@@ -83,17 +83,12 @@ class Rows:
 
     @contextmanager
     def _alone(self) -> Iterator[dict[str, Any]]:
-        """What there is, to be changed; it is written back while other processes wait."""
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            found = self.read()
+        with changed(self.path) as found:
+            self._mine(found)
+            for kind in self.empty:
+                found.setdefault(kind, [])
             yield found
-            written = self.path.with_suffix(".new")
-            written.write_text(json.dumps({**found, "command": self.command}, indent=1) + "\n")
-            os.replace(written, self.path)
-        finally:
-            os.close(folder)
+            found["command"] = self.command
 
 
 def _has(rows: list[dict[str, Any]], told: dict[str, Any]) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,21 @@ def record(name: str) -> Any:
 def exists(name: str) -> bool:
     """Whether there is such a record."""
     return (RECORDS / f"{name}.json").is_file()
+
+
+@contextmanager
+def changed(path: Path) -> Iterator[dict[str, Any]]:
+    """What the record in a file holds, to be changed; it is written back whole while other processes wait."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        yield found
+        written = path.with_suffix(".new")
+        written.write_text(json.dumps(found, indent=1) + "\n")
+        os.replace(written, path)
+    finally:
+        os.close(folder)
 
 
 def again(command: str, more: str = "", needs: str = "--registry DIR") -> str:
