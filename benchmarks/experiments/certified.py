@@ -5,8 +5,8 @@
 A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
 networks from scratch by SmoothMix and by Gaussian training, and a second line of three that begins at another of those
 networks; all have the same number of epochs and see the same images. Parts: generations-0.25 and generations-0.5 (σ),
-line, losses, views, teachers, choice: CRT's losses on more images, which are not test images; only when asked for
-prices: CPU seconds of an epoch, in turn in one process, on a
+line, losses, views, teachers, longer: CRT and Gaussian training with more epochs, choice: CRT's losses on more images,
+which are not test images; only when asked for prices: CPU seconds of an epoch, in turn in one process, on a
 machine that does nothing else. benchmarks/records/certified.json grows row by row.
 """
 
@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "from-gaussian": {"teacher": "gaussian-0"},
         "to-wide": {"arch": "wide"},
     },
+    "longer": {"epochs-30": {"epochs": 30}, "epochs-60": {"epochs": 60}},
 }
 
 
@@ -56,9 +57,9 @@ class Certified:
     def __init__(self, study: Study, sigma: str, seed: int) -> None:
         self.study, self.sigma, self.seed = study, sigma, seed
 
-    def scratch(self, method: str, generation: int, arch: str) -> None:
+    def scratch(self, method: str, generation: int, arch: str, more: str = "", **given: Any) -> None:
         """A network without a teacher."""
-        self._made(f"{method}-{generation}", method, arch, sigma=self.sigma)
+        self._made(f"{method}-{generation}{more}", method, arch, sigma=self.sigma, **given)
 
     def crt(self, name: str, arch: str, teacher: str, **given: Any) -> None:
         """A student."""
@@ -90,6 +91,9 @@ class Certified:
         if part == "teachers":
             self.scratch("consistency", 0, FIRST)
             self.scratch("gaussian", 0, FIRST)
+        if part == "longer":
+            for name, told in VARIANTS[part].items():
+                self.scratch("gaussian", 1, STUDENTS[0], f"-{name}", **told)
         for name, told in VARIANTS[part].items():
             self.crt(name, **{"arch": STUDENTS[0], "teacher": "smoothmix-0", **told})
 
