@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.written import again, exists, paired, record, rows, span
+from benchmarks import transferred
+from benchmarks.found import Found, cells
+from benchmarks.written import again, exists, record, rows, span
 
 ATTACKS = {
     "clean": "clean", "fgsm": "FGSM", "pgd-sat": "PGD_SAT", "pgd-trades": "PGD_TRADES", "cw": "CW∞", "autoattack": "AA",
@@ -25,92 +26,6 @@ STRONG = {
     "strong-ard": ("ARD", "hard", "soft, τ = 30"), "strong-soft-both": ("soft labels in both", "soft", "soft"),
     "strong-rslad": ("RSLAD", "soft", "soft"),
 }  # fmt: skip
-VARIANTS = {
-    "crt-1": "CRT: un-squared L2 of the logits, one draw, a view an epoch",
-    "squared": "squared L2", "probabilities": "L2 of the probabilities", "kl": "KL",
-    "draws-2": "two draws an image", "draws-4": "four draws an image",
-}  # fmt: skip
-VIEWS = {"views-1": "1", "views-8": "8", "crt-1": "one an epoch", "fresh": "fresh ones"}
-TEACHERS = {
-    "gaussian-0": ("", "gaussian"), "consistency-0": ("", "consistency"), "smoothmix-0": ("", "smoothmix"),
-    "from-gaussian": ("gaussian-0", "crt"), "from-consistency": ("consistency-0", "crt"),
-    "crt-1": ("smoothmix-0", "crt"), "to-wide": ("smoothmix-0", "crt"),
-}  # fmt: skip
-
-
-class Found:
-    """A record of an experiment, by name of the network; with `alike` only the seeds that all of those have.
-
-    Or, with `beside`, the seeds of another.
-    """
-
-    def __init__(self, name: str, alike: Iterable[str] = (), beside: Found | None = None) -> None:
-        self.whole = record(name)
-        measured = [{row["seed"] for row in self.whole["rows"] if row["name"] == one} for one in alike]
-        there = [seeds for seeds in measured if seeds]
-        alone = set.intersection(*there) if there else None
-        self.seeds: set[int] | None = beside.seeds if beside else alone
-
-    def _mine(self, row: dict[str, Any]) -> bool:
-        return self.seeds is None or row["seed"] in self.seeds
-
-    def rows(self, name: str, kind: str, **told: Any) -> list[dict[str, Any]]:
-        """What was measured of a network, a row a seed."""
-        asked = {"name": name, "kind": kind, **told}
-        rows_ = filter(self._mine, self.whole["rows"])
-        return [row for row in rows_ if all(row.get(key) == value for key, value in asked.items())]
-
-    def networks(self, name: str) -> list[dict[str, Any]]:
-        """What a network cost, a row a seed."""
-        return [row for row in filter(self._mine, self.whole["networks"]) if row["name"] == name]
-
-    def certificates(self, name: str, radius: str) -> dict[int, float]:
-        """Certified accuracy at a radius in %, by seed."""
-        return {row["seed"]: 100 * row["certified_accuracy"][radius] for row in self.rows(name, "certificates")}
-
-    def certified(self, name: str, radius: str) -> list[float]:
-        """Certified accuracy at a radius in %, a figure a seed."""
-        return [*self.certificates(name, radius).values()]
-
-    def accuracies(self, name: str, attack: str, checkpoint: str = "best") -> dict[int, float]:
-        """Accuracy under an attack in %, by seed; of the last epoch that of the best where they are one."""
-        seeds = {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="best")}
-        if checkpoint == "last":
-            chosen = {r["seed"]: r["selected"]["epoch"] == r["given"]["epochs"] - 1 for r in self.networks(name)}
-            seeds = {seed: row for seed, row in seeds.items() if chosen[seed]}
-            seeds |= {row["seed"]: row for row in self.rows(name, "attacks", checkpoint="last")}
-        told = {seed: row["attacks"] for seed, row in seeds.items()}
-        return {seed: 100 * found[attack]["accuracy"] for seed, found in told.items() if attack in found}
-
-    def accuracy(self, name: str, attack: str, checkpoint: str = "best") -> list[float]:
-        """The same, a figure a seed."""
-        return [*self.accuracies(name, attack, checkpoint).values()]
-
-    def told(self, names: Sequence[str], parts: str) -> str:
-        """The line under a table of these parts of the experiment."""
-        made = [row for row in filter(self._mine, self.whole["rows"]) if row["name"] in names]
-        first, seeds = made[0], sorted({row["seed"] for row in made})
-        spread = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds, the mean and the lowest and highest"
-        where = [row["machine"] for row in made]
-        commits, machines, torches = (
-            ", ".join(sorted({str(machine[key]) for machine in where})) for key in ("commit", "processor", "torch")
-        )
-        minutes = sum(row["cpu_seconds"] for name in names for row in self.networks(name)) / 60
-        intervals = [one["interval"] for row in made for one in row.get("attacks", {}).values()]
-        intervals += [one for row in made for one in row.get("intervals", {}).values()]
-        half = 50 * max(high - low for low, high in intervals)
-        how = f"n = {first['n']:,}, α = {first['alpha']}" if "n" in first else f"linf eps = {first['eps']}"
-        seeded = f"--seeds {' '.join(map(str, seeds))} --only {parts}"
-        return (
-            f"\n\n{again(self.whole['command'], seeded)}: {spread}; {first['images']} test images (95 % of "
-            f"one seed: ± {half:.1f} at most), {how}; training alone took {minutes:,.0f} CPU minutes: "
-            f"{machines}, one thread, torch {torches}, commit {commits}."
-        )
-
-
-def cells(values: Mapping[str, Sequence[float]]) -> list[str]:
-    """A cell a column; a dash where nothing was measured."""
-    return [span(told) if told else "–" for told in values.values()]
 
 
 def rslad() -> str:
@@ -165,104 +80,18 @@ def strong() -> str:
     return rows(head, *body) + found.told([*STRONG], "table strong")
 
 
-def generations(sigma: str, experiment: str = "certified") -> str:
-    """Three generations of CRT against SmoothMix and Gaussian training of the same networks from scratch."""
-    found, body, names = Found(experiment), [], []
-    for number in range(4):
-        for kind in ("smoothmix", "crt", "gaussian"):
-            name = f"{kind}-{number}-{sigma}"
-            mine = found.rows(name, "certificates")
-            if not mine or (number == 0 and kind != "smoothmix"):
-                continue
-            names.append(name)
-            radii = list(mine[0]["certified_accuracy"])
-            figures = cells({r: found.certified(name, r) for r in radii})
-            made = found.networks(name)
-            first = {
-                row["seed"]: row["certified_accuracy"] for row in found.rows(f"smoothmix-0-{sigma}", "certificates")
-            }
-            kept = [100 * row["certified_accuracy"]["0.5"] / first[row["seed"]]["0.5"] for row in mine]
-            body.append([
-                str(number), made[0]["arch"], kind, *figures, span([row["acr"] for row in mine], 3),
-                span([100 * row["abstain_rate"] for row in mine]), span(kept),
-                f"{statistics.fmean(row['cost']['student_backward'] for row in made):,.0f}", str(len(mine)),
-            ])  # fmt: skip
-    head = ["generation", "network", "trained by", *(f"r = {r}" for r in radii), "ACR", "abstains", "kept at 0.5"]
-    head += ["student's passes", "seeds"]
-    return rows(head, *body) + found.told(names, f"generations-{sigma}")
-
-
-def prices() -> str:
-    """CPU seconds of an epoch of each method, in turn in one process."""
-    found = record("certified")
-    body = []
-    for one in found["prices"]:
-        told = one["cpu_seconds"]
-        ratios = [[a / b for a, b in zip(told["smoothmix"], told[kind], strict=True)] for kind in ("crt", "crt-fresh")]
-        seconds = (span(told[kind]) for kind in ("gaussian", "crt", "crt-fresh", "smoothmix"))
-        body.append([one["arch"], *seconds, *(span(ratio) for ratio in ratios)])
-    machine = found["prices"][-1]["machine"]
-    told_ = (
-        f"\n\n{again('python -m benchmarks.experiments.certified', '--only prices')}: CPU seconds of an epoch of "
-        f"{found['prices'][0]['images']:,} images with the selection after it, the mean and the lowest and highest; "
-        f"{machine['processor']}, one thread, torch {machine['torch']}, commit {machine['commit']}."
-    )
-    head = ["network", "Gaussian", "CRT, kept logits", "CRT, fresh views", "SmoothMix"]
-    head += ["SmoothMix / CRT, kept", "SmoothMix / CRT, fresh"]
-    return rows(head, *body) + told_
-
-
-def second_line() -> str:
-    """Three generations of CRT that begin at another network, against SmoothMix from scratch of the same ones."""
-    found, body, names = Found("certified", ["line-1-0.25", "line-2-0.25", "line-3-0.25"]), [], []
-    for name, scratch in (
-        ("smoothmix-1", ""),
-        ("line-1", "smoothmix-2"),
-        ("line-2", "smoothmix-3"),
-        ("line-3", "smoothmix-0"),
-    ):
-        mine, alone = f"{name}-0.25", f"{scratch}-0.25"
-        if not found.rows(mine, "certificates"):
-            continue
-        names.append(mine)
-        figures = cells({r: found.certified(mine, r) for r in ("0", "0.25", "0.5")})
-        behind = [
-            span(paired(found.certificates(alone, r), found.certificates(mine, r))) if scratch else "–"
-            for r in ("0.25", "0.5")
-        ]
-        network = found.networks(mine)[0]
-        body.append([network["arch"], network["method"], *figures, *behind])
-    head = ["network", "trained by", "r = 0", "r = 0.25", "r = 0.5", "below SmoothMix at 0.25", "at 0.5"]
-    return rows(head, *body) + found.told(names, "generations-0.25 line")
-
-
-def variants(names: Mapping[str, str], first: str, part: str) -> str:
-    """CRT into one network with one thing changed."""
-    found, body = Found("certified", [f"{name}-0.25" for name in names]), []
-    for name, shown in names.items():
-        made, mine = found.networks(f"{name}-0.25"), found.rows(f"{name}-0.25", "certificates")
-        if not mine:
-            continue
-        passes = statistics.fmean(row["cost"]["student_backward"] for row in made)
-        body.append([
-            shown, *cells({r: found.certified(f"{name}-0.25", r) for r in mine[0]["certified_accuracy"]}),
-            span([row["acr"] for row in mine], 3), f"{passes:,.0f}", str(len(mine)),
-        ])  # fmt: skip
-    head = [first, "r = 0", "r = 0.25", "r = 0.5", "ACR", "student's passes", "seeds"]
-    return rows(head, *body) + found.told([f"{name}-0.25" for name in names], f"generations-0.25 {part}")
-
-
-def certified_teachers() -> str:
-    """CRT by the method of its teacher and into a larger network."""
-    found, body = Found("certified", [f"{name}-0.25" for name in TEACHERS]), []
-    for name, (teacher, method) in TEACHERS.items():
-        made, mine = found.networks(f"{name}-0.25"), found.rows(f"{name}-0.25", "certificates")
-        if mine:
-            figures = cells({r: found.certified(f"{name}-0.25", r) for r in mine[0]["certified_accuracy"]})
-            acr = span([row["acr"] for row in mine], 3)
-            body.append([made[0]["arch"], method, teacher.removesuffix("-0") or "–", *figures, acr, str(len(mine))])
-    head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
-    return rows(head, *body) + found.told([f"{name}-0.25" for name in TEACHERS], "generations-0.25 teachers")
+def long() -> str:
+    """Adversarial training and RSLAD with more epochs, the chosen one and the last."""
+    arms = {"sat": "SAT", "strong-rslad": "RSLAD", "long-sat": "SAT", "long-rslad": "RSLAD"}
+    found, shown, body = Found("rslad", arms), ("clean", "pgd-trades", "cw", "autoattack"), []
+    for name, told in arms.items():
+        epochs = [row["given"]["epochs"] for row in found.networks(name)]
+        for checkpoint in ("best", "last"):
+            figures = {attack: found.accuracy(name, attack, checkpoint) for attack in shown}
+            if epochs:
+                body.append([str(epochs[0]), told, checkpoint, *cells(figures), str(len(epochs))])
+    head = ["epochs", "objective", "checkpoint", *(ATTACKS[attack] for attack in shown), "seeds"]
+    return rows(head, *body) + found.told([*arms], "table strong long")
 
 
 def smoothed_kinds() -> str:
@@ -452,15 +281,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "rslad-labels": labels,
     "rslad-teachers": teachers,
     "rslad-strong": strong,
+    "rslad-long": long,
     "defaults": defaults,
-    "certified-0.25": lambda: generations("0.25"),
-    "certified-0.5": lambda: generations("0.5"),
-    "certified-cifar10": lambda: generations("0.25", "certified-cifar10"),
-    "certified-prices": prices,
-    "certified-line": second_line,
-    "certified-losses": lambda: variants(VARIANTS, "form", "losses"),
-    "certified-views": lambda: variants(VIEWS, "views", "views"),
-    "certified-teachers": certified_teachers,
+    **transferred.TABLES,
     "kinds-smoothed": smoothed_kinds,
     "kinds-attacked": attacked_kinds,
     "kinds-families": families,

@@ -12,7 +12,8 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks.evidence import ATTACKS, RSLAD, Found
+from benchmarks.evidence import ATTACKS, RSLAD
+from benchmarks.found import Found
 from benchmarks.written import ROOT
 from robustkt.report.attacks import dots
 from robustkt.report.figure import Figure, between, percent
