@@ -16,6 +16,7 @@ VARIANTS = {
 VIEWS = {"views-1": "1", "views-8": "8", "crt-1": "one an epoch", "fresh": "fresh ones"}
 TEACHERS = {
     "gaussian-0": ("", "gaussian"), "consistency-0": ("", "consistency"), "smoothmix-0": ("", "smoothmix"),
+    "gaussian-1": ("", "gaussian"), "consistency-1": ("", "consistency"), "smoothmix-1": ("", "smoothmix"),
     "from-gaussian": ("gaussian-0", "crt"), "from-consistency": ("consistency-0", "crt"),
     "crt-1": ("smoothmix-0", "crt"), "to-wide": ("smoothmix-0", "crt"),
 }  # fmt: skip
@@ -186,8 +187,10 @@ def certified_teachers() -> str:
         if mine:
             figures = cells({r: found.certified(f"{name}-0.25", r) for r in mine[0]["certified_accuracy"]})
             acr = span([row["acr"] for row in mine], 3)
-            body.append([made[0]["arch"], method, teacher.removesuffix("-0") or "–", *figures, acr, str(len(mine))])
-    head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
+            passes = f"{statistics.fmean(row['cost']['student_backward'] for row in made):,.0f}"
+            told = (made[0]["arch"], method, teacher.removesuffix("-0") or "–")
+            body.append([*told, *figures, acr, passes, str(len(mine))])
+    head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "student's passes", "seeds"]
     return rows(head, *body) + found.told([f"{name}-0.25" for name in TEACHERS], "generations-0.25 teachers")
 
 

@@ -90,6 +90,7 @@ class Certified:
         """CRT into one architecture with one thing changed."""
         if part == "teachers":
             self.scratch("consistency", 0, FIRST)
+            self.scratch("consistency", 1, STUDENTS[0])
             self.scratch("gaussian", 0, FIRST)
         if part == "longer":
             for name, told in VARIANTS[part].items():
