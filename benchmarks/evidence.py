@@ -120,17 +120,21 @@ def attacked_kinds() -> str:
     found = Found("kinds", ["rslad-from-trades", "rslad-from-smoothmix-0-0.25"])
     shown = {"clean": "clean", "pgd-trades": "PGD_TRADES", "apgd-t": "APGD-T"}
     body = []
-    for teacher, told in {"trades": "TRADES", "smoothmix-0-0.25": "smoothmix", "gaussian-0-0.25": "gaussian"}.items():
+    teachers_ = {
+        "trades": "TRADES", "smoothmix-0-0.25": "smoothmix", "gaussian-0-0.25": "gaussian", "natural": "natural",
+    }  # fmt: skip
+    for teacher, told in teachers_.items():
         student = f"rslad-from-{teacher}"
         if found.rows(student, "attacks"):
             own = {attack: found.accuracy(teacher, attack) for attack in shown}
             body.append([told, *cells(own), *cells({attack: found.accuracy(student, attack) for attack in shown})])
+    names = [f"rslad-from-{teacher}" for teacher in teachers_]
     head = [
         "teacher",
         *(f"its own: {name}" for name in shown.values()),
         *(f"student: {name}" for name in shown.values()),
     ]
-    return rows(head, *body) + found.told(["rslad-from-trades", "rslad-from-smoothmix-0-0.25"], "attacked")
+    return rows(head, *body) + found.told(names, "attacked")
 
 
 def families() -> str:

@@ -21,9 +21,8 @@ ATTACKS = ("clean", "pgd-trades", "apgd-ce", "apgd-t")
 
 def smoothed(study: Study, seed: int) -> None:
     """CRT into `Residual` from teachers of other kinds."""
+    study.network("natural", seed, "natural", "Strided")
     for teacher in ("rslad", "sat", "natural"):
-        if teacher == "natural":
-            study.network("natural", seed, "natural", "Strided")
         name = f"crt-from-{teacher}"
         study.network(name, seed, "crt", "Residual", teacher=teacher, sigma=SIGMA)
         study.certified(name, seed, SIGMA, RADII[SIGMA])
@@ -31,10 +30,11 @@ def smoothed(study: Study, seed: int) -> None:
 
 
 def attacked(study: Study, seed: int) -> None:
-    """RSLAD into `Residual` from teachers of other kinds."""
-    for teacher in ("trades", f"smoothmix-0-{SIGMA}", f"gaussian-0-{SIGMA}"):
+    """RSLAD into `Residual` from teachers of other kinds, and from one of no kind."""
+    study.network("natural", seed, "natural", "Strided")
+    for teacher in ("trades", f"smoothmix-0-{SIGMA}", f"gaussian-0-{SIGMA}", "natural"):
         name = f"rslad-from-{teacher}"
-        study.attacked(teacher, seed, EPS, ATTACKS, base=teacher != "trades")
+        study.attacked(teacher, seed, EPS, ATTACKS, base=SIGMA in teacher)
         study.network(name, seed, "rslad", "Residual", teacher=teacher, eps=EPS, norm="linf", steps=10)
         study.attacked(name, seed, EPS, ATTACKS)
 
