@@ -134,6 +134,13 @@ def passes() -> str:
     return f"{sent['smoothmix'] / sent['crt']:.0f}"
 
 
+def passes_of(first: str, second: str) -> str:
+    """How many times the images of the second network the first one's training sends through it."""
+    found = Found("certified")
+    one, two = (found.networks(name)[0]["cost"]["student_backward"] for name in (first, second))
+    return f"{one / two:.0f}"
+
+
 def training(key: str, digits: int, name: str = "training", method: str = "rslad") -> str:
     """A method's steps on every network: a figure of the table of training."""
     return between([run["figures"][method][key] for run in record(name)["runs"]], digits=digits)
@@ -236,10 +243,15 @@ VALUES: dict[str, Callable[[], str]] = {
     "strong-weak": lambda: less("strong-rslad", "rslad"),
     "kinds-teachers": lambda: less("trades", "smoothmix-0-0.25", "apgd-t", "kinds"),
     "kinds-students": lambda: less("rslad-from-trades", "rslad-from-smoothmix-0-0.25", "apgd-t", "kinds"),
+    "kinds-natural": lambda: less("rslad-from-natural", "rslad-from-trades", "apgd-t", "kinds"),
+    "long-sat": lambda: less("long-sat", "sat"),
+    "long-rslad": lambda: less("long-rslad", "strong-rslad"),
+    "long-apart": lambda: less("long-sat", "long-rslad"),
     "families-half": lambda: below("cnn-to-vit", "gaussian-vit", "0.5", "kinds"),
     "losses-kl": lambda: below("kl-0.25", "crt-1-0.25", "0.5"),
     "losses-probabilities": lambda: below("probabilities-0.25", "crt-1-0.25", "0.5"),
     "certified-quarter": lambda: each("crt", "smoothmix", "0.25"),
+    "consistency-passes": lambda: passes_of("smoothmix-1-0.25", "consistency-1-0.25"),
     "consistency-student": lambda: below("from-consistency-0.25", "crt-1-0.25", "0.5"),
     "consistency-half": lambda: below("consistency-1-0.25", "from-consistency-0.25", "0.5"),
     "consistency-quarter": lambda: below("consistency-1-0.25", "from-consistency-0.25", "0.25"),
