@@ -5,8 +5,8 @@
 A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
 networks from scratch by SmoothMix and by Gaussian training, and a second line of three that begins at another of those
 networks; all have the same number of epochs and see the same images. Parts: generations-0.25 and generations-0.5 (σ),
-line, losses, views, teachers, longer: CRT and Gaussian training with more epochs, choice: CRT's losses on more images,
-which are not test images; only when asked for prices: CPU seconds of an epoch, in turn in one process, on a
+line, losses, views, teachers, longer: CRT and Gaussian training with more epochs, choice: what CRT's
+defaults might be, on more images, which are not test images; only when asked for prices: CPU seconds of an epoch, in turn in one process, on a
 machine that does nothing else. benchmarks/records/certified.json grows row by row.
 """
 
@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-CHOICE, UNSEEN = ("crt-1", "probabilities", "kl"), 2_000  # what a default is chosen among, and on how many images
+CHOICE, UNSEEN = ("crt-1", "probabilities", "kl", "fresh"), 2_000  # a default is one of these, by so many images
 
 
 class Certified:

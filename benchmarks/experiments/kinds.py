@@ -30,7 +30,9 @@ def smoothed(study: Study, seed: int) -> None:
 
 
 def attacked(study: Study, seed: int) -> None:
-    """RSLAD into `Residual` from teachers of other kinds, and from one of no kind."""
+    """RSLAD into `Residual` from teachers of other kinds and from one of no kind, and that network without a teacher."""
+    study.network("sat-alone", seed, "sat", "Residual", eps=EPS, steps=10)
+    study.attacked("sat-alone", seed, EPS, ATTACKS)
     study.network("natural", seed, "natural", "Strided")
     for teacher in ("trades", f"smoothmix-0-{SIGMA}", f"gaussian-0-{SIGMA}", "natural"):
         name = f"rslad-from-{teacher}"
