@@ -26,6 +26,7 @@ STRONG = {
     "strong-ard": ("ARD", "hard", "soft, τ = 30"), "strong-soft-both": ("soft labels in both", "soft", "soft"),
     "strong-rslad": ("RSLAD", "soft", "soft"),
 }  # fmt: skip
+BESIDE = " Networks that were taught by a smoothmix or a gaussian teacher, and these, are those of certified.py."
 
 
 def rslad() -> str:
@@ -110,25 +111,28 @@ def smoothed_kinds() -> str:
         student = students.get(teacher, f"crt-from-{teacher}")
         if source.rows(student, "certificates"):
             figures = [source.certified(name, r) for name in (teacher, student) for r in ("0", "0.25", "0.5")]
-            body.append([shown, *(span(told) if told else "–" for told in figures)])
+            chosen = span([row["selected"]["epoch"] + 1 for row in source.networks(student)], 0)
+            body.append([shown, *(span(told) if told else "–" for told in figures), chosen])
     head = ["teacher", *(f"{whose}: r = {r}" for whose in ("its own", "CRT student") for r in ("0", "0.25", "0.5"))]
-    return rows(head, *body) + found.told(names, "smoothed")
+    return rows([*head, "its epoch"], *body) + found.told(names, "smoothed") + BESIDE
 
 
 def attacked_kinds() -> str:
     """RSLAD from teachers that were trained under noise, beside a teacher trained against attacks."""
-    found = Found("kinds", ["rslad-from-trades", "rslad-from-smoothmix-0-0.25"])
     shown = {"clean": "clean", "pgd-trades": "PGD_TRADES", "apgd-t": "APGD-T"}
     body = []
     teachers_ = {
         "trades": "TRADES", "smoothmix-0-0.25": "smoothmix", "gaussian-0-0.25": "gaussian", "natural": "natural",
     }  # fmt: skip
+    names = ["sat-alone", *(f"rslad-from-{teacher}" for teacher in teachers_)]
+    found = Found("kinds", names)
+    alone = cells({attack: found.accuracy("sat-alone", attack) for attack in shown})
+    body.append(["none, but SAT", *("–" for _ in shown), *alone])
     for teacher, told in teachers_.items():
         student = f"rslad-from-{teacher}"
         if found.rows(student, "attacks"):
             own = {attack: found.accuracy(teacher, attack) for attack in shown}
             body.append([told, *cells(own), *cells({attack: found.accuracy(student, attack) for attack in shown})])
-    names = [f"rslad-from-{teacher}" for teacher in teachers_]
     head = [
         "teacher",
         *(f"its own: {name}" for name in shown.values()),
@@ -158,7 +162,7 @@ def families() -> str:
             figures = cells({r: source.certified(name, r) for r in ("0", "0.25", "0.5")})
             body.append([*told, *figures, span([row["acr"] for row in mine], 3), str(len(mine))])
     head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
-    return rows(head, *body) + found.told(names, "families")
+    return rows(head, *body) + found.told(names, "families") + BESIDE
 
 
 def defaults() -> str:

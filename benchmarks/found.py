@@ -66,6 +66,10 @@ class Found:
         commits, machines, torches = (
             ", ".join(sorted({str(machine[key]) for machine in where})) for key in ("commit", "processor", "torch")
         )
+        ids = {(row["name"], row["seed"]): row["id"] for row in self.whole["networks"]}
+        known = [(row["seed"], row["id"], ids.get((row["name"], row["seed"]))) for row in made if "id" in row]
+        again_ = sorted({seed for seed, measured, trained in known if trained not in (None, measured)})
+        remade = f"; networks of seed {', '.join(map(str, again_))} made again, with other rounding" if again_ else ""
         minutes = sum(row["cpu_seconds"] for name in names for row in self.networks(name)) / 60
         intervals = [one["interval"] for row in made for one in row.get("attacks", {}).values()]
         intervals += [one for row in made for one in row.get("intervals", {}).values()]
@@ -75,7 +79,7 @@ class Found:
         return (
             f"\n\n{again(self.whole['command'], seeded)}: {spread}; {first['images']:,} {images} (95 % of "
             f"one seed: ± {half:.1f} at most), {how}; training alone took {minutes:,.0f} CPU minutes: "
-            f"{machines}, one thread, torch {torches}, commit {commits}."
+            f"{machines}, one thread, torch {torches}, commit {commits}{remade}."
         )
 
 

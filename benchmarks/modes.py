@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from benchmarks.shared import Told
+from benchmarks.shared import Told, positive, told_briefly
 from benchmarks.written import RECORDS, changed
 from robustkt import api, data
 from robustkt.catalog import CORRUPTIONS
@@ -222,17 +222,15 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--images", type=int, default=6_000)
-    parser.add_argument("--test-images", type=int, default=1_000)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--images", type=positive, default=6_000)
+    parser.add_argument("--test-images", type=positive, default=1_000)
+    parser.add_argument("--epochs", type=positive, default=12)
+    parser.add_argument("--seeds", type=positive, default=2, help="so many, from 0 on")
     parser.add_argument("--suffix", help="of the parts' names in the record, where the budget is another")
     parser.add_argument("--replace", action="store_true", help="what the record has of another budget")
     parser.add_argument("--record", type=Path, default=RECORD)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.work, options.data_dir, options.images, options.epochs, options.seeds, options.test_images)
     budget = {
         "data": f"fashion-mnist at {SIDE}x{SIDE}", "images": options.images, "test_images": options.test_images,
         "epochs": options.epochs, "seeds": options.seeds, "norm": "linf", "attacks": list(ATTACKS),
@@ -248,6 +246,8 @@ def main() -> None:
             sys.exit(
                 f"{options.record} has {name} of another budget:\n  {told}\n--suffix keeps both, --replace this one"
             )
+    options.work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.work, options.data_dir, options.images, options.epochs, options.seeds, options.test_images)
     for part, name in names.items():
         found = PARTS[part](bench)
         made = {key: value for key, value in circumstances(Path.cwd()).items() if key in ("git", "lock")}
@@ -257,4 +257,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told_briefly(main)

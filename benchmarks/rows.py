@@ -32,12 +32,13 @@ class Rows:
 
     def __init__(self, name: str, *kinds: str, command: str | None = None) -> None:
         self.path: Path = RECORDS / f"{name}.json"
+        self.added = 0
         self.command = command or f"python -m benchmarks.{name}"
         self.empty: dict[str, Any] = {kind: [] for kind in kinds}
 
     def read(self) -> dict[str, Any]:
         """What has been measured so far; ends where that was with another budget, which rows of one table share."""
-        return {**self.empty, **self._mine(json.loads(self.path.read_text()) if self.path.is_file() else {})}
+        return {**self.empty, **self._mine(sound(self.path) if self.path.is_file() else {})}
 
     def _mine(self, found: dict[str, Any]) -> dict[str, Any]:
         if found.get("command", self.command) != self.command:
@@ -55,6 +56,7 @@ class Rows:
             there = found.setdefault(kind, [])
             if not told or not _has(there, told):
                 there.append({**told, **row, "machine": machine()})
+                self.added += 1
 
     def merge(self, theirs: dict[str, Any]) -> int:
         """Add the rows of another machine that are not here; how many those were.
@@ -95,18 +97,29 @@ def _has(rows: list[dict[str, Any]], told: dict[str, Any]) -> bool:
     return any(all(row.get(key) == value for key, value in told.items()) for row in rows)
 
 
+def sound(path: Path) -> dict[str, Any]:
+    """What a file holds, if it is a record: lists of rows, and of networks with what tells them apart."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} cannot be read: {error}") from None
+    lists = [value for value in found.values() if isinstance(value, list)] if isinstance(found, dict) else [[None]]
+    if not all(isinstance(row, dict) for rows in lists for row in rows) or not all(
+        {"name", "seed", "id"} <= row.keys() for row in found.get("networks", [])
+    ):
+        raise SystemExit(f"{path} is no record of rows")
+    return dict(found)
+
+
 def main() -> None:
     """Merge the files that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="NAME.json, of a record that is here too")
     for file in parser.parse_args().files:
         here = RECORDS / file.name
-        try:
-            theirs, ours = (json.loads(place.read_text()) for place in (file, here))
-        except (OSError, ValueError) as error:
-            raise SystemExit(f"{file}: {error}") from None
-        if not isinstance(theirs, dict) or theirs.get("command") != ours.get("command"):
-            told = theirs.get("command") if isinstance(theirs, dict) else None
+        theirs, ours = sound(file), sound(here)
+        if theirs.get("command") != ours.get("command"):
+            told = theirs.get("command")
             raise SystemExit(f"{file} is of another budget than {here.name}:\n  {told}\n  {ours.get('command')}")
         print(f"{file}: {Rows(file.stem, command=ours['command']).merge(theirs)} new rows")
 

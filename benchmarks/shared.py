@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 
 from benchmarks.written import ROOT
 from robustkt import data as datasets
+from robustkt.errors import RobustKTError
 from robustkt.progress import Silent
 
 RADII = [Fraction(r) for r in ("0", "0.25", "0.5")]
@@ -50,6 +52,26 @@ def subset(options: argparse.Namespace, *, others: int = 0, unseen: int = 0) -> 
             np.savez(file, **{k: (v.movedim(1, 3) if v.dim() == 4 else v).numpy() for k, v in arrays.items()})
         os.replace(file.name, path)
     return str(path)
+
+
+def positive(text: str) -> int:
+    """A number of an option, from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+    return int(text)
+
+
+def told_briefly(main: Callable[[], None]) -> None:
+    """Run a benchmark; what its user can mend is told as the commands tell it, without a traceback."""
+    try:
+        main()
+    except RobustKTError as error:
+        raise SystemExit(f"error: {error.what}\n  → {error.fix}") from None
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("interrupted; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def machine() -> dict[str, Any]:

@@ -74,8 +74,10 @@ def apart(sigma: str, experiment: str = "certified") -> str:
 
 def choice() -> str:
     """What might be the default of CRT's loss, on training images that no network saw."""
-    found, body = Found("certified", of="unseen"), []
-    for name, shown in VARIANTS.items():
+    arms = {**{name: VARIANTS[name] for name in ("crt-1", "probabilities", "kl")}, "fresh": "fresh views"}
+    names = [f"{name}-0.25" for name in arms]
+    found, body = Found("certified", names, of="unseen"), []
+    for name, shown in arms.items():
         mine = found.rows(f"{name}-0.25", "certificates")
         if not mine:
             continue
@@ -88,8 +90,8 @@ def choice() -> str:
             shown, *cells(told), span([row["acr"] for row in mine], 3), *(cells(apart_) or ["–", "–"]), str(len(mine)),
         ])  # fmt: skip
     head = ["form", "r = 0", "r = 0.25", "r = 0.5", "ACR", "above CRT's own at 0.25", "at 0.5", "seeds"]
-    names = [f"{name}-0.25" for name in VARIANTS if found.rows(f"{name}-0.25", "certificates")]
-    return rows(head, *body) + found.told(names, "losses choice", "training images that no network saw")
+    parts = "generations-0.25 losses views choice"
+    return rows(head, *body) + found.told(names, parts, "training images that no network saw")
 
 
 def longer() -> str:

@@ -57,6 +57,14 @@ def below_adversarial(part: str, arms: Sequence[str]) -> str:
     return between([-modes(part, arm, f"{arm.split()[0]} sat") for arm in arms])
 
 
+def natural_above() -> str:
+    """By how many points natural training is above the clean modes of two adapters, of networks trained as long."""
+    found = record("modes")["strong"]["found"]
+    natural = mean(found["batch natural"], "clean_mode", "clean")
+    arms = ("batch dualparams", "batch dualbatchnorm")
+    return between([natural - mean(found[arm], "clean_mode", "clean") for arm in arms])
+
+
 def two_modes(kind: str, figure: str, sign: int) -> str:
     """By how many points a mode of two-mode RSLAD is above RSLAD alone (below it, with a sign of -1), seed by seed."""
     found = record("modes")["rslad"]["found"]["rows"]
@@ -188,6 +196,39 @@ def cheaper(kind: str) -> str:
     return between([statistics.fmean(one["smoothmix"]) / statistics.fmean(one[kind]) for one in told])
 
 
+def whole_runs(kind: str, other: str) -> str:
+    """CPU seconds of whole runs of a kind over those of another, by generation and σ: the means over the seeds."""
+    found = Found("certified")
+    ratios = []
+    for name in (f"{n}-{sigma}" for n in (1, 2, 3) for sigma in ("0.25", "0.5")):
+        one, two = ({r["seed"]: r["cpu_seconds"] for r in found.networks(f"{k}-{name}")} for k in (kind, other))
+        ratios.append(statistics.fmean(one[seed] / two[seed] for seed in one.keys() & two.keys()))
+    return between(ratios)
+
+
+def long(first: str, second: str) -> str:
+    """By how many points the second is below the first under AutoAttack, of the seeds that were trained for longer."""
+    found = Found("rslad", ["long-sat", "long-rslad", first, second])
+    return span(paired(found.accuracies(first, "autoattack"), found.accuracies(second, "autoattack")))
+
+
+def warned() -> str:
+    """Of how many rows of rslad.json Square broke images that no gradient attack did."""
+    told = [row["warnings"] for row in record("rslad")["rows"]]
+    return f"{sum(bool(warnings) for warnings in told)} of {len(told)}"
+
+
+def shift_most(count: int = 2) -> tuple[list[str], float]:
+    """The corruptions where the choice gains most on the clean mode, each with the points; the mean over the rest."""
+    told: dict[str, list[float]] = {}
+    for name, chosen, shares in shifts():
+        told.setdefault(name, []).append(chosen - shares["0"])
+    means = {name: statistics.fmean(points) for name, points in told.items()}
+    first = sorted(means, key=lambda name: -means[name])[:count]
+    rest = statistics.fmean(points for name, points in means.items() if name not in first)
+    return [f"{name} ({means[name]:.1f})" for name in first], rest
+
+
 def covered() -> str:
     """In how many cells of the table of coverage the interval lies above α."""
     return str(sum(row["interval"][0] > row["alpha"] for row in record("certification")["coverage"]))
@@ -244,14 +285,33 @@ VALUES: dict[str, Callable[[], str]] = {
     "kinds-teachers": lambda: less("trades", "smoothmix-0-0.25", "apgd-t", "kinds"),
     "kinds-students": lambda: less("rslad-from-trades", "rslad-from-smoothmix-0-0.25", "apgd-t", "kinds"),
     "kinds-natural": lambda: less("rslad-from-natural", "rslad-from-trades", "apgd-t", "kinds"),
-    "long-sat": lambda: less("long-sat", "sat"),
-    "long-rslad": lambda: less("long-rslad", "strong-rslad"),
-    "long-apart": lambda: less("long-sat", "long-rslad"),
+    "long-sat": lambda: long("long-sat", "sat"),
+    "long-rslad": lambda: long("long-rslad", "strong-rslad"),
+    "long-apart": lambda: long("long-sat", "long-rslad"),
     "families-half": lambda: below("cnn-to-vit", "gaussian-vit", "0.5", "kinds"),
     "losses-kl": lambda: below("kl-0.25", "crt-1-0.25", "0.5"),
     "losses-probabilities": lambda: below("probabilities-0.25", "crt-1-0.25", "0.5"),
-    "certified-quarter": lambda: each("crt", "smoothmix", "0.25"),
     "consistency-passes": lambda: passes_of("smoothmix-1-0.25", "consistency-1-0.25"),
+    "certified-lost-far": lambda: below("smoothmix-0-0.5", "crt-3-0.5", "0.5"),
+    "certified-half-far": lambda: each("crt", "smoothmix", "0.5", "0.5"),
+    "certified-whole": lambda: whole_runs("smoothmix", "crt"),
+    "certified-gaussian-cost": lambda: whole_runs("crt", "gaussian"),
+    "views-fresh": lambda: below("fresh-0.25", "crt-1-0.25", "0.5"),
+    "consistency-nought": lambda: below("smoothmix-1-0.25", "consistency-1-0.25", "0"),
+    "consistency-small": lambda: below("smoothmix-1-0.25", "consistency-1-0.25", "0.25"),
+    "shift-most": lambda: " and ".join(shift_most()[0]),
+    "shift-rest": lambda: f"{shift_most()[1]:.1f}",
+    "rslad-warned": warned,
+    "rslad-adaad": lambda: less("rslad", "adaad"),
+    "kinds-alone": lambda: less("sat-alone", "rslad-from-trades", "apgd-t", "kinds"),
+    "kinds-alone-natural": lambda: less("sat-alone", "rslad-from-natural", "apgd-t", "kinds"),
+    "modes-natural": natural_above,
+    "long-before": lambda: long("sat", "strong-rslad"),
+    "longer-nought": lambda: below("smoothmix-1-0.25", "epochs-60-0.25", "0"),
+    "longer-quarter": lambda: below("smoothmix-1-0.25", "epochs-60-0.25", "0.25"),
+    "longer-half": lambda: below("smoothmix-1-0.25", "epochs-60-0.25", "0.5"),
+    "longer-gaussian-nought": lambda: below("gaussian-1-epochs-60-0.25", "smoothmix-1-0.25", "0"),
+    "longer-gaussian-half": lambda: below("smoothmix-1-0.25", "gaussian-1-epochs-60-0.25", "0.5"),
     "consistency-student": lambda: below("from-consistency-0.25", "crt-1-0.25", "0.5"),
     "consistency-half": lambda: below("consistency-1-0.25", "from-consistency-0.25", "0.5"),
     "consistency-quarter": lambda: below("consistency-1-0.25", "from-consistency-0.25", "0.25"),

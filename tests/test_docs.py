@@ -37,6 +37,12 @@ def test_tables_are_those_of_the_records(tables: ModuleType) -> None:
         assert tables.rendered(text) == text, f"{page.name} is stale: python -m benchmarks.tables"
 
 
+def test_every_table_and_value_is_on_a_page(tables: ModuleType) -> None:
+    pages = "".join(page.read_text() for page in tables.PAGES)
+    shown = {match[2] for pattern in (tables.BLOCK, tables.INLINE) for match in pattern.finditer(pages)}
+    assert {*tables.TABLES, *tables.VALUES} - shown == set()
+
+
 NUMBER = re.compile(r"(?<![\w.-])\d+(?:,\d{3})*(?:\.\d+)?")
 COUNT = r"(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|twenty|half|few|several|an?)"
 SHARE = r"(half|third|quarter|fifth|sixth|seventh|eighth|ninth|tenth|\w+teenth|\w+tieth)s?"

@@ -851,3 +851,7 @@ def test_the_default_training_is_finite_for_the_smallest_data(digits: datasets.D
     assert recipe.sigma is None
     assert math.isclose(recipe.training.ema or 0, 0.98)
     assert 10 <= recipe.training.epochs <= 60
+
+
+def test_consistency_of_one_draw_is_refused() -> None:
+    assert "draws must be 2 or more, not 1" in refused("consistency", {"sigma": "0.25", "draws": 1})

@@ -71,6 +71,17 @@ def test_what_was_measured_of_another_network_is_left_out(here: Path, monkeypatc
     assert json.loads((here / "some.json").read_text()) == told("one", "attacks")
 
 
+@pytest.mark.parametrize("kept", ["{", "[1]", '{"networks": [1]}', '{"networks": [{"name": "a"}]}', '{"rows": ["a"]}'])
+def test_a_damaged_record_is_named(kept: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "some.json").write_text(kept)
+    (here / "there").mkdir()
+    (here / "there" / "some.json").write_text('{"networks": [], "rows": []}')
+    for asked in (lambda: Rows("some", "rows").read(), lambda: merge(monkeypatch, here / "there" / "some.json")):
+        with pytest.raises(SystemExit, match=f"^{here / 'some.json'} (cannot be read|is no record)"):
+            asked()
+    assert (here / "some.json").read_text() == kept
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"command": "another"}'])
 def test_a_file_that_is_no_such_record_is_named(text: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "some.json").write_text('{"command": "c", "rows": []}')
@@ -81,3 +92,29 @@ def test_a_file_that_is_no_such_record_is_named(text: str, here: Path, monkeypat
         merge(monkeypatch, other)
     with pytest.raises(SystemExit, match="nothing"):
         merge(monkeypatch, here / "nothing.json")
+
+
+def test_adapters_of_another_budget_are_replaced_only_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import modes
+
+    kept = tmp_path / "modes.json"
+    monkeypatch.setitem(modes.PARTS, "strong", lambda bench: {"epochs": bench.epochs})  # type: ignore[misc]
+    monkeypatch.setattr(modes, "Bench", lambda work, data_dir, images, epochs, *rest: type("", (), {"epochs": epochs}))
+
+    def run(*words: str) -> None:
+        given = ("--data-dir", str(tmp_path), "--work", str(tmp_path / "work"), "--record", str(kept))
+        monkeypatch.setattr("sys.argv", ["modes", *given, "--only", "strong", *words])
+        modes.main()
+
+    run("--epochs", "1")
+    run("--epochs", "1")
+    with pytest.raises(SystemExit, match="another budget"):
+        run("--epochs", "2")
+    run("--epochs", "2", "--suffix", "2")
+    run("--epochs", "3", "--replace")
+    found = json.loads(kept.read_text())
+    assert {name: one["found"]["epochs"] for name, one in found.items()} == {"strong": 3, "strong-2": 2}
+    with pytest.raises(SystemExit, match="2"):
+        run("--seeds", "0")

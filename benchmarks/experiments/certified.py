@@ -5,9 +5,9 @@
 A SmoothMix teacher and three students of other architectures, each taught by the one before it, against the same
 networks from scratch by SmoothMix and by Gaussian training, and a second line of three that begins at another of those
 networks; all have the same number of epochs and see the same images. Parts: generations-0.25 and generations-0.5 (σ),
-line, losses, views, teachers, longer: CRT and Gaussian training with more epochs, choice: what CRT's
-defaults might be, on more images, which are not test images; only when asked for prices: CPU seconds of an epoch, in turn in one process, on a
-machine that does nothing else. benchmarks/records/certified.json grows row by row.
+line, losses, views, teachers, longer: CRT and Gaussian training with more epochs, choice: what CRT's defaults might be,
+on more images, which are not test images; and only when asked for prices: CPU seconds of an epoch, in turn in one
+process, on a machine that does nothing else. benchmarks/records/certified.json grows row by row.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments.study import NETS, Study, told_briefly
-from benchmarks.shared import subset
+from benchmarks.experiments.study import NETS, Study
+from benchmarks.shared import subset, told_briefly
 from robustkt import api
 from robustkt.registry import Registry
 
@@ -152,6 +152,7 @@ def main() -> None:
             Certified(study, "0.25", seed).variants(part)
     for seed in study.seeds() if study.wanted("choice") else ():
         Certified(study, "0.25", seed).choice()
+    study.ended()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.experiments.study import Study, told_briefly
+from benchmarks.experiments.study import Study
+from benchmarks.shared import told_briefly
 from robustkt.catalog import METHODS
 
 # part -> the teacher, and the methods whose presets carry over what it has
@@ -35,6 +36,7 @@ def main() -> None:
             for preset, method in sorted(presets.items()):
                 if method in methods and not preset.endswith("-fast"):
                     study.network(preset, seed, method, "Residual", part, preset=preset)
+    study.ended()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from benchmarks.experiments.certified import RADII
 from benchmarks.experiments.rslad import EPS
-from benchmarks.experiments.study import Study, told_briefly
+from benchmarks.experiments.study import Study
+from benchmarks.shared import told_briefly
 
 SIGMA = "0.25"
 ATTACKS = ("clean", "pgd-trades", "apgd-ce", "apgd-t")
@@ -30,7 +31,7 @@ def smoothed(study: Study, seed: int) -> None:
 
 
 def attacked(study: Study, seed: int) -> None:
-    """RSLAD into `Residual` from teachers of other kinds and from one of no kind, and that network without a teacher."""
+    """RSLAD into `Residual` from teachers of other kinds and of no kind, and that network without a teacher."""
     study.network("sat-alone", seed, "sat", "Residual", eps=EPS, steps=10)
     study.attacked("sat-alone", seed, EPS, ATTACKS)
     study.network("natural", seed, "natural", "Strided")
@@ -70,6 +71,7 @@ def main() -> None:
         for part, run in {**PARTS, **ASKED}.items():
             if study.wanted(part):
                 run(study, seed)
+    study.ended()
 
 
 if __name__ == "__main__":

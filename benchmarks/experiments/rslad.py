@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.experiments.study import Study, told_briefly
+from benchmarks.experiments.study import Study
+from benchmarks.shared import told_briefly
 
 EPS = "0.1"
 LONG = 60  # epochs
@@ -65,6 +66,7 @@ def main() -> None:
                 study.network(name, seed, **given)
                 study.attacked(name, seed, EPS, ATTACKS)
                 study.attacked(name, seed, EPS, ATTACKS, last=True)
+    study.ended()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ its row, with other rounding.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,31 +19,17 @@ from typing import Any
 import torch
 
 from benchmarks.rows import Rows
-from benchmarks.shared import Told, subset
+from benchmarks.shared import Told, positive, subset
 from benchmarks.written import exists, record
 from robustkt import api
 from robustkt import data as datasets
 from robustkt.api.recipes import defaults
-from robustkt.errors import RobustKTError
 from robustkt.registry import Registry
 
 NETS = Path(__file__).resolve().parent / "nets.py"
 CERTIFICATE = ("id", "seconds", "certified_accuracy", "intervals", "acr", "abstain_rate", "images", "n", "alpha")
+TRAINED = ("--data", "--train-images", "--epochs")  # of a command, what networks come from
 RECIPE = ("method", "arch", "teacher", "others", "preset", "given")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
-    return int(text)
-
-
-def told_briefly(main: Callable[[], None]) -> None:
-    """Run an experiment; what its user can mend is told as the commands tell it, without a traceback."""
-    try:
-        main()
-    except RobustKTError as error:
-        raise SystemExit(f"error: {error.what}\n  → {error.fix}") from None
 
 
 class Study:
@@ -56,10 +43,10 @@ class Study:
         parser.add_argument("--registry", type=Path, required=True)
         parser.add_argument("--data", default="fashion-mnist", help="a name, or an .npz in MedMNIST's form")
         parser.add_argument("--data-dir", type=Path)
-        parser.add_argument("--train-images", type=_positive, default=images, help="the first so many training images")
-        parser.add_argument("--test-images", type=_positive, default=tested, help="about so many, evenly of the set")
+        parser.add_argument("--train-images", type=positive, default=images, help="the first so many training images")
+        parser.add_argument("--test-images", type=positive, default=tested, help="about so many, evenly of the set")
         if epochs is not None:
-            parser.add_argument("--epochs", type=_positive, default=epochs, help="of every network")
+            parser.add_argument("--epochs", type=positive, default=epochs, help="of every network")
         parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
         parser.add_argument("--only", nargs="+", default=parts, choices=[*parts, *asked], metavar="PART", help=(
             f"of {', '.join([*parts, *asked])}; all" + (f" but {', '.join(asked)}" if asked else "") + " when not given"
@@ -81,6 +68,11 @@ class Study:
             self.budget = {key: usual[key] for key in self.budget}
         self.registry = Registry(self.options.registry)
         self.shared: dict[str, Any] = {"registry": self.registry, "device": self.options.device}
+
+    def ended(self) -> None:
+        """Say what was added, and that what was there has not been measured again."""
+        told = f"{self.rows.added} rows are new in {self.rows.path}; to measure again what it had, move it away first"
+        print(told, file=sys.stderr)
 
     def seeds(self) -> Iterable[int]:
         """All of them."""
@@ -114,16 +106,27 @@ class Study:
     def _there(self, name: str, seed: int) -> str:
         """The generation's name in the registry, into which it is made again where only its row is known."""
         if self._called(name, seed) not in self.registry.refs()["names"]:
-            after = [record(f"{other}{self.kind}") for other in self.after if exists(f"{other}{self.kind}")]
+            after = [self._alike(f"{other}{self.kind}") for other in self.after if exists(f"{other}{self.kind}")]
             known = [row for told in (self.rows.read(), *after) if (row := self._row(told, name, seed))]
             if not known:
-                raise SystemExit(f"no record has {name} of seed {seed}; run the experiments that it comes from first")
+                first = f", or {' or '.join(f'{other}.py' for other in self.after)}" if self.after else ""
+                raise SystemExit(f"no record has {name} of seed {seed}: run the parts before this one first{first}")
             one = self._make(name, seed, {key: known[0][key] for key in RECIPE if key in known[0]})
             if one["id"] != known[0]["id"]:
                 Told().note(
                     f"{name} of seed {seed} is not the network of the record: made again, it came out otherwise"
                 )
         return self._called(name, seed)
+
+    def _alike(self, name: str) -> dict[str, Any]:
+        """The record of an experiment from which this one goes on; ends where its networks are of another budget."""
+        told: dict[str, Any] = record(name)
+        ours, theirs = ({word: words[i + 1] for i, word in enumerate(words) if word in TRAINED} for words in (
+            self.rows.command.split(), told["command"].split()
+        ))  # fmt: skip
+        if ours != theirs:
+            raise SystemExit(f"{name} is of another budget:\n  {told['command']}\ntake its images and epochs")
+        return told
 
     def _called(self, name: str, seed: int) -> str:
         return f"{name}{self.kind}-{seed}"

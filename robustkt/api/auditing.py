@@ -96,7 +96,10 @@ def audit_generation(
     ]
     if not stored:
         where = f" at σ {exact(level)}" if level is not None else ""
-        raise NotFoundError(f"{found.name} has no certificate{where} to audit", f"Run `robustkt certify {found.name}`.")
+        raise NotFoundError(
+            f"{found.name} has no certificate{where} to audit on the data that it was made with",
+            f"Run `robustkt certify {found.name}`.",
+        )
     seed = secrets.randbits(62) if seed is None else seed
     dataset = load_own_data(registry, found, data, data_dir)
     target = pick_device(device)

@@ -38,8 +38,8 @@ __all__ = [
     "present",
     "read_image",
     "tests_alone",
-    "trainless",
     "to_float",
+    "trainless",
 ]
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "imagenette")  # a literal: read unimported

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustkt import losses
 from robustkt.core import Batch, Model, Terms
+from robustkt.errors import UsageError
 from robustkt.objectives._noise import HALF, QUARTER, by_sigma, mean_probability, minus_log_mean, noises
 
 __all__ = ["MACER", "Consistency", "Gaussian", "Stability"]
@@ -83,6 +84,10 @@ class Consistency:
     draws: int = 2  # m
     lam: float | None = None  # λ; None = 20 up to σ = .25, 10 above
     eta: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.draws < 2:
+            raise UsageError(f"draws must be 2 or more, not {self.draws}", "One draw is consistent with itself always.")
 
     def perturb(self, student: Model, batch: Batch) -> Tensor:
         """x + δ_i (m·B, C, H, W)."""
