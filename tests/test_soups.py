@@ -484,6 +484,10 @@ def test_a_shift_is_a_folder_of_a_class_each(kitchen: Registry, tmp_path: Path, 
     )
     assert "on 20 test images of digits: clean" in ran.out
 
+    shutil.copytree(tmp_path / "photos", tmp_path / "only" / "test")
+    again, _ = datasets.labelled(str(tmp_path / "only"), digits.spec) or pytest.fail("a folder of test images")
+    assert torch.equal(again.x, few.x)
+
     (tmp_path / "photos" / "zero").mkdir()
     shutil.copy(tmp_path / "photos" / "0" / f"{order[0]:04}.png", tmp_path / "photos" / "zero" / "a.png")
     with pytest.raises(RobustKTError, match="has folders of other classes: zero"):

@@ -134,7 +134,7 @@ def load(data: str, *, data_dir: Path | None = None, image_size: int | None = No
 
 
 def labelled(data: str, spec: DataSpec) -> tuple[Split, str] | None:
-    """Labelled images for a model trained on `spec`, and their fingerprint, of a folder with `CLASS/*.png` in it.
+    """Labelled images for a model trained on `spec`, and their fingerprint: `CLASS/*.png`, or `test/CLASS/*.png`.
 
     Some of the classes are enough. None where `data` is not such a folder, but a data set or nothing: see `load`.
 
@@ -144,7 +144,7 @@ def labelled(data: str, spec: DataSpec) -> tuple[Split, str] | None:
     """
     if not trainless(data):
         return None
-    found = read_labelled(Path(data), spec.classes, spec.shape)
+    found = read_labelled(_tests(data), spec.classes, spec.shape)
     pinned = fingerprint(Raw("folder", found, Arrays(found.x[:0], found.y[:0]), spec.classes, flip=False))
     return Split(torch.from_numpy(found.x), torch.from_numpy(found.y)), pinned
 
@@ -161,16 +161,21 @@ def tests_alone(data: str, spec: DataSpec) -> Dataset | None:
     """
     if not trainless(data):
         return None
-    place = os.path.join(data, "test") if os.path.isdir(os.path.join(data, "test")) else data
-    if os.path.basename(os.path.realpath(place)).lower() == "train":
+    if os.path.basename(os.path.realpath(_tests(data))).lower() == "train":
         raise UsageError(f"{data} holds training images, on which nothing is measured", "Name the folder with test/.")
-    found = labelled(place, spec)
+    found = labelled(data, spec)
     if found is None:
         return None
     test, pinned = found
     none = Split(test.x[:0], test.y[:0])
     own = replace(spec, name="folder", fingerprint=pinned, held_out=0)
     return Dataset(own, none, none, test, flip=False, pad=0, source=os.path.abspath(data))
+
+
+def _tests(data: str) -> Path:
+    """Where the classes of a folder without training images lie."""
+    inside = Path(data, "test")
+    return inside if inside.is_dir() else Path(data)
 
 
 def trainless(data: str) -> bool:
