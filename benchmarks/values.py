@@ -166,9 +166,9 @@ def less(first: str, second: str, attack: str = "autoattack", experiment: str = 
     return span(paired(found.accuracies(first, attack), found.accuracies(second, attack)))
 
 
-def default_against(preset: str) -> str:
-    """By how many points distill without options is above a preset on held-out images of the digits, seed by seed."""
-    made = record("defaults-digits")["networks"]
+def default_against(preset: str, name: str = "defaults-digits") -> str:
+    """By how many points distill without options is above a preset on held-out images, seed by seed."""
+    made = record(name)["networks"]
     teacher = next(row["teacher"] for row in made if row["name"] == preset)
     usual, other = (
         {row["seed"]: 100 * row["selected"]["score"] for row in made if row["name"] == name}
@@ -279,6 +279,10 @@ VALUES: dict[str, Callable[[], str]] = {
     "defaults-rslad": lambda: default_against("rslad-iccv21"),
     "defaults-ard": lambda: default_against("ard-aaai20"),
     "defaults-iad": lambda: default_against("iad-iclr22"),
+    "fashion-crt": lambda: default_against("crt-neurips22", "defaults"),
+    "fashion-rslad": lambda: default_against("rslad-iccv21", "defaults"),
+    "fashion-ard": lambda: default_against("ard-aaai20", "defaults"),
+    "fashion-iad": lambda: default_against("iad-iclr22", "defaults"),
     "strong-teacher": lambda: less("strong", "sat"),
     "strong-rslad": lambda: less("sat", "strong-rslad"),
     "strong-weak": lambda: less("strong-rslad", "rslad"),
