@@ -71,6 +71,12 @@ def two_modes(kind: str, figure: str, sign: int) -> str:
     return span([100 * sign * (row[kind][figure] - row["rslad"][figure]) for row in found])
 
 
+def separated(arm: str) -> str:
+    """By how many points the robust mode of a ViT withstands more than its clean mode."""
+    found = record("modes")["tokens"]["found"][arm]
+    return f"{mean(found, 'robust_mode', 'robust') - mean(found, 'clean_mode', 'robust'):.1f}"
+
+
 def fewer_parameters() -> str:
     """How many times fewer parameters a token has than the norms."""
     found = record("modes")["tokens"]["found"]
@@ -234,6 +240,7 @@ def covered() -> str:
     return str(sum(row["interval"][0] > row["alpha"] for row in record("certification")["coverage"]))
 
 
+VIT = ("dualtoken", "dualparams", "dualtoken+dualhead")
 DUAL = [f"{norm} dualparams" for norm in NORMS]
 VALUES: dict[str, Callable[[], str]] = {
     "views-crt-1": lambda: views("crt", 1, "certified_accuracy", "0.5"),
@@ -255,6 +262,11 @@ VALUES: dict[str, Callable[[], str]] = {
     "shift-modes": lambda: f"{statistics.fmean(points for _, points in shift_modes()):.1f}",
     "shift-worse": shift_worse,
     "shift-worst": shift_worst,
+    "tokens-apart": lambda: separated("dualtoken"),
+    "norms-apart": lambda: separated("dualparams"),
+    "heads-apart": lambda: separated("dualtoken+dualhead"),
+    "tokens-clean": lambda: between([modes("tokens", arm, "none", "clean_mode", "clean") for arm in VIT]),
+    "tokens-robust": lambda: between([-modes("tokens", arm, "none") for arm in VIT]),
     "tokens-fewer": fewer_parameters,
     "sigmas-bytes": backbone,
     "sigmas-low": lambda: sigmas("0.12", "0"),
