@@ -316,6 +316,8 @@ def test_data_that_would_be_downloaded_are_known(tmp_path: Path) -> None:
     assert present("digits", None)
     assert not present("cifar10", tmp_path)
     (tmp_path / "cifar-10-batches-py").mkdir()
+    assert not present("cifar10", tmp_path)  # a failed download may have left it
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").touch()
     assert present("cifar10", tmp_path)
     assert not present("svhn", tmp_path)  # is not unpacked anywhere
     for name in ("train", "test"):
