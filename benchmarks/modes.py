@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from benchmarks.shared import Told, positive, told_briefly
+from benchmarks.shared import Told, machine, positive, told_briefly
 from benchmarks.written import RECORDS, changed
 from robustkt import api, data
 from robustkt.catalog import CORRUPTIONS
@@ -251,7 +251,7 @@ def main() -> None:
     for part, name in names.items():
         found = PARTS[part](bench)
         made = {key: value for key, value in circumstances(Path.cwd()).items() if key in ("git", "lock")}
-        told = {"budget": budgets[part], **made, "torch": torch.__version__}
+        told = {"budget": budgets[part], **made, "torch": torch.__version__, "processor": machine()["processor"]}
         with changed(options.record) as record:
             record[name] = {**told, "found": found}
 

@@ -307,7 +307,8 @@ def _budget(part: str, how: str = "") -> str:
     called = again(command, f"--suffix {suffix}" if suffix else "", "--data-dir DIR --work DIR")
     return (
         f"\n\n{called}: {told['data']}, {told['images']:,} training and {told['test_images']:,} test images, {how}; "
-        f"torch {found['torch']}, commit {found['git']['commit'][:7]}."
+        + (f"{found['processor']}, one thread, " if "processor" in found else "")
+        + f"torch {found['torch']}, commit {found['git']['commit'][:7]}."
     )
 
 
