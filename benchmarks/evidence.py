@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import transferred
 from benchmarks.found import Found, cells
-from benchmarks.written import again, exists, record, rows, span
+from benchmarks.written import again, exists, paired, record, rows, span
 
 ATTACKS = {
     "clean": "clean", "fgsm": "FGSM", "pgd-sat": "PGD_SAT", "pgd-trades": "PGD_TRADES", "cw": "CW∞", "autoattack": "AA",
@@ -26,7 +26,7 @@ STRONG = {
     "strong-ard": ("ARD", "hard", "soft, τ = 30"), "strong-soft-both": ("soft labels in both", "soft", "soft"),
     "strong-rslad": ("RSLAD", "soft", "soft"),
 }  # fmt: skip
-BESIDE = " Networks that were taught by a smoothmix or a gaussian teacher, and these, are those of certified.py."
+BESIDE = " {} are those of certified.py."  # under a table of kinds.py
 
 
 def rslad() -> str:
@@ -114,7 +114,7 @@ def smoothed_kinds() -> str:
             chosen = span([row["selected"]["epoch"] + 1 for row in source.networks(student)], 0)
             body.append([shown, *(span(told) if told else "–" for told in figures), chosen])
     head = ["teacher", *(f"{whose}: r = {r}" for whose in ("its own", "CRT student") for r in ("0", "0.25", "0.5"))]
-    return rows([*head, "its epoch"], *body) + found.told(names, "smoothed") + BESIDE
+    return rows([*head, "its epoch"], *body) + found.told(names, "smoothed") + BESIDE.format("The last two rows")
 
 
 def attacked_kinds() -> str:
@@ -162,7 +162,9 @@ def families() -> str:
             figures = cells({r: source.certified(name, r) for r in ("0", "0.25", "0.5")})
             body.append([*told, *figures, span([row["acr"] for row in mine], 3), str(len(mine))])
     head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "seeds"]
-    return rows(head, *body) + found.told(names, "families") + BESIDE
+    return (
+        rows(head, *body) + found.told(names, "families") + BESIDE.format("Strided, and Residual by a Strided teacher,")
+    )
 
 
 def defaults() -> str:
@@ -179,11 +181,10 @@ def defaults() -> str:
                 continue
             teacher = first["teacher"]
             usual = {r["seed"]: 100 * r["selected"]["score"] for r in made if r["name"] == f"{teacher}-default"}
-            apart = [mine[seed] - usual[seed] for seed in sorted(mine.keys() & usual.keys())]
             shown = "no options" if arm.endswith("-default") else f"`--preset {arm}`"
             body.append([
                 data, {"certified": "Gaussian", "attacked": "SAT"}[teacher], shown, first["selected"]["metric"],
-                span([*mine.values()]), "–" if arm.endswith("-default") else span(apart), str(len(mine)),
+                span([*mine.values()]), "–" if arm.endswith("-default") else span(paired(mine, usual)), str(len(mine)),
             ])  # fmt: skip
         machine, given = made[-1]["machine"], made[-1]["given"]
         told_of.append(
@@ -207,7 +208,7 @@ def precision() -> str:
             }
             seeds = sorted(told["fp32"].keys() & told["bf16"].keys())
             if seeds:
-                apart = span([told["bf16"][seed] - told["fp32"][seed] for seed in seeds])
+                apart = span(paired(told["bf16"], told["fp32"]))
                 cells_ = [span([told[kind][seed] for seed in seeds]) for kind in ("fp32", "bf16")]
                 body.append([method, figure, *cells_, apart, str(len(seeds))])
     machine, last = found[-1]["machine"], found[-1]

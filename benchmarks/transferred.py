@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from benchmarks.found import Found, cells
 from benchmarks.written import again, paired, record, rows, span
@@ -20,6 +21,16 @@ TEACHERS = {
     "from-gaussian": ("gaussian-0", "crt"), "from-consistency": ("consistency-0", "crt"),
     "crt-1": ("smoothmix-0", "crt"), "to-wide": ("smoothmix-0", "crt"),
 }  # fmt: skip
+
+
+def passes(made: Sequence[dict[str, Any]]) -> str:
+    """Images that training sent through networks with their gradients, on average."""
+    return f"{statistics.fmean(row['cost']['student_backward'] for row in made):,.0f}"
+
+
+def distances(found: Found, one: str, two: str, radii: Iterable[str]) -> list[str]:
+    """Certified accuracy of a network less another's, a cell a radius, paired by the seed."""
+    return cells({r: paired(found.certificates(one, r), found.certificates(two, r)) for r in radii})
 
 
 def generations(sigma: str, experiment: str = "certified") -> str:
@@ -42,7 +53,7 @@ def generations(sigma: str, experiment: str = "certified") -> str:
             body.append([
                 str(number), made[0]["arch"], kind, *figures, span([row["acr"] for row in mine], 3),
                 span([100 * row["abstain_rate"] for row in mine]), span(kept),
-                f"{statistics.fmean(row['cost']['student_backward'] for row in made):,.0f}", str(len(mine)),
+                passes(made), str(len(mine)),
             ])  # fmt: skip
     head = ["generation", "network", "trained by", *(f"r = {r}" for r in radii), "ACR", "abstains", "kept at 0.5"]
     head += ["student's passes", "seeds"]
@@ -50,45 +61,32 @@ def generations(sigma: str, experiment: str = "certified") -> str:
 
 
 def apart(sigma: str, experiment: str = "certified") -> str:
-    """CRT less what it is measured against, generation by generation, paired by the seed."""
-    found, body = Found(experiment), []
-    for number in (1, 2, 3):
-        crt = f"crt-{number}-{sigma}"
-        mine = found.rows(crt, "certificates")
-        if not mine:
-            continue
-        others = {
-            "SmoothMix from scratch": f"smoothmix-{number}-{sigma}",
-            "Gaussian training": f"gaussian-{number}-{sigma}",
-            "the teacher that began the line": f"smoothmix-0-{sigma}",
-        }
-        for shown, other in others.items():
-            told = {
-                r: paired(found.certificates(crt, r), found.certificates(other, r))
-                for r in mine[0]["certified_accuracy"]
-            }
-            body.append([shown, str(number), *cells(told)])
-    radii = [f"r = {r}" for r in found.rows(f"crt-1-{sigma}", "certificates")[0]["certified_accuracy"]]
-    return rows(["CRT less", "generation", *radii], *sorted(body, key=lambda row: [*others].index(row[0])))
+    """CRT less what it is measured against, generation by generation."""
+    found = Found(experiment)
+    radii = [*found.rows(f"crt-1-{sigma}", "certificates")[0]["certified_accuracy"]]
+    others = {
+        "SmoothMix from scratch": "smoothmix-{}",
+        "Gaussian training": "gaussian-{}",
+        "the teacher that began the line": "smoothmix-0",
+    }
+    body = [
+        [shown, str(number), *distances(found, f"crt-{number}-{sigma}", f"{other.format(number)}-{sigma}", radii)]
+        for shown, other in others.items()
+        for number in (1, 2, 3)
+    ]
+    return rows(["CRT less", "generation", *(f"r = {r}" for r in radii)], *body)
 
 
 def choice() -> str:
-    """What might be the default of CRT's loss, on training images that no network saw."""
-    arms = {**{name: VARIANTS[name] for name in ("crt-1", "probabilities", "kl")}, "fresh": "fresh views"}
+    """What might be CRT's default, on training images that no network saw."""
+    arms = {name: VARIANTS[name] for name in ("crt-1", "probabilities", "kl")} | {"fresh": "fresh views"}
     names = [f"{name}-0.25" for name in arms]
     found, body = Found("certified", names, of="unseen"), []
-    for name, shown in arms.items():
-        mine = found.rows(f"{name}-0.25", "certificates")
-        if not mine:
-            continue
-        told = {r: found.certified(f"{name}-0.25", r) for r in mine[0]["certified_accuracy"]}
-        apart_ = {
-            r: paired(found.certificates(f"{name}-0.25", r), found.certificates("crt-1-0.25", r))
-            for r in ("0.25", "0.5") if name != "crt-1"
-        }  # fmt: skip
-        body.append([
-            shown, *cells(told), span([row["acr"] for row in mine], 3), *(cells(apart_) or ["–", "–"]), str(len(mine)),
-        ])  # fmt: skip
+    for name, shown in zip(names, arms.values(), strict=True):
+        mine = found.rows(name, "certificates")
+        above = ["–", "–"] if name == names[0] else distances(found, name, names[0], ("0.25", "0.5"))
+        figures = cells({r: found.certified(name, r) for r in mine[0]["certified_accuracy"]})
+        body.append([shown, *figures, span([row["acr"] for row in mine], 3), *above, str(len(mine))])
     head = ["form", "r = 0", "r = 0.25", "r = 0.5", "ACR", "above CRT's own at 0.25", "at 0.5", "seeds"]
     parts = "generations-0.25 losses views choice"
     return rows(head, *body) + found.told(names, parts, "training images that no network saw")
@@ -101,22 +99,14 @@ def longer() -> str:
         **dict.fromkeys(("crt-1", "epochs-30", "epochs-60"), "crt"),
         **dict.fromkeys(("gaussian-1", "gaussian-1-epochs-30", "gaussian-1-epochs-60"), "gaussian"),
     }
-    names = [f"{name}-0.25" for name in arms]
+    names, radii = [f"{name}-0.25" for name in arms], ("0", "0.25", "0.5")
     found, body = Found("certified", names), []
     for name, shown in zip(names, arms.values(), strict=True):
         made, mine = found.networks(name), found.rows(name, "certificates")
-        if not mine:
-            continue
-        behind = {
-            r: paired(found.certificates(name, r), found.certificates(names[0], r))
-            for r in ("0", "0.25", "0.5") if name != names[0]
-        }  # fmt: skip
-        body.append([
-            str(made[0]["given"]["epochs"]), shown,
-            *cells({r: found.certified(name, r) for r in mine[0]["certified_accuracy"]}),
-            span([row["acr"] for row in mine], 3), *(cells(behind) or ["–"] * 3),
-            f"{statistics.fmean(row['cost']['student_backward'] for row in made):,.0f}",
-        ])  # fmt: skip
+        figures = cells({r: found.certified(name, r) for r in radii})
+        less = ["–"] * len(radii) if name == names[0] else distances(found, name, names[0], radii)
+        acr = span([row["acr"] for row in mine], 3)
+        body.append([str(made[0]["given"]["epochs"]), shown, *figures, acr, *less, passes(made)])
     head = ["epochs", "trained by", "r = 0", "r = 0.25", "r = 0.5", "ACR", "less SmoothMix at 0", "at 0.25", "at 0.5"]
     return rows([*head, "student's passes"], *body) + found.told(names, "generations-0.25 longer")
 
@@ -155,10 +145,7 @@ def second_line() -> str:
             continue
         names.append(mine)
         figures = cells({r: found.certified(mine, r) for r in ("0", "0.25", "0.5")})
-        behind = [
-            span(paired(found.certificates(alone, r), found.certificates(mine, r))) if scratch else "–"
-            for r in ("0.25", "0.5")
-        ]
+        behind = distances(found, alone, mine, ("0.25", "0.5")) if scratch else ["–", "–"]
         network = found.networks(mine)[0]
         body.append([network["arch"], network["method"], *figures, *behind])
     head = ["network", "trained by", "r = 0", "r = 0.25", "r = 0.5", "below SmoothMix at 0.25", "at 0.5"]
@@ -172,10 +159,9 @@ def variants(names: Mapping[str, str], first: str, part: str) -> str:
         made, mine = found.networks(f"{name}-0.25"), found.rows(f"{name}-0.25", "certificates")
         if not mine:
             continue
-        passes = statistics.fmean(row["cost"]["student_backward"] for row in made)
         body.append([
             shown, *cells({r: found.certified(f"{name}-0.25", r) for r in mine[0]["certified_accuracy"]}),
-            span([row["acr"] for row in mine], 3), f"{passes:,.0f}", str(len(mine)),
+            span([row["acr"] for row in mine], 3), passes(made), str(len(mine)),
         ])  # fmt: skip
     head = [first, "r = 0", "r = 0.25", "r = 0.5", "ACR", "student's passes", "seeds"]
     return rows(head, *body) + found.told([f"{name}-0.25" for name in names], f"generations-0.25 {part}")
@@ -189,9 +175,8 @@ def certified_teachers() -> str:
         if mine:
             figures = cells({r: found.certified(f"{name}-0.25", r) for r in mine[0]["certified_accuracy"]})
             acr = span([row["acr"] for row in mine], 3)
-            passes = f"{statistics.fmean(row['cost']['student_backward'] for row in made):,.0f}"
             told = (made[0]["arch"], method, teacher.removesuffix("-0") or "–")
-            body.append([*told, *figures, acr, passes, str(len(mine))])
+            body.append([*told, *figures, acr, passes(made), str(len(mine))])
     head = ["network", "trained by", "teacher", "r = 0", "r = 0.25", "r = 0.5", "ACR", "student's passes", "seeds"]
     return rows(head, *body) + found.told([f"{name}-0.25" for name in TEACHERS], "generations-0.25 teachers")
 

@@ -177,8 +177,8 @@ def default_against(preset: str, name: str = "defaults-digits") -> str:
     made = record(name)["networks"]
     teacher = next(row["teacher"] for row in made if row["name"] == preset)
     usual, other = (
-        {row["seed"]: 100 * row["selected"]["score"] for row in made if row["name"] == name}
-        for name in (f"{teacher}-default", preset)
+        {row["seed"]: 100 * row["selected"]["score"] for row in made if row["name"] == arm}
+        for arm in (f"{teacher}-default", preset)
     )
     return span(paired(usual, other))
 

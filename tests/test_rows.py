@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks import rows
 from benchmarks.rows import Rows
+from benchmarks.shared import told_briefly
 from benchmarks.written import RECORDS
+from robustkt.errors import UsageError
 
 GROWING = ("rslad", "certified", "certification")
 
@@ -100,6 +102,7 @@ def test_adapters_of_another_budget_are_replaced_only_when_told(
     from benchmarks import modes
 
     kept = tmp_path / "modes.json"
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     monkeypatch.setitem(modes.PARTS, "strong", lambda bench: {"epochs": bench.epochs})  # type: ignore[misc]
     monkeypatch.setattr(modes, "Bench", lambda work, data_dir, images, epochs, *rest: type("", (), {"epochs": epochs}))
 
@@ -118,3 +121,40 @@ def test_adapters_of_another_budget_are_replaced_only_when_told(
     assert {name: one["found"]["epochs"] for name, one in found.items()} == {"strong": 3, "strong-2": 2}
     with pytest.raises(SystemExit, match="2"):
         run("--seeds", "0")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("--data digits --train-images 200 --test-images 9 --epochs 1", "of another budget"),
+        ("--data digits --train-images 300 --test-images 9 --epochs 2", "of another budget"),
+        ("--data digits --train-images 200 --test-images 9 --epochs 2", "no record has sat of seed 0"),
+    ],
+)
+def test_networks_come_from_records_of_the_same_images_and_epochs(
+    command: str, told: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.experiments import study
+
+    record = {"command": f"python -m benchmarks.experiments.rslad {command}", "networks": []}
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    monkeypatch.setattr(study, "exists", lambda name: name == "rslad-digits")
+    monkeypatch.setattr(study, "record", lambda name: record)
+    budget = ("--data", "digits", "--train-images", "200", "--test-images", "40", "--epochs", "2")
+    monkeypatch.setattr("sys.argv", ["kinds", "--registry", str(here / "registry"), *budget])
+    kinds = study.Study("kinds", "", parts=["all"], after=["rslad"], epochs=15)
+    with pytest.raises(SystemExit, match=told):
+        kinds.attacked("sat", 0, "0.1", ["clean"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(KeyboardInterrupt(), 130), (UsageError("what", "fix"), "error: what\n  → fix"), (OSError("disk"), "error: disk")],
+)
+def test_what_ends_a_benchmark_is_told_briefly(raised: BaseException, code: object) -> None:
+    def main() -> None:
+        raise raised
+
+    with pytest.raises(SystemExit) as caught:
+        told_briefly(main)
+    assert caught.value.code == code

@@ -65,8 +65,8 @@ ASKED = {"scratch": scratch}
 
 def main() -> None:
     """Train and measure what the record lacks, seed by seed."""
-    parts = [*PARTS]
-    study = Study("kinds", __doc__ or "", parts=parts, asked=[*ASKED], after=["rslad", "certified"], epochs=15)
+    after = ["rslad", "certified"]
+    study = Study("kinds", __doc__ or "", parts=[*PARTS], asked=[*ASKED], after=after, epochs=15)
     for seed in study.seeds():
         for part, run in {**PARTS, **ASKED}.items():
             if study.wanted(part):

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,14 @@ from robustkt.registry import Registry
 
 NETS = Path(__file__).resolve().parent / "nets.py"
 CERTIFICATE = ("id", "seconds", "certified_accuracy", "intervals", "acr", "abstain_rate", "images", "n", "alpha")
-TRAINED = ("--data", "--train-images", "--epochs")  # of a command, what networks come from
 RECIPE = ("method", "arch", "teacher", "others", "preset", "given")
+
+
+def trained(command: str) -> dict[str, str]:
+    """Of the command that is a record's budget, what its networks come from."""
+    return {
+        word: value for word, value in pairwise(command.split()) if word in ("--data", "--train-images", "--epochs")
+    }
 
 
 class Study:
@@ -121,10 +128,7 @@ class Study:
     def _alike(self, name: str) -> dict[str, Any]:
         """The record of an experiment from which this one goes on; ends where its networks are of another budget."""
         told: dict[str, Any] = record(name)
-        ours, theirs = ({word: words[i + 1] for i, word in enumerate(words) if word in TRAINED} for words in (
-            self.rows.command.split(), told["command"].split()
-        ))  # fmt: skip
-        if ours != theirs:
+        if trained(told["command"]) != trained(self.rows.command):
             raise SystemExit(f"{name} is of another budget:\n  {told['command']}\ntake its images and epochs")
         return told
 

@@ -87,7 +87,7 @@ class Consistency:
 
     def __post_init__(self) -> None:
         if self.draws < 2:
-            raise UsageError(f"draws must be 2 or more, not {self.draws}", "One draw is consistent with itself always.")
+            raise UsageError(f"draws must be 2 or more, not {self.draws}", "Leave it out for 2.")
 
     def perturb(self, student: Model, batch: Batch) -> Tensor:
         """x + δ_i (m·B, C, H, W)."""
